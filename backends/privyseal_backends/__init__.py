@@ -1,0 +1,1 @@
+"""What touches keys: the interface that key stores share, and one module or package for each store."""

@@ -1,0 +1,1 @@
+"""What a build farm installs: the SDK, and the `privyseal` command."""

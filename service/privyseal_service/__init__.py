@@ -1,0 +1,1 @@
+"""The signing service that a security team runs: `privyseal-server`."""

@@ -1,0 +1,122 @@
+"""The typed operations: pure functions from (scheme, input) to what a key signs. Nothing else reaches a key.
+
+The schemes are those of proto/privyseal/v1/signing.proto; their values here are the names that the configuration and
+the command lines use.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
+
+from privyseal_backends.interface import Mechanism, PublicKey, SigningInput
+
+CHECKSUM_BYTES = 32
+"""A checksum is a SHA-256."""
+
+
+class WrapScheme(enum.Enum):
+    """How a session key is wrapped."""
+
+    CAPGO = "capgo"
+    RSAES_OAEP_SHA256 = "rsaes-oaep-sha256"
+    RSAES_OAEP_SHA1 = "rsaes-oaep-sha1"
+
+
+class SignatureScheme(enum.Enum):
+    """How a checksum is signed."""
+
+    CAPGO_V2 = "capgo-v2"
+    CAPGO_V3 = "capgo-v3"
+    RSASSA_PKCS1_V1_5_SHA256 = "rsassa-pkcs1-v1_5-sha256"
+    RSASSA_PSS_SHA256 = "rsassa-pss-sha256"
+
+
+Scheme: TypeAlias = WrapScheme | SignatureScheme
+
+MECHANISMS: Mapping[Scheme, Mechanism] = MappingProxyType(
+    {
+        WrapScheme.CAPGO: Mechanism.TYPE1,
+        WrapScheme.RSAES_OAEP_SHA256: Mechanism.OAEP_SHA256,
+        WrapScheme.RSAES_OAEP_SHA1: Mechanism.OAEP_SHA1,
+        SignatureScheme.CAPGO_V2: Mechanism.TYPE1,
+        SignatureScheme.CAPGO_V3: Mechanism.TYPE1,
+        SignatureScheme.RSASSA_PKCS1_V1_5_SHA256: Mechanism.PKCS1_V1_5_SHA256,
+        SignatureScheme.RSASSA_PSS_SHA256: Mechanism.PSS_SHA256,
+    }
+)
+"""What each scheme asks of a private key."""
+
+MODULUS_BITS: Mapping[Mechanism, frozenset[int]] = MappingProxyType(
+    {
+        Mechanism.TYPE1: frozenset({2048}),  # devices of Capgo read exactly 256 bytes
+        Mechanism.PKCS1_V1_5_SHA256: frozenset({2048, 3072, 4096}),
+        Mechanism.PSS_SHA256: frozenset({2048, 3072, 4096}),
+        Mechanism.OAEP_SHA256: frozenset({2048, 3072, 4096}),
+        Mechanism.OAEP_SHA1: frozenset({2048, 3072, 4096}),
+    }
+)
+"""The key sizes that the service lets each mechanism have."""
+
+_SESSION_KEY_BYTES: Mapping[WrapScheme, tuple[int, ...]] = MappingProxyType(
+    {
+        WrapScheme.CAPGO: (16,),
+        WrapScheme.RSAES_OAEP_SHA256: (16, 24, 32),
+        WrapScheme.RSAES_OAEP_SHA1: (16, 24, 32),
+    }
+)
+
+_OAEP_HASHES: Mapping[WrapScheme, type[HashAlgorithm]] = MappingProxyType(
+    {WrapScheme.RSAES_OAEP_SHA256: SHA256, WrapScheme.RSAES_OAEP_SHA1: SHA1}
+)
+
+
+class InputError(ValueError):
+    """An input that no operation takes; `field` is its name in the request, the text says what is wanted."""
+
+    def __init__(self, field: str, wanted: str) -> None:
+        super().__init__(wanted)
+        self.field = field
+
+
+def _check_session_key(scheme: WrapScheme, session_key: bytes) -> None:
+    lengths = _SESSION_KEY_BYTES[scheme]
+    if len(session_key) not in lengths:
+        wanted = " or ".join(map(str, lengths))
+        raise InputError("session_key", f"must be {wanted} bytes for {scheme.value}, not {len(session_key)}")
+
+
+def session_key_to_sign(session_key: bytes) -> SigningInput:
+    """What wraps a session key for Capgo: a type-1 block over its 16 bytes. Raises InputError on another length."""
+    _check_session_key(WrapScheme.CAPGO, session_key)
+    return SigningInput(Mechanism.TYPE1, session_key)
+
+
+def encrypt_session_key(scheme: WrapScheme, session_key: bytes, public_key: PublicKey) -> bytes:
+    """Wrap a session key of 16, 24 or 32 bytes with RSAES-OAEP (RFC 8017, 7.1.1, empty label). It needs the public key
+    alone, so the key store is not asked. The result is as long as the modulus. Raises InputError on another length."""
+    _check_session_key(scheme, session_key)
+    hash_type = _OAEP_HASHES[scheme]
+    oaep = padding.OAEP(mgf=padding.MGF1(hash_type()), algorithm=hash_type(), label=None)
+    return public_key.key.encrypt(session_key, oaep)
+
+
+def check_unwrapped(scheme: WrapScheme, session_key: bytes) -> bool:
+    """Whether what a decryption gave has the length of a session key of the scheme."""
+    return len(session_key) in _SESSION_KEY_BYTES[scheme]
+
+
+def checksum_to_sign(scheme: SignatureScheme, checksum: bytes, field: str = "checksum") -> SigningInput:
+    """What signs a checksum (32 bytes, a SHA-256): for Capgo V3 the 32 bytes and for V2 the 48 that base64-decoding its
+    64 hex characters gives, in a type-1 block; else the digest. Raises InputError, naming `field`."""
+    if len(checksum) != CHECKSUM_BYTES:
+        raise InputError(field, f"must be the {CHECKSUM_BYTES} bytes of a SHA-256, not {len(checksum)}")
+    if scheme is SignatureScheme.CAPGO_V2:
+        return SigningInput(Mechanism.TYPE1, base64.b64decode(checksum.hex()))
+    return SigningInput(MECHANISMS[scheme], checksum)
