@@ -17,9 +17,7 @@ def uri_scheme(uri: str) -> str:
     """The scheme of a key's URI, lower case (RFC 3986, 3.1). Raises `CallerError` when there is none."""
     scheme, colon, _ = uri.partition(":")
     if not colon or not scheme.isascii() or not scheme.isalnum():
-        raise CallerError(
-            "URI", "a key's URI begins with the name of its key store", "write pkcs11:, awskms: or gcpkms:"
-        )
+        raise CallerError("URI", "a key's URI begins with its key store", "write pkcs11:, awskms: or gcpkms:")
     return scheme.lower()
 
 
