@@ -1,0 +1,90 @@
+"""The published Capgo CLI: installed from npm into a cache folder outside the tree, then offline."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSION = "8.68.1"
+LOCKED = Path(__file__).parent.parent / "interop" / "capgo-cli"
+UPDATER_VERSIONS = {"capgo-v2": "7.27.8", "capgo-v3": "8.51.23"}
+
+
+def cache_folder() -> Path:
+    """Where the CLI is kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "privyseal" / f"capgo-cli-{VERSION}"
+
+
+def install() -> Path:
+    """The CLI's script, installed when it is missing; two runs at once install it once."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "node_modules" / "@capgo" / "cli" / "dist" / "index.js"
+    done = folder / "installed"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder / "node_modules", ignore_errors=True)
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(LOCKED / name, folder / name)
+            installed = subprocess.run(
+                ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            if installed.returncode != 0:
+                raise RuntimeError(f"npm could not install @capgo/cli {VERSION}: {installed.stderr[-2000:]}")
+            done.touch()
+    return script
+
+
+@dataclass(frozen=True)
+class CapgoApp:
+    """An app's folder as the CLI wants it: a Capacitor configuration, and the updater plugin of one generation."""
+
+    folder: Path
+    script: Path
+
+    def run(self, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the CLI in the app's folder without network, login or telemetry."""
+        return subprocess.run(
+            ["node", str(self.script), *map(str, arguments)],
+            cwd=self.folder,
+            env={**os.environ, "CI": "1", "CAPGO_DISABLE_TELEMETRY": "1", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+def make_app(folder: Path, public_key_pem: str, format_name: str) -> CapgoApp:
+    """An app that embeds `public_key_pem` (PKCS#1) and has the updater plugin that reads `format_name`."""
+    updater = folder / "node_modules" / "@capgo" / "capacitor-updater"
+    updater.mkdir(parents=True)
+    version = UPDATER_VERSIONS[format_name]
+    (updater / "package.json").write_text(json.dumps({"name": "@capgo/capacitor-updater", "version": version}))
+    (folder / "package.json").write_text(
+        json.dumps({"name": "app", "version": "1.0.0", "dependencies": {"@capgo/capacitor-updater": version}})
+    )
+    (folder / "capacitor.config.json").write_text(
+        json.dumps(
+            {
+                "appId": "com.example.app",
+                "appName": "app",
+                "webDir": "dist",
+                "plugins": {"CapacitorUpdater": {"publicKey": public_key_pem}},
+            }
+        )
+    )
+    (folder / "public.pem").write_text(public_key_pem)
+    return CapgoApp(folder, install())
