@@ -33,8 +33,9 @@ def install() -> Path:
             shutil.rmtree(folder / "node_modules", ignore_errors=True)
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(LOCKED / name, folder / name)
+            # Not `npm ci`: the CLI names optional helpers for other systems that a mirror may lack.
             installed = subprocess.run(
-                ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+                ["npm", "install", "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
