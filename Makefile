@@ -1,0 +1,41 @@
+# Each target sets up what it needs. PYTHON=/path/to/python3.12 chooses a Python, ARGS=… goes to the command.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+READY := @scripts/setup
+
+.PHONY: help setup demo serve test lint format proto bench-sealing lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make .venv and find SoftHSM; every target does it by itself
+	$(READY)
+
+demo: ## seal examples/app with a key inside a SoftHSM token, and open it again
+	$(READY) -- $(BIN)/python scripts/demo.py
+
+serve: ## keep the demo service running, and print the exports that `privyseal` needs
+	$(READY) -- $(BIN)/python scripts/serve.py
+
+test: ## run every test; ARGS="-k capgo -x" goes to pytest
+	$(READY) --for-tests -- $(BIN)/python -m pytest $(ARGS)
+
+lint: ## check style, types, protos, generated stubs, scripts and the Containerfile
+	$(READY) -- scripts/lint
+
+format: ## lay out the Python code as ruff does
+	$(READY) -- $(BIN)/ruff format
+
+proto: ## make client/privyseal/v1 again from proto/
+	$(READY) -- $(BIN)/python scripts/generate_stubs.py
+
+bench-sealing: ## compare time and memory of sealing with the published Capgo CLI
+	$(READY) --for-tests -- $(BIN)/python bench/sealing.py $(ARGS)
+
+lock: ## solve requirements.lock again from pyproject.toml
+	$(READY) -- scripts/lock
+
+clean: ## remove .venv, .demo and every cache in the checkout
+	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
