@@ -1,0 +1,6 @@
+Quiet.sounds.push({
+  "id": "brown",
+  "group": "room",
+  "gain": 1,
+  "made": "Noise that falls by six decibels an octave: hills far off."
+});
