@@ -1,0 +1,217 @@
+"""Where the audit trail's files are, what a worker's segments look like, and how they are read.
+
+DIR/segments/WORKER/0000000001.jsonl    records, one line each; the newest is being written
+DIR/segments/WORKER/synced              how much of the newest segment is on disk
+DIR/segments/WORKER/lock                held by the worker that writes
+DIR/sequencer/                          the sequencer's state and lock
+DIR/log/checkpoint, DIR/log/tile/…      the tree, in the layout of C2SP tlog-tiles
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+
+from privyseal_service.audit.record import HEAD, MAX_LINE_BYTES, EndReason, SegmentEnd
+
+SEGMENT_SUFFIX = ".jsonl"
+_SEGMENT_NAME = re.compile(r"[0-9]{10}\.jsonl")
+_MARKER = struct.Struct(">8sQQI")
+_MARKER_MAGIC = b"psaudit1"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one replica's audit trail."""
+
+    root: Path
+
+    @property
+    def segments(self) -> Path:
+        """A folder a worker."""
+        return self.root / "segments"
+
+    @property
+    def sequencer(self) -> Path:
+        """What the sequencer needs to go on after a stop."""
+        return self.root / "sequencer"
+
+    @property
+    def log(self) -> Path:
+        """The published tree: what a C2SP tlog-tiles prefix serves."""
+        return self.root / "log"
+
+    def worker(self, name: str) -> Path:
+        """The folder of one worker's segments."""
+        return self.segments / name
+
+    def workers(self) -> list[str]:
+        """The workers that ever wrote, sorted."""
+        if not self.segments.is_dir():
+            return []
+        return sorted(entry.name for entry in self.segments.iterdir() if entry.is_dir())
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """The file of a worker's segment."""
+    return folder / f"{number:010d}{SEGMENT_SUFFIX}"
+
+
+def segment_numbers(folder: Path) -> list[int]:
+    """The segments in a worker's folder, sorted."""
+    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else iter(())
+    return sorted(int(name.partition(".")[0]) for name in names if _SEGMENT_NAME.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a segment: where it begins, its bytes without the newline, whether it has the form of a record."""
+
+    offset: int
+    data: bytes
+    is_record: bool
+
+    @property
+    def end(self) -> int:
+        """Where the next line begins."""
+        return self.offset + len(self.data) + 1
+
+
+def is_record(line: bytes) -> bool:
+    """Whether a line has a record's head and end. A torn or overwritten line has not."""
+    return len(line) <= MAX_LINE_BYTES and line.endswith(b"}") and b"\0" not in line and bool(HEAD.match(line))
+
+
+def split_lines(data: bytes, offset: int = 0) -> Iterator[Line]:
+    """The complete lines in `data`, which begins at `offset` of its segment; a last piece without newline is none."""
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        line = data[start:end]
+        yield Line(offset + start, line, is_record(line))
+        start = end + 1
+
+
+def record_number(line: bytes) -> int:
+    """The number of a record (1 and up). Raises ValueError for another line."""
+    head = HEAD.match(line)
+    if head is None:
+        raise ValueError("not a record")
+    return int(head["n"])
+
+
+def read_fresh(path: Path) -> bytes:
+    """A file's bytes as the device has them: cached pages that are not waiting to be written are dropped first, since
+    after a failed sync they may differ from what is on the device. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def ends_told_by(first_line: bytes) -> tuple[SegmentEnd, ...] | None:
+    """What the first line of a segment says of those before it; None when it is not a whole segment record."""
+    head = HEAD.match(first_line)
+    if head is None or head["kind"] != b"segment":
+        return None
+    try:
+        return tuple(SegmentEnd.from_json(end) for end in orjson.loads(first_line)["ended"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_first_line(path: Path) -> bytes:
+    """The first line of a segment without its newline; empty when there is none. Raises OSError."""
+    with path.open("rb") as file:
+        line = file.readline(MAX_LINE_BYTES + 1)
+    return line[:-1] if line.endswith(b"\n") else b""
+
+
+def survey(segment: int, data: bytes) -> tuple[SegmentEnd, int]:
+    """How a segment ended whose worker left no word, and the number of its last record (0: it has none).
+
+    All up to the last complete record counts, also what was never answered for: a record too many hurts nobody. What
+    follows is set aside.
+    """
+    end, records, number, stopped = 0, 0, 0, False
+    for line in split_lines(data):
+        if line.is_record:
+            head = HEAD.match(line.data)
+            assert head is not None  # is_record has just matched it
+            end, records, number, stopped = line.end, records + 1, int(head["n"]), head["kind"] == b"stop"
+    tail = data[end:]
+    return SegmentEnd(
+        segment=segment,
+        reason=EndReason.STOPPED if stopped and not tail else EndReason.CRASHED,
+        size_bytes=end,
+        records=records,
+        sha256=sha256(data[:end]).hexdigest(),
+        set_aside_bytes=len(tail),
+        set_aside_sha256=sha256(tail).hexdigest() if tail else "",
+    ), number
+
+
+@dataclass(frozen=True)
+class Synced:
+    """How far a worker is: its newest segment, and how many bytes of it are on disk."""
+
+    segment: int
+    size_bytes: int
+
+
+def pack_synced(synced: Synced) -> bytes:
+    """The content of a worker's `synced` file, 28 bytes. It is never synced itself: after a crash it may be behind, and
+    then the segments are surveyed."""
+    body = _MARKER.pack(_MARKER_MAGIC, synced.segment, synced.size_bytes, 0)[:-4]
+    return body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def read_synced(folder: Path) -> Synced | None:
+    """What the worker's `synced` file says; None when there is none or it was caught while being written."""
+    try:
+        data = (folder / "synced").read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) != _MARKER.size:
+        return None
+    magic, segment, size_bytes, check = _MARKER.unpack(data)
+    if magic != _MARKER_MAGIC or check != zlib.crc32(data[:-4]):
+        return None
+    return Synced(segment, size_bytes)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Try to hold the lock file for as long as the block runs; gives whether it is held. Raises OSError."""
+    descriptor = open_lock(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def open_lock(path: Path) -> int | None:
+    """Take the lock file and return the descriptor whose closing gives it back; None when another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
