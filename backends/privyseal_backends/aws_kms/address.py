@@ -1,0 +1,259 @@
+"""Where a key is and who asks for it: the `awskms:` URI and the settings `[stores.awskms]`, read without any I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
+
+from privyseal_backends.interface import CallerError, OperatorError
+
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+", re.ASCII)
+_PROFILE = re.compile(r"[^\x00-\x1f\x7f]+")
+_KEY_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
+_ALIAS = r"alias/[A-Za-z0-9/_-]+"
+_ARN = re.compile(rf"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{{12}}):(key/({_KEY_ID})|{_ALIAS})")
+_SHORT = re.compile(rf"{_KEY_ID}|{_ALIAS}")
+
+EXAMPLE = "awskms:///alias/NAME?region=eu-west-1, or awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where calls go and as whom. An empty text leaves the choice to the AWS configuration of the process.
+
+    `fips` None does so too. Keys with an equal connection share clients, threads and TLS connections.
+    """
+
+    region: str = ""
+    endpoint: str = ""
+    sts_endpoint: str = ""
+    profile: str = ""
+    role: str = ""
+    fips: bool | None = None
+
+
+@dataclass(frozen=True)
+class KeyAddress:
+    """A key's URI, read: `key_id` is a key ARN, an alias ARN, an alias (`alias/NAME`) or a key id."""
+
+    key_id: str
+    connection: Connection
+
+    def names(self, arn: str) -> bool:
+        """Whether the key ARN `arn`, an answer of AWS KMS, can be what this address means."""
+        wanted, found = _ARN.fullmatch(self.key_id), _ARN.fullmatch(arn)
+        if found is None or ":key/" not in arn:
+            return False
+        if self.connection.region and found["region"] != self.connection.region:
+            return False
+        if wanted is not None:
+            where = self.key_id.rpartition(":")[0] == arn.rpartition(":")[0]
+            return where and (":alias/" in self.key_id or self.key_id == arn)
+        return self.key_id.startswith("alias/") or arn.endswith(f":key/{self.key_id}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`[stores.awskms]`. Times are in seconds.
+
+    `region`, `endpoint`, `sts_endpoint`, `profile`, `role` and `fips` are what a key's URI does not say (`defaults`).
+    `connections` (1 to 512) is how many calls are in flight to one endpoint with one identity, and `group_connections`
+    how many of them one group of inputs may take. `connect_timeout_s` and `read_timeout_s` (0.05 to 60) bound one
+    attempt, `open_timeout_s` (0.05 to 600) the opening of a key. `quota_per_s` is the most Sign and Decrypt calls a
+    second that this process makes for one account in one Region; without it there is no limit. `probe` asks AWS KMS
+    when a key is opened whether the credentials may use it.
+    """
+
+    defaults: Connection = Connection()
+    connections: int = 32
+    group_connections: int = 8
+    connect_timeout_s: float = 1.0
+    read_timeout_s: float = 3.0
+    open_timeout_s: float = 10.0
+    quota_per_s: float | None = None
+    probe: bool = True
+
+
+def endpoint_fault(url: str) -> str:
+    """What is wrong with an endpoint, as the end of a sentence; empty when it can be used.
+
+    Plain http is for loopback alone: an unencrypted request carries session tokens, and an answer recovered keys.
+    """
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "has a port or an address that is not one"
+    if parts.scheme not in {"http", "https"} or not host or port == 0:
+        return "is not https://HOST or https://HOST:PORT"
+    if "@" in parts.netloc:
+        return "holds a user name or a password"
+    if parts.query or parts.fragment or parts.path not in {"", "/"}:
+        return "holds more than a host and a port"
+    if parts.scheme == "http" and not _is_loopback(host):
+        return "is plain http, which is for loopback alone"
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_fips_endpoint(url: str) -> bool:
+    """Whether an endpoint's name is one of AWS KMS's FIPS endpoints (`kms-fips`)."""
+    return "kms-fips" in (urlsplit(url).hostname or "").split(".")
+
+
+def is_aws_endpoint(url: str) -> bool:
+    """Whether an endpoint is AWS's own, by TLS and a name that AWS alone holds; a VPC endpoint's name is one."""
+    parts = urlsplit(url)
+    host = "." + (parts.hostname or "")
+    return parts.scheme == "https" and host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+
+
+def _refuse_uri(message: str, remedy: str = f"write {EXAMPLE}") -> NoReturn:
+    raise CallerError("URI", message, remedy)
+
+
+def _unquote(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        _refuse_uri("a percent-encoding in an awskms URI is not UTF-8")
+
+
+def parse_uri(uri: str, settings: Settings) -> KeyAddress:
+    """Read `awskms:///KEY?region=…&endpoint=…&sts_endpoint=…&profile=…&role=…&fips=true|false`.
+
+    What the URI says wins over the settings. Raises `CallerError` for anything else than that form; the sentence never
+    repeats a value of the query.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme.lower() != "awskms":
+        _refuse_uri("this is not an awskms URI")
+    if "#" in rest:
+        _refuse_uri("an awskms URI has no fragment")
+    path, _, query = rest.partition("?")
+    if not path.startswith("///"):
+        _refuse_uri("an awskms URI has three slashes before the key; an endpoint is a field of its query")
+    key_id = _unquote(path[3:])
+    arn = _ARN.fullmatch(key_id)
+    if arn is None and not _SHORT.fullmatch(key_id):
+        _refuse_uri("an awskms URI names a key by its ARN, its alias (alias/NAME) or its id")
+    fields = _read_query(query)
+    region = arn["region"] if arn else ""
+    if region and fields.get("region", region) != region:
+        _refuse_uri("the region in the query is not the one in the ARN", "leave the query's region out")
+    defaults = settings.defaults
+    connection = Connection(
+        region=region or fields.get("region", defaults.region),
+        endpoint=fields.get("endpoint", defaults.endpoint),
+        sts_endpoint=fields.get("sts_endpoint", defaults.sts_endpoint),
+        profile=fields.get("profile", defaults.profile),
+        role=fields.get("role", defaults.role),
+        fips=fields["fips"] == "true" if "fips" in fields else defaults.fips,
+    )
+    return KeyAddress(key_id, connection)
+
+
+def _read_query(query: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for part in query.split("&") if query else []:
+        name, equals, value = part.partition("=")
+        name, value = _unquote(name), _unquote(value)
+        if name not in _FIELDS:
+            _refuse_uri("an awskms URI has a query field that is not known", f"known are {', '.join(_FIELDS)}")
+        if name in fields:
+            _refuse_uri(f"an awskms URI gives {name} twice", "give it once")
+        fault = _FIELDS[name](value) if equals else "is empty"
+        if fault:
+            _refuse_uri(f"{name} in an awskms URI {fault}", "mend it, or leave it out")
+        fields[name] = value
+    return fields
+
+
+def _region_fault(value: str) -> str:
+    return "" if _REGION.fullmatch(value) else "is not the name of a Region, as eu-west-1"
+
+
+def _role_fault(value: str) -> str:
+    return "" if _ROLE.fullmatch(value) else "is not the ARN of a role, arn:aws:iam::ACCOUNT:role/NAME"
+
+
+def _profile_fault(value: str) -> str:
+    return "" if _PROFILE.fullmatch(value) else "is not the name of a profile"
+
+
+def _fips_fault(value: str) -> str:
+    return "" if value in {"true", "false"} else "is not true or false"
+
+
+_FIELDS = {
+    "region": _region_fault,
+    "endpoint": endpoint_fault,
+    "sts_endpoint": endpoint_fault,
+    "profile": _profile_fault,
+    "role": _role_fault,
+    "fips": _fips_fault,
+}
+
+_NUMBERS = {
+    "connect_timeout_s": (0.05, 60.0),
+    "read_timeout_s": (0.05, 60.0),
+    "open_timeout_s": (0.05, 600.0),
+    "quota_per_s": (0.1, 1_000_000.0),
+}
+_COUNTS = {"connections": (1, 512), "group_connections": (1, 512)}
+_FLAGS = ("fips", "probe")
+
+
+def _refuse_setting(name: str, wanted: str) -> NoReturn:
+    raise OperatorError("settings", f"{name} in [stores.awskms] {wanted}", "mend it, or leave it out")
+
+
+def parse_settings(settings: Mapping[str, object]) -> Settings:
+    """Read `[stores.awskms]`. Raises `OperatorError` for an unknown or an unfit setting."""
+    defaults: dict[str, str | bool] = {}
+    own: dict[str, float | int | bool] = {}
+    for name, value in settings.items():
+        if name in _FLAGS:
+            if not isinstance(value, bool):
+                _refuse_setting(name, "is not true or false")
+            (defaults if name in _FIELDS else own)[name] = value
+        elif name in _FIELDS:
+            fault = _FIELDS[name](value) if isinstance(value, str) else "is not a text"
+            if fault:
+                _refuse_setting(name, fault)
+            defaults[name] = str(value)
+        elif name in _NUMBERS or name in _COUNTS:
+            own[name] = _number(name, value)
+        else:
+            known = ", ".join(sorted({*_FIELDS, *_FLAGS, *_NUMBERS, *_COUNTS}))
+            raise OperatorError("settings", f"[stores.awskms] does not know {name!r}", f"known are {known}")
+    return Settings(Connection(**defaults), **own)  # type: ignore[arg-type]  # each was checked above
+
+
+def _number(name: str, value: object) -> float | int:
+    least, most = _NUMBERS.get(name) or _COUNTS[name]
+    whole = name in _COUNTS
+    wanted = f"is not a {'whole ' if whole else ''}number from {least:g} to {most:g}"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        _refuse_setting(name, wanted)
+    if not least <= value <= most:
+        _refuse_setting(name, wanted)
+    return value
+
+
+def check_endpoint(url: str, what: str) -> None:
+    """Raise `OperatorError` when the endpoint that the AWS configuration led to cannot be used; `what` names it."""
+    fault = endpoint_fault(url)
+    if fault:
+        raise OperatorError("endpoint", f"the endpoint for {what} {fault}", "mend AWS_ENDPOINT_URL or the profile")
