@@ -1,0 +1,102 @@
+"""One call to Cloud KMS with everything around it: a place in flight, attempts inside the deadline, checked answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.api_core.exceptions import GoogleAPICallError
+
+from privyseal_backends.google_kms.failures import Again, Failure, Verb, failure
+from privyseal_backends.google_kms.slots import Slots, deadline_passed
+from privyseal_backends.interface import IntegrityError
+
+Message = TypeVar("Message")
+Checked = TypeVar("Checked")
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_FEW_TIMES = 3
+_SHORTEST_ATTEMPT_S = 0.02
+
+
+@dataclass
+class _Clock:
+    """Where the time of one call went, in seconds."""
+
+    queued_s: float = 0.0
+    store_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Checked]):
+    """A checked answer, and the seconds spent waiting here and in Cloud KMS, all attempts together."""
+
+    value: Checked
+    queued_s: float
+    store_s: float
+
+
+class Caller:
+    """Makes calls for one connection: at most as many at once as it has slots, each attempt bounded."""
+
+    def __init__(self, slots: Slots, attempt_timeout_s: float) -> None:
+        self._slots = slots
+        self._attempt_timeout_s = attempt_timeout_s
+
+    async def call(
+        self,
+        verb: Verb,
+        send: Callable[[float], Awaitable[Message]],
+        check: Callable[[Message], Checked],
+        deadline_s: float,
+    ) -> Answer[Checked]:
+        """Send until an answer passes `check`, which raises `IntegrityError` on one that is not true.
+
+        `send` gets its timeout in seconds. Attempts are apart by full jitter (a random part of a pause that doubles)
+        and never run past the deadline; the last error is raised when it leaves no room for another.
+        """
+        clock = _Clock()
+        untrue = 0
+        attempt = 0
+        while True:
+            try:
+                value = check(await self._attempt(send, deadline_s, clock))
+            except GoogleAPICallError as error:
+                met = failure(verb, error)
+            except IntegrityError as error:
+                met = Failure(error, Again.A_FEW_TIMES)
+            else:
+                return Answer(value, clock.queued_s, clock.store_s)
+            untrue += met.again is Again.A_FEW_TIMES
+            await self._pause(met, attempt, untrue, deadline_s)
+            attempt += 1
+
+    async def _attempt(self, send: Callable[[float], Awaitable[Message]], deadline_s: float, clock: _Clock) -> Message:
+        waited_from_s = time.monotonic()
+        await self._slots.acquire(deadline_s)
+        began_s = time.monotonic()
+        clock.queued_s += began_s - waited_from_s
+        try:
+            remaining_s = deadline_s - began_s
+            if remaining_s <= 0:
+                raise deadline_passed()
+            return await send(min(remaining_s, self._attempt_timeout_s))
+        finally:
+            clock.store_s += time.monotonic() - began_s
+            self._slots.release()
+
+    async def _pause(self, met: Failure, attempt: int, untrue: int, deadline_s: float) -> None:
+        """Wait before the next attempt, or raise what was met when there is to be none."""
+        if met.again is Again.NEVER or untrue > _FEW_TIMES:
+            raise met.error
+        room_s = deadline_s - time.monotonic() - met.pause_s - _SHORTEST_ATTEMPT_S
+        if room_s <= 0:
+            raise met.error
+        longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16), room_s)
+        jitter_s = random.uniform(0, longest_s)  # noqa: S311 - spreads load, guards nothing
+        await asyncio.sleep(met.pause_s + jitter_s)
