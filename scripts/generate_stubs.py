@@ -1,4 +1,4 @@
-"""Make the Python stubs of proto/ under client/ with the pinned compiler; with --check, say whether they are current."""
+"""Make the Python stubs of proto/ under client/ with the pinned compiler; --check says whether they are current."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def main() -> int:
         if sys.argv[1:] == ["--check"]:
             differences = _differences(fresh)
             if differences:
-                print(f"generate_stubs: not as proto/ says: {', '.join(differences)}; run `make proto`", file=sys.stderr)
+                print(
+                    f"generate_stubs: not as proto/ says: {', '.join(differences)}; run `make proto`", file=sys.stderr
+                )
             return 1 if differences else 0
         for name in _generated(STUBS) - _generated(fresh):
             (STUBS / name).unlink()
