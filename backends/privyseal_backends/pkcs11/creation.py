@@ -1,0 +1,265 @@
+"""Make a key inside a token, or move an existing one into it; nothing is ever replaced, and nothing half-made stays.
+
+Templates name each attribute that matters, since tokens' defaults differ (CKA_SENSITIVE is often false by default).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pkcs11
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from pkcs11.constants import DEFAULT, Attribute, MechanismFlag, ObjectClass
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.mechanisms import KeyType
+
+from privyseal_backends.interface import (
+    CallerError,
+    IntegrityError,
+    Mechanism,
+    OperatorError,
+    PublicKey,
+    Purpose,
+    SigningInput,
+)
+from privyseal_backends.pkcs11.errors import backend_error, meaning
+from privyseal_backends.pkcs11.key import check_same, sign, try_decryption
+from privyseal_backends.pkcs11.objects import (
+    find_private_key,
+    key_template,
+    read_attributes,
+    read_public_key,
+)
+from privyseal_backends.pkcs11.uri import Pkcs11Uri
+from privyseal_backends.verification import verify
+
+_SIZES = {
+    Purpose.TYPE1: (2048,),
+    Purpose.SIGNATURES: (2048, 3072, 4096),
+    Purpose.DECRYPTION: (2048, 3072, 4096),
+}
+_ID_BYTES = 20
+_EXPONENT = 65537
+_PROOF = hashlib.sha256(b"Privyseal: this key was just put into its token").digest()
+"""What a new key signs to prove itself: no bundle has this checksum."""
+
+_PROOFS = {
+    Purpose.TYPE1: (Mechanism.TYPE1,),
+    Purpose.SIGNATURES: (Mechanism.PKCS1_V1_5_SHA256, Mechanism.PSS_SHA256),
+    Purpose.DECRYPTION: (Mechanism.OAEP_SHA256, Mechanism.OAEP_SHA1),
+}
+
+
+@dataclass(frozen=True)
+class ImportedKey:
+    """An RSA private key that is on its way into a token."""
+
+    key: RSAPrivateKey
+
+    @property
+    def public_key(self) -> PublicKey:
+        """Its public half."""
+        return PublicKey(self.key.public_key())
+
+
+def check_size(purpose: Purpose, modulus_bits: int) -> None:
+    """Raise `CallerError` unless a key for the purpose may have that size."""
+    sizes = _SIZES[purpose]
+    if modulus_bits not in sizes:
+        raise CallerError(
+            "object",
+            f"a key for {purpose.value} cannot have {modulus_bits} bits",
+            f"choose {' or '.join(map(str, sizes))}",
+        )
+
+
+def parse_private_key(der: bytes, purpose: Purpose) -> ImportedKey:
+    """An RSAPrivateKey (RFC 8017, A.1.2) in DER, checked for consistency. Raises `CallerError`, without its bytes."""
+    try:
+        key = load_der_private_key(der, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, RSAPrivateKey):
+        raise CallerError(
+            "object", "what is to be imported is not a sound RSA private key", "give an RSAPrivateKey in DER"
+        )
+    check_size(purpose, key.key_size)
+    if key.public_key().public_numbers().e != _EXPONENT:
+        raise CallerError("object", f"the key's public exponent is not {_EXPONENT}", "import another key")
+    return ImportedKey(key)
+
+
+def generate(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, modulus_bits: int) -> Pkcs11Uri:
+    """Generate a key pair on a read-write session and prove it. Returns the URI with the new key's CKA_ID."""
+    named = replace(uri, object_id=uri.object_id or secrets.token_bytes(_ID_BYTES))
+    check_free(session, uri, named)
+    with _undone_on_failure() as made, _translated("to generate a key"):
+        public, private = session.generate_keypair(
+            KeyType.RSA,
+            modulus_bits,
+            id=named.object_id,
+            label=named.object_label,
+            store=True,
+            capabilities=MechanismFlag(0),
+            mechanism=pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+            public_template=_public_template(purpose),
+            private_template=_private_template(purpose),
+        )
+        made += [private, public]
+        _prove(session, named, purpose, None)
+    return named
+
+
+def put(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, imported: ImportedKey) -> Pkcs11Uri:
+    """Create the key's two objects on a read-write session and prove it. Returns the URI with its CKA_ID."""
+    public_key = imported.public_key
+    named = replace(uri, object_id=uri.object_id or hashlib.sha256(public_key.spki_der).digest()[:_ID_BYTES])
+    check_free(session, uri, named)
+    with _undone_on_failure() as made, _translated("to take a key"):
+        common = {Attribute.KEY_TYPE: KeyType.RSA, Attribute.ID: named.object_id, Attribute.LABEL: named.object_label}
+        for kind, template, numbers in (
+            (ObjectClass.PRIVATE_KEY, _private_template(purpose), _numbers(imported)),
+            (ObjectClass.PUBLIC_KEY, _public_template(purpose), _public_numbers(public_key)),
+        ):
+            attributes = {Attribute.CLASS: kind, **common, **template, **numbers}
+            made.append(session.create_object({n: v for n, v in attributes.items() if v is not DEFAULT}))
+        _prove(session, named, purpose, public_key)
+    return named
+
+
+def check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> None:
+    """Raise `OperatorError` when an object of that label, or of that CKA_ID, is on the token already."""
+    for part in (replace(uri, object_id=None), replace(named, object_label=None)):
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+            if list(session.get_objects(dict(key_template(part, kind)))):
+                raise OperatorError(
+                    "object",
+                    f"the {uri.token_words} already has a {part.key_words}, and nothing is replaced",
+                    "choose another object= in the URI, or delete the old one with the token's own tool",
+                )
+
+
+def remove(session: pkcs11.Session, named: Pkcs11Uri) -> None:
+    """Destroy the objects of a key that was just made and that nobody waits for any more."""
+    for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+        for made in list(session.get_objects(dict(key_template(named, kind)))):
+            made.destroy()
+
+
+@contextlib.contextmanager
+def _undone_on_failure() -> Iterator[list[pkcs11.Object]]:
+    """Destroy what was appended when the block fails, and say so when that fails too."""
+    made: list[pkcs11.Object] = []
+    try:
+        yield made
+    except BaseException as failure:
+        try:
+            for each in made:
+                each.destroy()
+        except PKCS11Error as error:
+            raise OperatorError(
+                "object",
+                f"{failure}; and the token answered {meaning(error).name} when asked to remove what was made",
+                "delete the new key with the token's own tool",
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except PKCS11Error as error:
+        raise backend_error(error, doing) from None
+
+
+def _prove(session: pkcs11.Session, named: Pkcs11Uri, purpose: Purpose, expected: PublicKey | None) -> None:
+    """Find the new key as it will be found, check its attributes, and use it once."""
+    handle = find_private_key(session, named)
+    attributes = read_attributes(handle)
+    for name, value, wanted in (
+        ("CKA_SENSITIVE", attributes.sensitive, True),
+        ("CKA_EXTRACTABLE", attributes.extractable, False),
+    ):
+        if value is not wanted:
+            raise OperatorError(
+                "attribute", f"the token made the key with {name} other than {str(wanted).lower()}", "use another token"
+            )
+    public_key = read_public_key(session, handle, named)
+    if expected is not None:
+        check_same(public_key, expected.fingerprint, named)
+    first, *others = _PROOFS[purpose]
+    try:
+        _use(handle, first, public_key)
+    except PKCS11Error:
+        if not others:
+            raise
+        _use(handle, others[0], public_key)
+
+
+def _use(handle: pkcs11.PrivateKey, mechanism: Mechanism, public_key: PublicKey) -> None:
+    if mechanism in (Mechanism.OAEP_SHA256, Mechanism.OAEP_SHA1):
+        try_decryption(handle, mechanism, public_key)
+        return
+    proof = SigningInput(mechanism, _PROOF)
+    try:
+        verify(public_key, proof, sign(handle, proof, public_key.modulus_bytes))
+    except IntegrityError:
+        raise IntegrityError(
+            "object", "the new key makes signatures that its public key does not verify", "use another token"
+        ) from None
+
+
+def _private_template(purpose: Purpose) -> dict[Attribute, Any]:
+    decrypts = purpose is Purpose.DECRYPTION
+    return {
+        Attribute.TOKEN: True,
+        Attribute.PRIVATE: True,
+        Attribute.SENSITIVE: True,
+        Attribute.EXTRACTABLE: False,
+        Attribute.SIGN: not decrypts,
+        Attribute.DECRYPT: decrypts,
+        Attribute.UNWRAP: False,
+        Attribute.SIGN_RECOVER: False,
+        Attribute.DERIVE: DEFAULT,
+    }
+
+
+def _public_template(purpose: Purpose) -> dict[Attribute, Any]:
+    decrypts = purpose is Purpose.DECRYPTION
+    return {
+        Attribute.TOKEN: True,
+        Attribute.PRIVATE: False,
+        Attribute.VERIFY: not decrypts,
+        Attribute.ENCRYPT: decrypts,
+        Attribute.WRAP: False,
+    }
+
+
+def _numbers(imported: ImportedKey) -> dict[Attribute, bytes]:
+    numbers = imported.key.private_numbers()
+    return {
+        **_public_numbers(imported.public_key),
+        Attribute.PRIVATE_EXPONENT: _bytes(numbers.d),
+        Attribute.PRIME_1: _bytes(numbers.p),
+        Attribute.PRIME_2: _bytes(numbers.q),
+        Attribute.EXPONENT_1: _bytes(numbers.dmp1),
+        Attribute.EXPONENT_2: _bytes(numbers.dmq1),
+        Attribute.COEFFICIENT: _bytes(numbers.iqmp),
+    }
+
+
+def _public_numbers(public_key: PublicKey) -> dict[Attribute, bytes]:
+    numbers = public_key.key.public_numbers()
+    return {Attribute.MODULUS: _bytes(numbers.n), Attribute.PUBLIC_EXPONENT: _bytes(numbers.e)}
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")

@@ -1,0 +1,358 @@
+"""Load a PKCS#11 module once in this process, initialise it for threads, and count who is inside it.
+
+python-pkcs11 calls `C_Initialize(NULL)`, which promises that the process has one thread. `ThreadSafeLib` passes
+CKF_OS_LOCKING_OK instead (PKCS#11 base specification 2.40, 5.4). docs/decisions/0002-thread-safe-pkcs11.md has the
+reasons for each turn that it takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar, cast
+
+from pkcs11._pkcs11 import lib as stock_lib
+from pkcs11.exceptions import PKCS11Error
+
+from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
+from privyseal_backends.pkcs11.errors import Fault, meaning, meaning_of_code
+from privyseal_backends.pkcs11.uri import Pkcs11Uri
+
+_log = logging.getLogger(__name__)
+
+_CKF_OS_LOCKING_OK = 0x02
+_CKR_OK = 0x00
+_CKR_CANT_LOCK = 0x0A
+_CKR_ALREADY_INITIALIZED = 0x191
+_START_ATTEMPTS = 4
+_START_PAUSE_S = 0.05
+
+
+class _InitializeArgs(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS: no mutex functions of our own, the flags, and the vendor's string."""
+
+    _fields_: ClassVar = [
+        ("mutex_functions", ctypes.c_void_p * 4),
+        ("flags", ctypes.c_ulong),
+        ("reserved", ctypes.c_char_p),
+    ]
+
+
+class _FunctionList(ctypes.Structure):
+    """The head of CK_FUNCTION_LIST: its version, then C_Initialize and C_Finalize, the first of 68 functions."""
+
+    _fields_: ClassVar = [
+        ("version", ctypes.c_ubyte * 2),
+        ("initialize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.POINTER(_InitializeArgs))),
+        ("finalize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The module's function list as its own C_GetFunctionList gives it, and whether it gives a new one each time."""
+
+    functions: _FunctionList
+    private_lists: bool
+
+
+def _entry(path: str) -> _Entry:
+    """Load the module. Its symbols other than C_GetFunctionList are not used: some modules export no other."""
+    try:
+        get_list = ctypes.CDLL(path).C_GetFunctionList
+    except OSError as error:
+        raise OperatorError("module", f"cannot load {path}: {error}", "check module-path and its permissions") from None
+    except AttributeError:
+        raise OperatorError("module", f"{path} is not a PKCS#11 module", "check module-path") from None
+    get_list.restype = ctypes.c_ulong
+    first, second = ctypes.POINTER(_FunctionList)(), ctypes.POINTER(_FunctionList)()
+    for pointer in (first, second):
+        code = get_list(ctypes.byref(pointer))
+        if code != _CKR_OK or not pointer:
+            raise OperatorError("module", f"{path} gives no function list", "check module-path")
+    same = ctypes.addressof(first.contents) == ctypes.addressof(second.contents)
+    return _Entry(first.contents, private_lists=not same)
+
+
+class ThreadSafeLib(stock_lib):
+    """A module as python-pkcs11 sees it, initialised for threads.
+
+    The base class keeps a private "initialised" flag that a subclass cannot set, so its own finalize, reinitialize and
+    unload would never call C_Finalize; all of them are replaced. The object lives as long as the process: slots, tokens
+    and sessions copy its raw pointer.
+    """
+
+    def __init__(self, path: str, entry: _Entry, reserved: str | None) -> None:
+        self._entry = entry
+        self.reserved = reserved
+        self.one_at_a_time = False
+        super().__init__(path)  # calls initialize(), then C_GetInfo through python-pkcs11's own list
+
+    def __new__(cls, path: str, entry: _Entry, reserved: str | None) -> ThreadSafeLib:  # noqa: ARG004
+        """Give the base class, which loads the module here already, its one argument."""
+        return super().__new__(cls, path)  # type: ignore[call-arg]  # its stub has no __new__
+
+    def initialize(self) -> None:
+        """Call C_Initialize. Raises `CodeError` or, for a module of p11-kit, `PKCS11Error`."""
+        if self._entry.private_lists:
+            # p11-kit's proxy and client hand out a list with a state of its own at each call, so the one inside this
+            # object has to be used. They lock by themselves whatever they are told.
+            super().initialize()
+            return
+        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
+        if self.reserved is not None:
+            arguments.reserved = self.reserved.encode()
+        code = self._entry.functions.initialize(ctypes.byref(arguments))
+        if code == _CKR_CANT_LOCK:
+            arguments.flags = 0
+            code = self._entry.functions.initialize(ctypes.byref(arguments))
+            self.one_at_a_time = True
+        if code != _CKR_OK:
+            raise CodeError(code)
+
+    def finalize(self) -> None:
+        """Call C_Finalize. Nothing may be inside the module: several crash otherwise."""
+        if self._entry.private_lists:
+            super().finalize()
+            return
+        code = self._entry.functions.finalize(None)
+        if code != _CKR_OK:
+            raise CodeError(code)
+
+    def reinitialize(self) -> None:
+        """Finalise and initialise."""
+        self.finalize()
+        self.initialize()
+
+    def unload(self) -> None:
+        """Do nothing: the module stays mapped as long as the process lives."""
+
+
+class CodeError(Exception):
+    """A return value of C_Initialize or C_Finalize that is not CKR_OK."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(meaning_of_code(code).name)
+        self.code = code
+
+
+class Closeable(Protocol):
+    """What hangs on a module and ends before it does. `close` raises nothing but `PKCS11Error`."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+T = TypeVar("T", bound=Closeable)
+
+
+class Module:
+    """A module of this process: who uses it, and how many calls are inside it.
+
+    Made by `ModuleRegistry` alone. Safe to use from any thread.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self._users = 0
+        self._inside = 0
+        self._state = threading.Condition()
+        self._opening = threading.Lock()
+        self._lib: ThreadSafeLib | None = None
+        self._reserved: str | None = None
+        self._attached: dict[Hashable, Closeable] = {}
+        self._running = False
+        self._turn: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+    @property
+    def lib(self) -> ThreadSafeLib:
+        """The module as python-pkcs11 sees it, initialised."""
+        if self._lib is None or not self._running:
+            raise UnavailableError("module", f"{self.path} is not initialised", "open the key again")
+        return self._lib
+
+    def check_process(self) -> None:
+        """Raise `OperatorError` in a process forked after the module was loaded: its state is its parent's."""
+        if os.getpid() != self._pid:
+            raise OperatorError(
+                "module",
+                f"{self.path} was loaded before this process was forked and cannot be used in it",
+                "start workers by spawn or exec, not by fork",
+            )
+
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        """Around everything that calls into the module: counts the call in, refuses it after a fork or the end."""
+        self.check_process()
+        with self._state:
+            if not self._running:
+                raise UnavailableError("module", f"{self.path} is closed", "open the key again")
+            self._inside += 1
+        try:
+            with self._turn:
+                yield
+        finally:
+            with self._state:
+                self._inside -= 1
+                self._state.notify_all()
+
+    def acquire(self, reserved: str | None) -> None:
+        """Count a user in; the first one initialises the module, with the vendor's string. Raises `BackendError`."""
+        self.check_process()
+        with self._opening:
+            if not self._running:
+                self._reserved = reserved
+                self._start()
+            elif reserved != self._reserved:
+                raise OperatorError(
+                    "module", f"{self.path} was initialised with another init string", "use one in a process"
+                )
+            self._users += 1
+
+    def attach(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What hangs on the module under `key`, made at the first time, closed before the module is finalised."""
+        with self._state:
+            if key not in self._attached:
+                self._attached[key] = make()
+            return cast("T", self._attached[key])
+
+    def release(self, timeout_s: float) -> bool:
+        """Count a user out; the last one waits up to `timeout_s` seconds for calls to come out, then finalises.
+
+        Returns False when a call stayed inside: then the module was left as it is, since finalising it would crash.
+        """
+        self.check_process()
+        with self._opening:
+            self._users -= 1
+            return self._users > 0 or self._stop(timeout_s)
+
+    def _start(self) -> None:
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            try:
+                self._initialize()
+                break
+            except (CodeError, PKCS11Error) as error:
+                failure = self._start_error(error)
+                # Several processes that initialise SoftHSM at one moment trip over each other, and succeed a bit later.
+                if attempt == _START_ATTEMPTS or isinstance(failure, OperatorError):
+                    raise failure from None
+                time.sleep(_START_PAUSE_S * attempt)
+        if self._lib is not None and self._lib.one_at_a_time:
+            _log.warning("%s cannot lock: one call at a time will be inside it", self.path)
+            self._turn = threading.RLock()
+        with self._state:
+            self._running = True
+
+    def _initialize(self) -> None:
+        if self._lib is not None:
+            self._lib.reserved = self._reserved
+            self._lib.initialize()
+            return
+        entry = _entry(self.path)
+        if entry.private_lists and self._reserved is not None:
+            raise OperatorError(
+                "module", f"{self.path} belongs to p11-kit and takes no init string", "remove it from `init_strings`"
+            )
+        self._lib = ThreadSafeLib(self.path, entry, self._reserved)
+
+    def _start_error(self, error: CodeError | PKCS11Error) -> BackendError:
+        what = meaning_of_code(error.code) if isinstance(error, CodeError) else meaning(error)
+        message = f"{self.path} answered {what.name} when asked to initialise"
+        if what.name == meaning_of_code(_CKR_ALREADY_INITIALIZED).name:
+            return OperatorError(
+                "module",
+                f"{message}: something else in this process uses it, and nobody knows whether for threads",
+                "let the service alone use the module",
+            )
+        if what.fault in (Fault.CALLER, Fault.OPERATOR):
+            return OperatorError("module", message, "read the module's documentation on its init string")
+        return UnavailableError("module", message, "check the module's own configuration and its log")
+
+    def _stop(self, timeout_s: float) -> bool:
+        with self._state:
+            if not self._state.wait_for(lambda: self._inside == 0, timeout_s):
+                _log.warning(
+                    "%d call(s) are still inside %s, which was left initialised: end the process to free it",
+                    self._inside,
+                    self.path,
+                )
+                return False
+            self._running = False
+            attached, self._attached = self._attached, {}
+        try:
+            for each in attached.values():
+                each.close()
+            if self._lib is not None:
+                self._lib.finalize()
+        except (CodeError, PKCS11Error) as error:
+            _log.warning("%s would not finalise: %s", self.path, error)
+        return True
+
+
+class ModuleRegistry:
+    """Every module of this process by its file, since a module has one state a process however often it is opened."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._modules: dict[str, Module] = {}
+
+    def acquire(self, path: str, reserved: str | None) -> Module:
+        """The module at `path`, initialised and counted in; `Module.release` counts out. Raises `BackendError`."""
+        real = str(Path(path).resolve())
+        with self._lock:
+            module = self._modules.setdefault(real, Module(real))
+        module.acquire(reserved)
+        return module
+
+
+MODULES = ModuleRegistry()
+"""This process's modules. PKCS#11 keeps a module's state by process, so this has to as well; a module whose last user
+has gone is finalised, and nothing remains here but its name and its code."""
+
+
+def locate(uri: Pkcs11Uri) -> str:
+    """The file of the URI's module (RFC 7512, 2.3). `module-path` is the file, or a folder in which to look for
+    `module-name`; a name alone is looked for where distributions put modules. Raises `OperatorError`."""
+    if uri.module_path is not None:
+        path = Path(uri.module_path)
+        if not path.is_dir():
+            if not path.exists():
+                raise OperatorError("module", f"there is no module {path}", "install it, or correct module-path")
+            return str(path)
+        if uri.module_name is None:
+            raise OperatorError("module", f"the module-path {path} is a folder", "name the file in it")
+        folders: tuple[Path, ...] = (path,)
+    else:
+        folders = _module_folders()
+    name = Path(uri.module_name or "").name
+    for folder in folders:
+        for file in (folder / f"{name}.so", folder / f"lib{name}.so"):
+            if file.exists():
+                return str(file)
+    places = ", ".join(map(str, folders))
+    raise OperatorError("module", f"no module named {name} is in {places}", "give its file in module-path")
+
+
+def _module_folders() -> tuple[Path, ...]:
+    triplet = sysconfig.get_config_var("MULTIARCH")
+    libraries = (f"/usr/lib/{triplet}",) if triplet else ()
+    return tuple(
+        Path(library) / folder
+        for library in (*libraries, "/usr/lib64", "/usr/lib", "/usr/local/lib")
+        for folder in ("pkcs11", "softhsm", ".")
+    )
+
+
+def init_string(path: str, init_strings: Mapping[str, str]) -> str | None:
+    """The vendor's string for C_Initialize that the settings have for the module at `path`."""
+    real = Path(path).resolve()
+    return next((text for name, text in init_strings.items() if Path(name).resolve() == real), None)

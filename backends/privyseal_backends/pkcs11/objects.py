@@ -1,0 +1,206 @@
+"""Find a private key on a token, read its attributes strictly, and read its public key."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pkcs11
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from pkcs11.attributes import AttributeMapper
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.exceptions import (
+    AttributeSensitive,
+    AttributeTypeInvalid,
+    AttributeValueInvalid,
+    FunctionFailed,
+)
+from pkcs11.mechanisms import KeyType
+
+from privyseal_backends.interface import IntegrityError, OperatorError, PublicKey
+from privyseal_backends.pkcs11.uri import Pkcs11Uri
+
+_ULONG = struct.Struct("L")
+_NOT_GIVEN = 2 ** (8 * _ULONG.size) - 1
+"""CK_UNAVAILABLE_INFORMATION: a token's way to say that a number has no value."""
+
+
+def _boolean(value: bytes) -> bool:
+    if len(value) != 1:
+        raise ValueError("not a CK_BBOOL")  # an empty CKA_EXTRACTABLE must not read as false
+    return value != b"\0"
+
+
+def _number(value: bytes) -> int:
+    if len(value) != _ULONG.size:
+        raise ValueError("not a CK_ULONG")
+    return int(_ULONG.unpack(value)[0])
+
+
+def _numbers(value: bytes) -> tuple[int, ...]:
+    if len(value) % _ULONG.size:
+        raise ValueError("not an array of CK_ULONG")
+    return tuple(number for (number,) in _ULONG.iter_unpack(value))
+
+
+def _pack_numbers(values: tuple[int, ...]) -> bytes:
+    return b"".join(_ULONG.pack(value) for value in values)
+
+
+_BOOLEANS = {
+    "private": Attribute.PRIVATE,
+    "sensitive": Attribute.SENSITIVE,
+    "always_sensitive": Attribute.ALWAYS_SENSITIVE,
+    "extractable": Attribute.EXTRACTABLE,
+    "never_extractable": Attribute.NEVER_EXTRACTABLE,
+    "local": Attribute.LOCAL,
+    "wrap_with_trusted": Attribute.WRAP_WITH_TRUSTED,
+    "modifiable": Attribute.MODIFIABLE,
+    "sign": Attribute.SIGN,
+    "sign_recover": Attribute.SIGN_RECOVER,
+    "decrypt": Attribute.DECRYPT,
+    "unwrap": Attribute.UNWRAP,
+    "derive": Attribute.DERIVE,
+    "always_authenticate": Attribute.ALWAYS_AUTHENTICATE,
+}
+
+
+def _strict_mapper() -> AttributeMapper:
+    mapper = AttributeMapper()
+    pack_boolean = mapper.attribute_types[Attribute.SIGN][0]
+    for attribute in _BOOLEANS.values():
+        mapper.register_handler(attribute, pack_boolean, _boolean)
+    mapper.register_handler(Attribute.KEY_GEN_MECHANISM, _ULONG.pack, _number)
+    mapper.register_handler(Attribute.ALLOWED_MECHANISMS, _pack_numbers, _numbers)
+    return mapper
+
+
+MAPPER = _strict_mapper()
+"""How every session here reads attributes: as python-pkcs11 does, but nothing into a value of wrong length."""
+
+
+@dataclass(frozen=True)
+class KeyAttributes:
+    """What a token says of a private key; None where it says nothing. Names are those of PKCS#11 without `CKA_`."""
+
+    object_id: bytes = b""
+    private: bool | None = None
+    sensitive: bool | None = None
+    always_sensitive: bool | None = None
+    extractable: bool | None = None
+    never_extractable: bool | None = None
+    local: bool | None = None
+    wrap_with_trusted: bool | None = None
+    modifiable: bool | None = None
+    sign: bool | None = None
+    sign_recover: bool | None = None
+    decrypt: bool | None = None
+    unwrap: bool | None = None
+    derive: bool | None = None
+    always_authenticate: bool | None = None
+    key_gen_mechanism: int | None = None
+    allowed_mechanisms: tuple[int, ...] | None = None
+
+
+def read_attributes(key: pkcs11.Object) -> KeyAttributes:
+    """Ask for each attribute by itself, since some tokens fail a whole list for one that they do not know."""
+    read: dict[str, Any] = {name: _read(key, attribute) for name, attribute in _BOOLEANS.items()}
+    generated = _read(key, Attribute.KEY_GEN_MECHANISM)
+    return KeyAttributes(
+        object_id=_read(key, Attribute.ID) or b"",
+        key_gen_mechanism=None if generated == _NOT_GIVEN else generated,
+        allowed_mechanisms=_read(key, Attribute.ALLOWED_MECHANISMS),
+        **read,
+    )
+
+
+def _read(key: pkcs11.Object, attribute: Attribute) -> Any:
+    """The value, or None where the token does not have one to give. Any other failure goes on to the caller."""
+    try:
+        return key[attribute]
+    except (AttributeTypeInvalid, AttributeSensitive, AttributeValueInvalid, FunctionFailed, ValueError):
+        return None
+
+
+def key_template(uri: Pkcs11Uri, kind: ObjectClass) -> Mapping[Attribute, Any]:
+    """What an object that the URI names looks like."""
+    template: dict[Attribute, Any] = {Attribute.CLASS: kind}
+    if uri.object_label is not None:
+        template[Attribute.LABEL] = uri.object_label
+    if uri.object_id is not None:
+        template[Attribute.ID] = uri.object_id
+    return template
+
+
+def find_private_key(session: pkcs11.Session, uri: Pkcs11Uri) -> pkcs11.PrivateKey:
+    """The one RSA private key that the URI names. Raises `OperatorError` when there is none or more than one."""
+    found = list(session.get_objects(dict(key_template(uri, ObjectClass.PRIVATE_KEY))))
+    if not found:
+        remedy = "correct the URI, or make the key with `privyseal-server key create`"
+        if any(True for _ in list(session.get_objects(dict(key_template(uri, ObjectClass.PUBLIC_KEY))))):
+            remedy = "a public key of that name is there without its private key: make or restore the key"
+        raise OperatorError("object", f"the {uri.token_words} has no private {uri.key_words}", remedy)
+    if len(found) > 1:
+        ids = ", ".join(sorted("".join(f"%{byte:02x}" for byte in _read(key, Attribute.ID) or b"") for key in found))
+        raise OperatorError(
+            "object",
+            f"the {uri.token_words} has {len(found)} private keys that are a {uri.key_words}",
+            f"add id= to the URI, one of {ids}",
+        )
+    (key,) = found
+    if _read(key, Attribute.KEY_TYPE) is not KeyType.RSA or not isinstance(key, pkcs11.PrivateKey):
+        raise OperatorError("object", f"the {uri.key_words} is not an RSA key", "make an RSA key of 2048 bits")
+    return key
+
+
+def read_public_key(session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri) -> PublicKey:
+    """The public key of a private key: from its own modulus and exponent, and from the public object beside it.
+
+    Where both say it they have to agree: `IntegrityError` otherwise. `OperatorError` where neither does.
+    """
+    said = [_public_numbers(each) for each in (key, *_public_objects(session, key, uri))]
+    known = {numbers for numbers in said if numbers is not None}
+    modulus = _read(key, Attribute.MODULUS)
+    if modulus is not None and any(numbers.n != int.from_bytes(modulus, "big") for numbers in known):
+        raise _disagree(uri)
+    if len(known) > 1:
+        raise _disagree(uri)
+    if not known:
+        raise OperatorError(
+            "attribute",
+            f"the token shows no modulus and public exponent of the {uri.key_words}",
+            "put its public key beside it under the same CKA_ID",
+        )
+    try:
+        return PublicKey(known.pop().public_key())
+    except ValueError as error:
+        raise OperatorError(
+            "attribute", f"the {uri.key_words} is not a usable RSA key: {error}", "make another"
+        ) from None
+
+
+def _disagree(uri: Pkcs11Uri) -> IntegrityError:
+    return IntegrityError(
+        "object",
+        f"the private {uri.key_words} and the public key beside it do not belong together",
+        "delete the one that does not belong there",
+    )
+
+
+def _public_objects(session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri) -> list[pkcs11.Object]:
+    key_id = _read(key, Attribute.ID)
+    template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.KEY_TYPE: KeyType.RSA}
+    if key_id:
+        template[Attribute.ID] = key_id
+    elif uri.object_label is not None:
+        template[Attribute.LABEL] = uri.object_label
+    return list(session.get_objects(template))
+
+
+def _public_numbers(key: pkcs11.Object) -> RSAPublicNumbers | None:
+    modulus, exponent = _read(key, Attribute.MODULUS), _read(key, Attribute.PUBLIC_EXPONENT)
+    if not modulus or not exponent:
+        return None
+    return RSAPublicNumbers(e=int.from_bytes(exponent, "big"), n=int.from_bytes(modulus, "big"))

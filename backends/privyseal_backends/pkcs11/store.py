@@ -1,0 +1,284 @@
+"""The PKCS#11 key store: opens keys, keeps what they share, closes it again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pkcs11
+from pkcs11.exceptions import PKCS11Error
+
+from privyseal_backends.interface import (
+    BackendError,
+    CallerError,
+    KeyDescription,
+    Mechanism,
+    OperatorError,
+    Plaintext,
+    Protection,
+    PublicKey,
+    Purpose,
+    Signature,
+    SigningInput,
+    SigningResult,
+    UnavailableError,
+)
+from privyseal_backends.pkcs11 import creation
+from privyseal_backends.pkcs11.capability import KeyFacts, assess, may_decrypt, read_mechanisms
+from privyseal_backends.pkcs11.custody import custody, find_protection
+from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
+from privyseal_backends.pkcs11.key import TokenKey, check_same, try_decryption, unfit_ciphertext
+from privyseal_backends.pkcs11.module import MODULES, Module, init_string, locate
+from privyseal_backends.pkcs11.objects import MAPPER, KeyAttributes, find_private_key, read_attributes, read_public_key
+from privyseal_backends.pkcs11.queue import Batch, Decryption, Operation, Result
+from privyseal_backends.pkcs11.settings import Settings
+from privyseal_backends.pkcs11.signing import SigningThreads
+from privyseal_backends.pkcs11.threads import Abandoned, on_thread
+from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token
+from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
+
+
+class Pkcs11Key:
+    """An open key that signs. See `privyseal_backends.interface.Key`."""
+
+    def __init__(self, key: TokenKey, description: KeyDescription, threads: SigningThreads) -> None:
+        self._key = key
+        self._description = description
+        self._threads = threads
+
+    @property
+    def description(self) -> KeyDescription:
+        """What the key is."""
+        return self._description
+
+    async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
+        """Sign each input; see `Key.sign`."""
+        able = self._description.mechanisms
+        fit = [each for each in inputs if each.mechanism in able]
+        done = iter(await self._perform(fit, deadline_s))
+        results: list[SigningResult] = []
+        for each in inputs:
+            result = next(done) if each.mechanism in able else self._refused(each.mechanism)
+            assert isinstance(result, (Signature, BackendError))
+            results.append(result)
+        return results
+
+    def _refused(self, mechanism: Mechanism) -> CallerError:
+        return CallerError("mechanism", f"the key has no {mechanism.value}", self._description.refusals[mechanism])
+
+    async def _perform(self, operations: Sequence[Operation], deadline_s: float) -> Sequence[Result]:
+        if not operations:
+            return ()
+        try:
+            self._threads.module.check_process()
+        except OperatorError as error:
+            return [error] * len(operations)
+        batch = Batch(self._key, operations, deadline_s)
+        if not self._threads.put(batch):
+            closed = UnavailableError("module", "the key store was closed", "open the key again")
+            return [closed] * len(operations)
+        return await batch.results()
+
+
+class Pkcs11DecryptionKey(Pkcs11Key):
+    """An open key that was made for decryption. See `privyseal_backends.interface.Decrypter`."""
+
+    async def decrypt(self, ciphertext: bytes, mechanism: Mechanism, deadline_s: float) -> Plaintext:
+        """Decrypt; see `Decrypter.decrypt`."""
+        if mechanism not in self.description.mechanisms:
+            raise self._refused(mechanism)
+        if len(ciphertext) != self.description.public_key.modulus_bytes:
+            raise unfit_ciphertext()
+        (result,) = await self._perform((Decryption(mechanism, ciphertext),), deadline_s)
+        if isinstance(result, BackendError):
+            raise result
+        assert isinstance(result, Plaintext)
+        return result
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a key is: a module, a token in it, and this process's login on it."""
+
+    module: Module
+    token: pkcs11.Token
+    info: TokenInfo
+    login: TokenLogin
+
+    @property
+    def token_id(self) -> Hashable:
+        """What tells this token from the others of the process, as long as the module stays initialised."""
+        return self.module.path, self.info.slot_id, self.info.serial, self.info.label
+
+
+class Pkcs11Store:
+    """All that is open through PKCS#11. See `privyseal_backends.interface.KeyStore` and `KeyCreator`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._modules: list[Module] = []
+        self._threads: dict[Hashable, SigningThreads] = {}
+        self._closed = False
+
+    async def open_key(self, uri: str, fingerprint: str | None = None) -> Pkcs11Key:
+        """Open the key; see `KeyStore.open_key`."""
+        parsed = parse(uri)
+        return await on_thread(lambda _: self._open(parsed, fingerprint), "open a key", self._settings.open_timeout_s)
+
+    async def create_key(self, uri: str, purpose: Purpose = Purpose.TYPE1, modulus_bits: int = 2048) -> Pkcs11Key:
+        """Generate a key inside the token; see `KeyCreator.create_key`. The URI names it by `object=`; its CKA_ID is
+        that of the URI's `id=` or else random."""
+        creation.check_size(purpose, modulus_bits)
+        return await self._make(uri, lambda session, new: creation.generate(session, new, purpose, modulus_bits))
+
+    async def import_key(self, uri: str, private_key_pkcs1_der: bytes, purpose: Purpose = Purpose.TYPE1) -> Pkcs11Key:
+        """Put an existing key into the token; see `KeyCreator.import_key`. Its CKA_ID is that of the URI's `id=` or
+        else the first 20 bytes of its fingerprint."""
+        imported = creation.parse_private_key(private_key_pkcs1_der, purpose)
+        return await self._make(uri, lambda session, new: creation.put(session, new, purpose, imported))
+
+    async def close(self) -> None:
+        """Finish what is queued, then log out and finalise; see `KeyStore.close`. A module with a call inside it that
+        does not end within `close_timeout_s` is left as it is, and the log says so."""
+        with self._lock:
+            self._closed = True
+            modules, self._modules = self._modules, []
+            threads, self._threads = self._threads, {}
+        if not modules:
+            return
+        timeout_s = self._settings.close_timeout_s
+
+        def finish(_: Abandoned) -> None:
+            until_s = time.monotonic() + timeout_s
+            for each in threads.values():
+                each.close()
+            for each in threads.values():
+                each.join(until_s)
+            for module in modules:
+                module.release(max(0.0, until_s - time.monotonic()))
+
+        # A module that hangs in C_Logout or C_Finalize must not keep the service from ending.
+        with contextlib.suppress(UnavailableError):
+            await on_thread(finish, "close the key store", 2 * timeout_s)
+
+    def _open(self, uri: Pkcs11Uri, fingerprint: str | None) -> Pkcs11Key:
+        with self._place(uri) as place, place.login.session(uri.pin_source, self._settings) as session:
+            handle = find_private_key(session, uri)
+            public_key = read_public_key(session, handle, uri)
+            if fingerprint is not None:
+                check_same(public_key, fingerprint, uri)
+            attributes = read_attributes(handle)
+            description = _describe(place, handle, public_key, attributes)
+            exact = replace(uri, object_id=attributes.object_id or uri.object_id)
+            kind = Pkcs11DecryptionKey if may_decrypt(attributes) else Pkcs11Key
+            return kind(TokenKey(exact, public_key), description, self._signing_threads(place))
+
+    async def _make(self, uri: str, make: Callable[[pkcs11.Session, Pkcs11Uri], Pkcs11Uri]) -> Pkcs11Key:
+        parsed = parse(uri)
+        if parsed.object_label is None:
+            raise CallerError("URI", "the PKCS#11 URI does not name the new key", "add object=LABEL")
+
+        def work(abandoned: Abandoned) -> Pkcs11Key:
+            with self._place(parsed) as place, place.login.session(parsed.pin_source, self._settings):
+                session = place.token.open(rw=True, attribute_mapper=MAPPER)
+                try:
+                    named = make(session, parsed)
+                    if abandoned:
+                        creation.remove(session, named)
+                finally:
+                    session.close()
+            return self._open(named, None)
+
+        return await on_thread(work, "make a key", self._settings.create_timeout_s)
+
+    @contextlib.contextmanager
+    def _place(self, uri: Pkcs11Uri) -> Iterator[_Place]:
+        """Where the key is to be, with this thread counted into the module."""
+        path = locate(uri)
+        module = MODULES.acquire(path, init_string(path, self._settings.init_strings))
+        self._keep(module)
+        with module.call():
+            try:
+                token = find_token(module, uri)
+                info = describe_token(module, token)
+                login = module.attach((info.slot_id, info.serial, info.label), lambda: TokenLogin(token))
+                yield _Place(module, token, info, login)
+            except PKCS11Error as error:
+                raise backend_error(error, "to open a key") from None
+
+    def _keep(self, module: Module) -> None:
+        """Remember a module until the store is closed: finalising it earlier would forget a refused PIN."""
+        with self._lock:
+            if not self._closed:
+                self._modules.append(module)
+                return
+        module.release(0.0)
+        raise UnavailableError("module", "the key store was closed", "open another one")
+
+    def _signing_threads(self, place: _Place) -> SigningThreads:
+        protection, _ = find_protection(place.info)
+        number = self._settings.threads or (1 if protection is Protection.SOFTWARE else self._settings.sessions)
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("module", "the key store was closed", "open another one")
+            if place.token_id not in self._threads:
+                self._threads[place.token_id] = SigningThreads(
+                    place.module,
+                    place.token,
+                    threads=number,
+                    group=self._settings.group,
+                    read_write=self._settings.read_write,
+                )
+            return self._threads[place.token_id]
+
+
+def _describe(
+    place: _Place, handle: pkcs11.PrivateKey, public_key: PublicKey, attributes: KeyAttributes
+) -> KeyDescription:
+    if attributes.always_authenticate:
+        raise OperatorError(
+            "attribute",
+            "the key wants its PIN for every signature (CKA_ALWAYS_AUTHENTICATE)",
+            "make a key without that attribute",
+        )
+    facts = KeyFacts(
+        attributes=attributes,
+        modulus_bits=public_key.modulus_bits,
+        public_exponent=public_key.key.public_numbers().e,
+        mechanisms=read_mechanisms(place.token.slot),
+        oaep_failures={},
+    )
+    mechanisms, refusals = assess(_with_trials(facts, handle, public_key))
+    return KeyDescription(
+        key_version=attributes.object_id.hex() or public_key.fingerprint,
+        public_key=public_key,
+        mechanisms=mechanisms,
+        refusals=refusals,
+        custody=custody(attributes, place.info),
+    )
+
+
+def _with_trials(facts: KeyFacts, handle: pkcs11.PrivateKey, public_key: PublicKey) -> KeyFacts:
+    """Try each OAEP mechanism that seems to be there: no list of mechanisms tells which hashes a token takes."""
+    able, _ = assess(facts)
+    trials = {
+        mechanism: _trial(handle, mechanism, public_key)
+        for mechanism in able & {Mechanism.OAEP_SHA256, Mechanism.OAEP_SHA1}
+    }
+    return replace(facts, oaep_failures={mechanism: answer for mechanism, answer in trials.items() if answer})
+
+
+def _trial(handle: pkcs11.PrivateKey, mechanism: Mechanism, public_key: PublicKey) -> str:
+    """What the token answered to a trial in vain; empty where it went well. A token that is away raises."""
+    try:
+        try_decryption(handle, mechanism, public_key)
+    except PKCS11Error as error:
+        what = meaning(error)
+        if what.fault not in (Fault.CALLER, Fault.DOUBTFUL, Fault.BUSY):
+            raise
+        return what.name
+    return ""

@@ -1,0 +1,255 @@
+"""Find a token among a module's slots, and keep the one login session that this process has on it.
+
+A login belongs to the process and the token, not to a session; closing the session that logged in logs every other
+session out. So there is one login session for each token, open until the module is finalised, and every other session
+is opened without a PIN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pkcs11
+from pkcs11.constants import SlotFlag, TokenFlag
+from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
+
+from privyseal_backends.interface import OperatorError, UnavailableError
+from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
+from privyseal_backends.pkcs11.module import Module
+from privyseal_backends.pkcs11.objects import MAPPER
+from privyseal_backends.pkcs11.pin import read_pin
+from privyseal_backends.pkcs11.settings import Settings
+from privyseal_backends.pkcs11.uri import Pkcs11Uri
+
+_FIND_ATTEMPTS = 3
+_FIND_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """What a module says of a token, its slot and itself. Versions are (major, minor)."""
+
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    hardware_version: tuple[int, int]
+    firmware_version: tuple[int, int]
+    slot_id: int
+    slot_description: str
+    slot_manufacturer: str
+    hardware_slot: bool
+    library_manufacturer: str
+    library_description: str
+    library_version: tuple[int, int]
+    module_path: str
+
+
+def describe_token(module: Module, token: pkcs11.Token) -> TokenInfo:
+    """Copy what the module said of the token when it was found; asks the module nothing."""
+    slot, library = token.slot, module.lib
+    return TokenInfo(
+        label=token.label,
+        serial=_serial(token),
+        manufacturer=token.manufacturer_id,
+        model=token.model,
+        hardware_version=token.hardware_version,
+        firmware_version=token.firmware_version,
+        slot_id=slot.slot_id,
+        slot_description=slot.slot_description,
+        slot_manufacturer=slot.manufacturer_id,
+        hardware_slot=bool(slot.flags & SlotFlag.HW_SLOT),
+        library_manufacturer=library.manufacturer_id,
+        library_description=library.library_description,
+        library_version=library.library_version,
+        module_path=module.path,
+    )
+
+
+def find_token(module: Module, uri: Pkcs11Uri) -> pkcs11.Token:
+    """The one token that the URI names. Call it inside `module.call()`.
+
+    Raises `OperatorError` when there is none or more than one, and `UnavailableError` when a slot that might hold it
+    does not answer.
+    """
+    _check_library(module, uri)
+    for attempt in range(1, _FIND_ATTEMPTS + 1):
+        tokens, broken = _tokens(module)
+        matching = [token for token in tokens if _matches(token, uri)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise _ambiguous(uri, matching)
+        if attempt < _FIND_ATTEMPTS:
+            # Processes that initialise SoftHSM at one moment may see it without tokens for that moment.
+            time.sleep(_FIND_PAUSE_S)
+    if broken:
+        raise UnavailableError(
+            "token",
+            f"no {uri.token_words} answers, and {len(broken)} slot(s) of {module.path} answered {broken[0]}",
+            "check that the token is there and reachable",
+        )
+    there = ", ".join(f"{token.label!r} (serial {_serial(token)})" for token in tokens) or "no token at all"
+    raise OperatorError(
+        "token", f"there is no {uri.token_words} in {module.path}", f"it has {there}: correct the URI or the module"
+    )
+
+
+def _tokens(module: Module) -> tuple[list[pkcs11.Token], list[str]]:
+    """The initialised tokens, and what the slots that failed answered: one broken slot must not hide the others."""
+    tokens: list[pkcs11.Token] = []
+    broken: list[str] = []
+    try:
+        slots = module.lib.get_slots()
+    except PKCS11Error as error:
+        return [], [meaning(error).name]
+    for slot in slots:
+        try:
+            token = slot.get_token()
+        except (TokenNotPresent, TokenNotRecognised):
+            continue
+        except PKCS11Error as error:
+            broken.append(meaning(error).name)
+            continue
+        if token.flags & TokenFlag.TOKEN_INITIALIZED:
+            tokens.append(token)
+    return tokens, broken
+
+
+def _matches(token: pkcs11.Token, uri: Pkcs11Uri) -> bool:
+    wanted_and_found = (
+        (uri.token, token.label),
+        (uri.serial, _serial(token)),
+        (uri.manufacturer, token.manufacturer_id),
+        (uri.model, token.model),
+        (uri.slot_id, token.slot.slot_id),
+        (uri.slot_description, token.slot.slot_description),
+        (uri.slot_manufacturer, token.slot.manufacturer_id),
+    )
+    return all(wanted is None or wanted == found for wanted, found in wanted_and_found)
+
+
+def _check_library(module: Module, uri: Pkcs11Uri) -> None:
+    library = module.lib
+    for name, wanted, found in (
+        ("library-manufacturer", uri.library_manufacturer, library.manufacturer_id),
+        ("library-description", uri.library_description, library.library_description),
+        ("library-version", uri.library_version, library.library_version),
+    ):
+        if wanted is not None and wanted != found:
+            is_ = ".".join(map(str, found)) if isinstance(found, tuple) else repr(found)
+            raise OperatorError("module", f"the {name} of {module.path} is {is_}, not as its URI says", "correct one")
+
+
+def _ambiguous(uri: Pkcs11Uri, tokens: list[pkcs11.Token]) -> OperatorError:
+    serials = {_serial(token) for token in tokens}
+    if len(serials) == len(tokens):
+        remedy = f"add serial= to the URI, one of {', '.join(sorted(serials))}"
+    else:
+        remedy = f"add slot-id= to the URI, one of {', '.join(str(token.slot.slot_id) for token in tokens)}"
+    return OperatorError("token", f"{len(tokens)} tokens are a {uri.token_words}", remedy)
+
+
+def _serial(token: pkcs11.Token) -> str:
+    return token.serial.rstrip(b"\0 ").decode("utf-8", "replace")
+
+
+class TokenLogin:
+    """This process's login on one token. Hangs on the module; safe to use from any thread."""
+
+    def __init__(self, token: pkcs11.Token) -> None:
+        self._slot = token.slot
+        self._label = token.label
+        self._lock = threading.RLock()
+        self._session: pkcs11.Session | None = None
+        self._pin_source: str | None = None
+        self._refused: OperatorError | None = None
+
+    @contextlib.contextmanager
+    def session(self, pin_source: str | None, settings: Settings) -> Iterator[pkcs11.Session]:
+        """The login session, logged in, for one user at a time. Never close it: that would log out everyone.
+
+        Raises `OperatorError` for a PIN that the token refused, from then on without asking the token again.
+        """
+        with self._lock:
+            if self._refused is not None:
+                raise OperatorError(self._refused.part, self._refused.message, self._refused.remedy)
+            if self._session is None:
+                self._session = self._log_in(pin_source, settings)
+                self._pin_source = pin_source
+            elif pin_source != self._pin_source:
+                self._check_same_pin(pin_source)
+            yield self._session
+
+    def close(self) -> None:
+        """Log out and close the login session, before the module is finalised."""
+        with self._lock:
+            session, self._session = self._session, None
+            if session is not None:
+                session.close()
+
+    def _log_in(self, pin_source: str | None, settings: Settings) -> pkcs11.Session:
+        try:
+            token = self._slot.get_token()  # its flags change with every failed login
+            if not token.flags & TokenFlag.LOGIN_REQUIRED:
+                return token.open(rw=settings.read_write, attribute_mapper=MAPPER)
+            self._check_flags(token, settings)
+            if pin_source is None:
+                raise OperatorError(
+                    "PIN", f"the token {self._label!r} wants a PIN", "add pin-source=file:PATH to its URI"
+                )
+            pin = read_pin(pin_source)
+            return token.open(rw=settings.read_write, user_pin=pin.reveal(), attribute_mapper=MAPPER)
+        except PKCS11Error as error:
+            raise self._login_error(error, pin_source) from None
+
+    def _check_flags(self, token: pkcs11.Token, settings: Settings) -> None:
+        flags, what = token.flags, f"the token {self._label!r}"
+        if flags & TokenFlag.USER_PIN_LOCKED:
+            raise OperatorError(
+                "PIN", f"{what} says that its user PIN is locked", "have its security officer set it again"
+            )
+        if flags & TokenFlag.USER_PIN_FINAL_TRY:
+            raise OperatorError(
+                "PIN",
+                f"{what} says that one more wrong PIN locks it, so it was not asked",
+                "log in by hand with the token's own tool, which proves the PIN and clears the count",
+            )
+        if flags & TokenFlag.USER_PIN_COUNT_LOW and not settings.try_low_pin_count:
+            raise OperatorError(
+                "PIN",
+                f"{what} says that the last login had a wrong PIN, so it was not asked again",
+                "check the PIN and log in by hand with the token's own tool, or start once with"
+                " try_low_pin_count = true in [stores.pkcs11]",
+            )
+
+    def _login_error(self, error: PKCS11Error, pin_source: str | None) -> Exception:
+        what = meaning(error)
+        if what.name == "CKR_PIN_INCORRECT":
+            failure = OperatorError(
+                "PIN",
+                f"the token {self._label!r} refused the PIN from {pin_source}",
+                "correct it and start again; it will not be tried again, since a few wrong PINs lock a token",
+            )
+        elif what.fault is Fault.OPERATOR:
+            failure = OperatorError(
+                what.part, f"the token {self._label!r} answered {what.name} to the login", what.remedy
+            )
+        else:
+            return backend_error(what, "to log in")
+        self._refused = failure
+        return failure
+
+    def _check_same_pin(self, pin_source: str | None) -> None:
+        if pin_source is None or self._pin_source is None:
+            return
+        if not read_pin(pin_source).same_as(read_pin(self._pin_source)):
+            raise OperatorError(
+                "PIN",
+                f"two keys on the token {self._label!r} have different PINs, and a process logs in once",
+                f"make {pin_source} and {self._pin_source} hold the same PIN",
+            )
