@@ -85,7 +85,8 @@ class InputError(ValueError):
         self.field = field
 
 
-def _check_session_key(scheme: WrapScheme, session_key: bytes) -> None:
+def check_session_key(scheme: WrapScheme, session_key: bytes) -> None:
+    """Raise InputError unless the session key has a length that the scheme wraps."""
     lengths = _SESSION_KEY_BYTES[scheme]
     if len(session_key) not in lengths:
         wanted = " or ".join(map(str, lengths))
@@ -94,14 +95,14 @@ def _check_session_key(scheme: WrapScheme, session_key: bytes) -> None:
 
 def session_key_to_sign(session_key: bytes) -> SigningInput:
     """What wraps a session key for Capgo: a type-1 block over its 16 bytes. Raises InputError on another length."""
-    _check_session_key(WrapScheme.CAPGO, session_key)
+    check_session_key(WrapScheme.CAPGO, session_key)
     return SigningInput(Mechanism.TYPE1, session_key)
 
 
 def encrypt_session_key(scheme: WrapScheme, session_key: bytes, public_key: PublicKey) -> bytes:
     """Wrap a session key of 16, 24 or 32 bytes with RSAES-OAEP (RFC 8017, 7.1.1, empty label). It needs the public key
     alone, so the key store is not asked. The result is as long as the modulus. Raises InputError on another length."""
-    _check_session_key(scheme, session_key)
+    check_session_key(scheme, session_key)
     hash_type = _OAEP_HASHES[scheme]
     oaep = padding.OAEP(mgf=padding.MGF1(hash_type()), algorithm=hash_type(), label=None)
     return public_key.key.encrypt(session_key, oaep)

@@ -1,0 +1,171 @@
+"""What a caller is told when a call fails: each error knows its gRPC code, its google.rpc details and its words.
+
+Nothing of a key store is ever among them: what a backend said goes to the log.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
+    BadRequest,
+    ErrorInfo,
+    RetryInfo,
+)
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from privyseal_backends.interface import (
+    BackendError,
+    BusyError,
+    CallerError,
+    DeadlineError,
+    OperatorError,
+    UnavailableError,
+)
+
+DOMAIN = "privyseal"
+"""The domain of every google.rpc.ErrorInfo."""
+
+MOST_VIOLATIONS = 10
+"""Field violations that one answer names; a batch can have 2,000, and trailing metadata holds some 8 KiB."""
+
+
+class Code(enum.IntEnum):
+    """The gRPC codes that the service answers with (google.rpc.Code)."""
+
+    OK = 0
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that holds what no operation takes: its path in the request, and what is wanted."""
+
+    field: str
+    wanted: str
+
+
+class ServiceError(Exception):
+    """An answer other than OK.
+
+    `message` is for a person: what happened and what to do. `reason` is for a program (google.rpc.ErrorInfo),
+    `metadata` what goes with it. `retry_after_s` becomes a RetryInfo, `violations` a BadRequest.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[Violation] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after_s = retry_after_s
+
+    def status(self) -> Status:
+        """The google.rpc.Status that goes into the trailing metadata."""
+        details: list[Message] = []
+        if self.violations:
+            shown = self.violations[:MOST_VIOLATIONS]
+            fields = [BadRequest.FieldViolation(field=v.field, description=v.wanted) for v in shown]
+            details.append(BadRequest(field_violations=fields))
+        details.append(ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata))
+        if self.retry_after_s is not None:
+            delay = Duration()
+            delay.FromNanoseconds(int(self.retry_after_s * 1e9))
+            details.append(RetryInfo(retry_delay=delay))
+        packed = []
+        for detail in details:
+            packed.append(AnyMessage())
+            packed[-1].Pack(detail)
+        return Status(code=self.code, message=self.message, details=packed)
+
+
+def invalid(violations: Sequence[Violation]) -> ServiceError:
+    """One or more fields hold what no operation takes."""
+    shown = violations[:MOST_VIOLATIONS]
+    message = "; ".join(f"{v.field} {v.wanted}" if v.field else v.wanted for v in shown)
+    if len(violations) > len(shown):
+        message += f"; and {len(violations) - len(shown)} more fields"
+    return ServiceError(Code.INVALID_ARGUMENT, "INVALID_REQUEST", message, violations=violations)
+
+
+def unauthenticated() -> ServiceError:
+    """The caller did not prove who it is. Why is in the log alone."""
+    message = "the caller did not prove who it is; the service's log says why, under this request id"
+    return ServiceError(Code.UNAUTHENTICATED, "UNAUTHENTICATED", message)
+
+
+def permission_denied() -> ServiceError:
+    """No grant, or no such key: one answer, word for word, so that nobody learns which keys exist."""
+    message = "no grant allows this call, or there is no such key; ask the security team for a grant"
+    return ServiceError(Code.PERMISSION_DENIED, "NO_GRANT", message)
+
+
+def cannot(key: str, message: str, schemes: Sequence[str]) -> ServiceError:
+    """The caller may use the key, and the key cannot do that; `schemes` is what it can do for the caller."""
+    metadata = {"key": key, "schemes": ",".join(schemes)}
+    return ServiceError(Code.FAILED_PRECONDITION, "KEY_CANNOT", message, metadata=metadata)
+
+
+def blocked(key: str) -> ServiceError:
+    """The key waits for its operator; trying again does not help."""
+    message = f"key {key!r} is blocked until its operator acts; the service's log says why"
+    return ServiceError(Code.FAILED_PRECONDITION, "KEY_BLOCKED", message, metadata={"key": key})
+
+
+def away(key: str, retry_after_s: float) -> ServiceError:
+    """The key's store does not answer; the service goes on trying."""
+    message = f"the key store of key {key!r} does not answer now; try again later"
+    return ServiceError(Code.UNAVAILABLE, "KEY_STORE_AWAY", message, metadata={"key": key}, retry_after_s=retry_after_s)
+
+
+def internal(request_id: str) -> ServiceError:
+    """A fault of the service: nothing but the request id leaves."""
+    return ServiceError(Code.INTERNAL, "INTERNAL", f"internal error; its log entry has the request id {request_id}")
+
+
+def from_backend(error: BackendError, key: str, request_id: str) -> ServiceError:
+    """What the caller is told of a backend's error, in the service's words alone."""
+    match error:
+        case BusyError():
+            message = f"the key store of key {key!r} has too much to do; try again later"
+            return ServiceError(
+                Code.RESOURCE_EXHAUSTED,
+                "KEY_STORE_BUSY",
+                message,
+                metadata={"key": key},
+                retry_after_s=error.retry_after_s,
+            )
+        case UnavailableError():
+            return away(key, error.retry_after_s)
+        case DeadlineError():
+            message = "the deadline passed before the key store answered; allow the call more time"
+            return ServiceError(Code.DEADLINE_EXCEEDED, "DEADLINE", message, metadata={"key": key})
+        case OperatorError():
+            return blocked(key)
+        case CallerError():
+            return cannot(key, f"key {key!r} cannot do that", ())
+        case _:
+            return internal(request_id)

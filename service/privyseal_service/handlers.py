@@ -1,0 +1,256 @@
+"""Between the wire and the path of a call: reads requests into types, writes answers and errors, and knows no rule.
+
+Every answer carries the request id, made here and accepted from nobody. Requests are parsed here rather than by gRPC,
+so that one that is no message at all is answered as any other unfit request.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from privyseal.v1 import keys_pb2, signing_pb2
+from privyseal_service import errors
+from privyseal_service.errors import ServiceError, Violation
+from privyseal_service.grants import Operation
+from privyseal_service.identity import Identifier, Peer
+from privyseal_service.keyring import KeyState
+from privyseal_service.operations import InputError, SignatureScheme, WrapScheme
+from privyseal_service.requests import NO_CONTEXT, Context, SignChecksums, UnwrapSessionKey, WrapSessionKey
+from privyseal_service.signing import Answer, Arrival, CallPath, VisibleKey
+
+if TYPE_CHECKING:
+    from privyseal_backends.interface import Custody, PublicKey
+
+_LOG = logging.getLogger(__name__)
+_M = TypeVar("_M", bound=Message)
+
+REQUEST_ID = "privyseal-request-id"
+"""The trailing metadata that every answer carries."""
+
+SIGNING_SERVICE = signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name
+KEY_SERVICE = keys_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name
+
+_STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
+
+_WRAP_SCHEMES = {
+    signing_pb2.WRAP_SCHEME_CAPGO: WrapScheme.CAPGO,
+    signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA256: WrapScheme.RSAES_OAEP_SHA256,
+    signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA1: WrapScheme.RSAES_OAEP_SHA1,
+}
+_SIGNATURE_SCHEMES = {
+    signing_pb2.SIGNATURE_SCHEME_CAPGO_V2: SignatureScheme.CAPGO_V2,
+    signing_pb2.SIGNATURE_SCHEME_CAPGO_V3: SignatureScheme.CAPGO_V3,
+    signing_pb2.SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256: SignatureScheme.RSASSA_PKCS1_V1_5_SHA256,
+    signing_pb2.SIGNATURE_SCHEME_RSASSA_PSS_SHA256: SignatureScheme.RSASSA_PSS_SHA256,
+}
+_STATES = {
+    KeyState.SERVING: keys_pb2.KEY_STATE_SERVING,
+    KeyState.UNAVAILABLE: keys_pb2.KEY_STATE_UNAVAILABLE,
+    KeyState.BLOCKED: keys_pb2.KEY_STATE_BLOCKED,
+}
+
+Context_ = grpc.aio.ServicerContext[bytes, Any]
+
+
+class Handlers:
+    """The methods of SigningService and KeyService as one listener serves them."""
+
+    def __init__(self, path: CallPath, identifier: Identifier, default_deadline_s: float) -> None:
+        self._path = path
+        self._identifier = identifier
+        self._default_deadline_s = default_deadline_s
+
+    def generic_handlers(self) -> list[grpc.GenericRpcHandler]:
+        """What a server is given."""
+        signing = {
+            "WrapSessionKey": self._wrap_session_key,
+            "SignChecksum": self._sign_checksum,
+            "BatchSignChecksums": self._batch_sign_checksums,
+            "UnwrapSessionKey": self._unwrap_session_key,
+        }
+        keys = {"ListKeys": self._list_keys, "GetKey": self._get_key}
+        return [
+            grpc.method_handlers_generic_handler(service, {name: self._method(m) for name, m in methods.items()})
+            for service, methods in ((SIGNING_SERVICE, signing), (KEY_SERVICE, keys))
+        ]
+
+    def _method(self, method: Callable[[Arrival, bytes], Awaitable[Message]]) -> grpc.RpcMethodHandler[bytes, Any]:
+        async def handle(body: bytes, context: Context_) -> Message:
+            request_id = secrets.token_hex(16)
+            try:
+                answer = await method(self._arrival(request_id, context), body)
+            except ServiceError as error:
+                failure = error
+            except Exception:  # noqa: BLE001 - gRPC would send its text to the caller
+                # What is raised outside the path of a call (a recorder's failure among it) tells a caller no more.
+                _LOG.exception("request %s failed in a way that it should not", request_id)
+                failure = errors.internal(request_id)
+            else:
+                context.set_trailing_metadata(((REQUEST_ID, request_id),))
+                return answer
+            status = failure.status().SerializeToString()
+            metadata = ((REQUEST_ID, request_id), ("grpc-status-details-bin", status))
+            await context.abort(_STATUS_CODES[failure.code], failure.message, metadata)
+            raise AssertionError("abort raises")
+
+        return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
+
+    def _arrival(self, request_id: str, context: Context_) -> Arrival:
+        remaining_s = context.time_remaining()
+        deadline_s = time.monotonic() + (self._default_deadline_s if remaining_s is None else remaining_s)
+        auth = context.auth_context()
+        certificate = b"".join(auth.get("x509_pem_cert", ()))
+        chain = b"".join(auth.get("x509_pem_cert_chain", ()))
+        return Arrival(Peer(context.peer(), certificate, chain), self._identifier, request_id, deadline_s)
+
+    async def _wrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> WrapSessionKey:
+            request = _parse(signing_pb2.WrapSessionKeyRequest, body)
+            return WrapSessionKey(request.key, _wrap_scheme(request), _context(request), request.session_key)
+
+        answer = await self._path.use_key(arrival, Operation.WRAP_SESSION_KEY, read)
+        return signing_pb2.WrapSessionKeyResponse(wrapped_key=_only(answer), key_version=answer.key_version)
+
+    async def _sign_checksum(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> SignChecksums:
+            request = _parse(signing_pb2.SignChecksumRequest, body)
+            scheme = _signature_scheme(request)
+            return SignChecksums(request.key, scheme, _context(request), (request.checksum,), batch=False)
+
+        answer = await self._path.use_key(arrival, Operation.SIGN_CHECKSUM, read)
+        return signing_pb2.SignChecksumResponse(signature=_only(answer), key_version=answer.key_version)
+
+    async def _batch_sign_checksums(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> SignChecksums:
+            request = _parse(signing_pb2.BatchSignChecksumsRequest, body)
+            scheme = _signature_scheme(request)
+            return SignChecksums(request.key, scheme, _context(request), tuple(request.checksums), batch=True)
+
+        answer = await self._path.use_key(arrival, Operation.SIGN_CHECKSUM, read)
+        results = [_batch_result(result) for result in answer.results]
+        return signing_pb2.BatchSignChecksumsResponse(results=results, key_version=answer.key_version)
+
+    async def _unwrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> UnwrapSessionKey:
+            request = _parse(signing_pb2.UnwrapSessionKeyRequest, body)
+            return UnwrapSessionKey(request.key, _wrap_scheme(request), _context(request), request.wrapped_key)
+
+        answer = await self._path.use_key(arrival, Operation.UNWRAP_SESSION_KEY, read)
+        return signing_pb2.UnwrapSessionKeyResponse(session_key=_only(answer), key_version=answer.key_version)
+
+    async def _list_keys(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> str:
+            _parse(keys_pb2.ListKeysRequest, body)
+            return ""
+
+        shown = await self._path.show_keys(arrival, Operation.LIST_KEYS, read)
+        return keys_pb2.ListKeysResponse(keys=[_key(key) for key in shown])
+
+    async def _get_key(self, arrival: Arrival, body: bytes) -> Message:
+        shown = await self._path.show_keys(
+            arrival, Operation.GET_KEY, lambda: _parse(keys_pb2.GetKeyRequest, body).name
+        )
+        return keys_pb2.GetKeyResponse(key=_key(shown[0]))
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _parse(message_type: type[_M], body: bytes) -> _M:
+    try:
+        return message_type.FromString(body)
+    except DecodeError:
+        raise errors.invalid([Violation("", f"the request is no {message_type.DESCRIPTOR.full_name}")]) from None
+
+
+def _wrap_scheme(request: signing_pb2.WrapSessionKeyRequest | signing_pb2.UnwrapSessionKeyRequest) -> WrapScheme:
+    scheme = _WRAP_SCHEMES.get(request.scheme)
+    if scheme is None:
+        raise _unset(signing_pb2.WrapScheme.keys())
+    return scheme
+
+
+def _signature_scheme(
+    request: signing_pb2.SignChecksumRequest | signing_pb2.BatchSignChecksumsRequest,
+) -> SignatureScheme:
+    scheme = _SIGNATURE_SCHEMES.get(request.scheme)
+    if scheme is None:
+        raise _unset(signing_pb2.SignatureScheme.keys())
+    return scheme
+
+
+def _unset(names: list[str]) -> InputError:
+    return InputError("scheme", f"must be one of {', '.join(names[1:])}; there is no default")
+
+
+def _context(
+    request: signing_pb2.WrapSessionKeyRequest
+    | signing_pb2.SignChecksumRequest
+    | signing_pb2.BatchSignChecksumsRequest
+    | signing_pb2.UnwrapSessionKeyRequest,
+) -> Context:
+    if not request.HasField("context"):
+        return NO_CONTEXT
+    said = request.context
+    context = Context(said.app_id, said.bundle_version, said.source_revision, said.build_url)
+    context.check()
+    return context
+
+
+def _only(answer: Answer) -> bytes:
+    result = answer.results[0]
+    if isinstance(result, ServiceError):
+        raise result
+    return result
+
+
+def _batch_result(result: bytes | ServiceError) -> signing_pb2.BatchResult:
+    if isinstance(result, ServiceError):
+        return signing_pb2.BatchResult(error=signing_pb2.BatchError(code=result.code, message=result.message))
+    return signing_pb2.BatchResult(signature=result)
+
+
+def _key(shown: VisibleKey) -> keys_pb2.Key:
+    served = shown.served
+    key = keys_pb2.Key(
+        name=served.name,
+        wrap_schemes=[wire for wire, scheme in _WRAP_SCHEMES.items() if scheme in shown.schemes],
+        signature_schemes=[wire for wire, scheme in _SIGNATURE_SCHEMES.items() if scheme in shown.schemes],
+        state=_STATES[served.state],
+    )
+    if served.key is not None:
+        description = served.key.description
+        key.key_version = description.key_version
+        key.public_key.CopyFrom(_public_key(description.public_key))
+        key.custody.CopyFrom(_custody(description.custody))
+    return key
+
+
+def _public_key(public_key: PublicKey) -> keys_pb2.PublicKey:
+    return keys_pb2.PublicKey(
+        spki_pem=public_key.spki_pem,
+        pkcs1_pem=public_key.pkcs1_pem,
+        fingerprint=public_key.fingerprint,
+        capgo_key_id=public_key.capgo_key_id,
+        modulus_bits=public_key.modulus_bits,
+    )
+
+
+def _custody(custody: Custody) -> keys_pb2.Custody:
+    return keys_pb2.Custody(
+        protection=keys_pb2.Protection.Value(f"PROTECTION_{custody.protection.name}"),
+        protection_reasons=custody.protection_reasons,
+        origin=keys_pb2.Origin.Value(f"ORIGIN_{custody.origin.name}"),
+        origin_reasons=custody.origin_reasons,
+        export=keys_pb2.Export.Value(f"EXPORT_{custody.export.name}"),
+        export_reasons=custody.export_reasons,
+        evidence=[keys_pb2.Evidence(name=e.name, value=e.value) for e in custody.evidence],
+    )

@@ -1,0 +1,66 @@
+"""The standard health service (grpc.health.v1): it speaks of the server and its services alone, never of a key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """Health of "" (the server) and of each service. Unlike the stock servicer it ends its watches when the service
+    stops, so that none of them holds the stop."""
+
+    def __init__(self, services: list[str]) -> None:
+        self._services = frozenset(["", *services])
+        self._serving = False
+        self._stopping = False
+        self._changed = asyncio.Event()
+
+    def serve(self) -> None:
+        """SERVING from now on."""
+        self._serving = True
+        self._tell()
+
+    def stop(self) -> None:
+        """NOT_SERVING for good; every watch is told so and ends."""
+        self._serving = False
+        self._stopping = True
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
+        if service not in self._services:
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        if self._serving:
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def Check(  # noqa: N802 - the service's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """The health of one service. NOT_FOUND for a name that the server does not serve."""
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
+        return self._answer(request.service)
+
+    async def Watch(  # noqa: N802 - the service's name
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: Any,  # noqa: ARG002 - the service's signature
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The health of one service now and whenever it changes. SERVICE_UNKNOWN for a name that is not served."""
+        while True:
+            changed = self._changed
+            yield self._answer(request.service)
+            if self._stopping:
+                return
+            await changed.wait()

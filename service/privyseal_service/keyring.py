@@ -1,0 +1,219 @@
+"""The keys of the configuration: opened together at the start, and again in the background until they answer.
+
+A key that does not fit its configuration stops the start. A key store that is away does not: its keys are UNAVAILABLE
+until it answers, unless the configuration calls them required.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from privyseal_backends.interface import (
+    BackendError,
+    BusyError,
+    Key,
+    KeyStore,
+    OpenStore,
+    OperatorError,
+    UnavailableError,
+)
+from privyseal_backends.registry import backend, uri_scheme
+from privyseal_service import errors
+from privyseal_service.enrollment import check_enrollment
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from privyseal_service.config import KeyConfig
+
+_LOG = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 30.0
+
+
+class KeyState(enum.Enum):
+    """Whether a key can be used now."""
+
+    SERVING = "serving"
+    UNAVAILABLE = "unavailable"
+    BLOCKED = "blocked"
+
+
+class KeyringError(Exception):
+    """The start is stopped: a key cannot serve as configured. `cause` is what its store or its enrollment said."""
+
+    def __init__(self, key: str, cause: BackendError, *, others: int = 0) -> None:
+        more = f" ({others} more keys failed; privyseal-server check lists them)" if others else ""
+        super().__init__(f"key {key!r}: {cause}{more}")
+        self.cause = cause
+
+
+class Stores:
+    """The key stores that are open in this process, one for each URI scheme, opened when a key first needs it."""
+
+    def __init__(
+        self, settings: Mapping[str, Mapping[str, JsonValue]], backends: Callable[[str], OpenStore] = backend
+    ) -> None:
+        self._settings = settings
+        self._backends = backends
+        self._open: dict[str, KeyStore] = {}
+
+    def store(self, uri: str) -> KeyStore:
+        """The store of a key's URI. Raises BackendError."""
+        scheme = uri_scheme(uri)
+        if scheme not in self._open:
+            self._open[scheme] = self._backends(scheme)(self._settings.get(scheme, {}))
+        return self._open[scheme]
+
+    async def close(self) -> None:
+        """Close all; one that fails to does not keep the others open."""
+        stores, self._open = list(self._open.values()), {}
+        for result in await asyncio.gather(*(store.close() for store in stores), return_exceptions=True):
+            if isinstance(result, BaseException):
+                _LOG.error("a key store did not close: %s", result, exc_info=result)
+
+
+async def open_key(config: KeyConfig, stores: Stores) -> Key:
+    """Open one key and check that it can serve what it is enrolled for. Raises BackendError."""
+    key = await stores.store(config.uri).open_key(config.uri, config.fingerprint)
+    check_enrollment(config, key.description)
+    return key
+
+
+class ServedKey:
+    """One key of the configuration, open or not."""
+
+    def __init__(self, config: KeyConfig) -> None:
+        self.name = config.name
+        self.config = config
+        self.schemes = frozenset(config.schemes)
+        self.state = KeyState.UNAVAILABLE
+        self.problem: BackendError | None = None
+        self.tried = asyncio.Event()
+        self.next_try_s = time.monotonic() + FIRST_RETRY_S
+        self._key: Key | None = None
+
+    @property
+    def key(self) -> Key | None:
+        """The open key; None while it was not opened since the service started."""
+        return self._key
+
+    def opened(self, key: Key) -> None:
+        """The key is open from now on."""
+        self._key = key
+        self.problem = None
+        self.state = KeyState.SERVING
+
+    def failed(self, problem: BackendError) -> None:
+        """The key could not be opened."""
+        self.problem = problem
+        self.state = KeyState.UNAVAILABLE if may_heal(problem) else KeyState.BLOCKED
+
+    def usable(self) -> Key:
+        """The key, where it is open. Raises ServiceError: UNAVAILABLE with a delay, or blocked."""
+        if self._key is None:
+            if self.state is KeyState.BLOCKED:
+                raise errors.blocked(self.name)
+            raise errors.away(self.name, max(0.1, self.next_try_s - time.monotonic()))
+        return self._key
+
+    def note(self, answer: object) -> None:
+        """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
+        match answer:
+            case UnavailableError():
+                self.state = KeyState.UNAVAILABLE
+            case OperatorError():
+                self.state = KeyState.BLOCKED
+            case BackendError():
+                pass  # busy, a deadline, a caller's fault: these say nothing of the key
+            case _:
+                self.state = KeyState.SERVING
+
+
+class Keyring:
+    """All keys of the configuration."""
+
+    def __init__(self, keys: Sequence[KeyConfig], stores: Stores, *, first_retry_s: float = FIRST_RETRY_S) -> None:
+        self.keys: Mapping[str, ServedKey] = MappingProxyType({config.name: ServedKey(config) for config in keys})
+        self._stores = stores
+        self._first_retry_s = first_retry_s
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, wait_s: float) -> None:
+        """Open every key at once, and go on in the background with those whose store is away, or silent for `wait_s`.
+
+        Raises KeyringError for a key that does not fit, and for a required one that is not open by then.
+        """
+        keys = list(self.keys.values())
+        self._tasks = [asyncio.create_task(self._keep_opening(key), name=f"open key {key.name}") for key in keys]
+        tries = [asyncio.create_task(key.tried.wait()) for key in keys]
+        _, silent = await asyncio.wait(tries, timeout=wait_s)
+        for task in silent:
+            task.cancel()
+        for key in keys:
+            if not key.tried.is_set():
+                sentence = f"the key store did not answer within {wait_s:g} s"
+                key.failed(UnavailableError("network", sentence, "look at its network and its health"))
+        stopping = [(key.name, key.problem) for key in keys if key.problem and _stops_the_start(key, key.problem)]
+        if stopping:
+            raise KeyringError(*stopping[0], others=len(stopping) - 1)
+        for key in keys:
+            _log_opened(key)
+
+    async def _keep_opening(self, served: ServedKey) -> None:
+        """Try until the key is open or only a person can help."""
+        delay_s = self._first_retry_s
+        while not await self._try_to_open(served):
+            wait_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - spreads the load, hides nothing
+            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+            served.next_try_s = time.monotonic() + wait_s
+            await asyncio.sleep(wait_s)
+
+    async def _try_to_open(self, served: ServedKey) -> bool:
+        """Whether there is nothing more to try."""
+        again = served.tried.is_set()
+        try:
+            served.opened(await open_key(served.config, self._stores))
+        except BackendError as error:
+            served.failed(error)
+        except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
+            _LOG.exception("key %r: its backend failed in a way that no backend should", served.name)
+            served.failed(OperatorError("backend", "it failed in a way that no backend should", "read the log"))
+        served.tried.set()
+        if again:
+            _log_opened(served)
+        return served.problem is None or not may_heal(served.problem)
+
+    async def close(self) -> None:
+        """Stop opening, then close every store."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stores.close()
+
+
+def may_heal(error: BackendError) -> bool:
+    """Whether opening a key again can help without anybody's doing."""
+    return isinstance(error, (UnavailableError, BusyError))
+
+
+def _stops_the_start(key: ServedKey, problem: BackendError) -> bool:
+    return key.config.required or not may_heal(problem)
+
+
+def _log_opened(served: ServedKey) -> None:
+    if served.key is not None:
+        description = served.key.description
+        _LOG.info("key %r serves: %r, version %s", served.name, description.public_key, description.key_version)
+    elif served.state is KeyState.BLOCKED:
+        _LOG.error("key %r is blocked until somebody acts: %s", served.name, served.problem)
+    else:
+        _LOG.warning("key %r is unavailable, opening goes on in the background: %s", served.name, served.problem)

@@ -1,0 +1,178 @@
+"""The service in one process: opens the keys, listens, and stops in order.
+
+Each listener is a gRPC server of its own, since gRPC does not tell a handler over which port a call came, and every
+listener has its own way to learn who calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
+
+from privyseal_backends.registry import backend
+from privyseal_service.decisions import LogRecorder, Recorder
+from privyseal_service.grants import Grants
+from privyseal_service.handlers import KEY_SERVICE, SIGNING_SERVICE, Handlers
+from privyseal_service.health import HEALTH_SERVICE, Health
+from privyseal_service.identity import CertificateIdentifier, Identifier, InsecureIdentifier
+from privyseal_service.keyring import Keyring, Stores
+from privyseal_service.process import notify
+from privyseal_service.reflection import Reflection
+from privyseal_service.signing import CallPath
+from privyseal_service.tls import TlsMaterial, load_tls
+
+if TYPE_CHECKING:
+    from privyseal_backends.interface import OpenStore
+    from privyseal_service.config import Config, ListenerConfig, ServerConfig
+
+_LOG = logging.getLogger(__name__)
+
+MOST_REQUEST_BYTES = 128 * 1024
+"""2,000 checksums are 68 kB, and a context 8 kB at most."""
+
+
+class ListenError(Exception):
+    """A listener's address cannot be had. The text is a sentence that names it."""
+
+
+@dataclass(frozen=True)
+class _Listener:
+    config: ListenerConfig
+    server: grpc.aio.Server
+    address: str
+
+
+class Service:
+    """The whole service: `start`, then `stop`. Never started twice."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        backends: Callable[[str], OpenStore] = backend,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._config = config
+        self._keyring = Keyring(config.keys, Stores(config.stores, backends))
+        grants = Grants([grant.grant() for grant in config.grants])
+        self._path = CallPath(grants, self._keyring, recorder or LogRecorder())
+        self._health = Health([SIGNING_SERVICE, KEY_SERVICE])
+        self._reflection = Reflection([SIGNING_SERVICE, KEY_SERVICE, HEALTH_SERVICE])
+        self._listeners: list[_Listener] = []
+
+    @property
+    def addresses(self) -> list[tuple[str, str]]:
+        """The `auth` and the address (with the real port) of each listener, once started."""
+        return [(listener.config.auth, listener.address) for listener in self._listeners]
+
+    async def start(self) -> None:
+        """Open the keys, then accept calls. Raises TlsError, KeyringError, ListenError."""
+        tls = [load_tls(listener) if listener.auth == "mtls" else None for listener in self._config.listeners]
+        await self._keyring.open(self._config.server.open_wait_s)
+        for listener, material in zip(self._config.listeners, tls, strict=True):
+            self._listeners.append(self._listener(listener, material))
+        for made in self._listeners:
+            await made.server.start()
+        self._health.serve()
+
+    def _listener(self, config: ListenerConfig, tls: TlsMaterial | None) -> _Listener:
+        identifier: Identifier
+        if tls is None:
+            identifier = InsecureIdentifier()
+            _LOG.warning(
+                "THE LISTENER AT %s HAS NO TLS AND ASKS NOBODY WHO THEY ARE: every process of this machine is "
+                "local:insecure to it; use it for development alone",
+                config.address,
+            )
+        else:
+            denied = self._config.identity.denied()
+            identifier = CertificateIdentifier(
+                tls.authorities, allow_common_name=config.allow_common_name, denied=denied
+            )
+        server = grpc.aio.server(options=_options(self._config.server))
+        handlers = Handlers(self._path, identifier, self._config.server.default_deadline_s)
+        server.add_generic_rpc_handlers(handlers.generic_handlers())
+        add_HealthServicer_to_server(self._health, server)
+        add_ServerReflectionServicer_to_server(self._reflection, server)  # type: ignore[no-untyped-call]
+        return _Listener(config, server, _bind(server, config.address, tls))
+
+    async def stop(self, grace_s: float) -> None:
+        """Say NOT_SERVING, accept no more, let calls in flight finish for `grace_s`, close the key stores."""
+        self._health.stop()
+        self._reflection.stop()
+        await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
+        await self._keyring.close()
+
+
+def _bind(server: grpc.aio.Server, address: str, tls: TlsMaterial | None) -> str:
+    try:
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            credentials = grpc.ssl_server_credentials(
+                [(tls.private_key, tls.certificate_chain)], root_certificates=tls.roots, require_client_auth=True
+            )
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise ListenError(f"cannot listen at {address}: is it taken, or not an address of this machine?") from None
+    if address.startswith("unix:"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    """Limits on what peers can make the process hold or do (names: grpc/impl/channel_arg_names.h)."""
+    return [
+        ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        ("grpc.server_handshake_timeout_ms", int(config.handshake_timeout_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(config.max_connection_idle_s * 1000)),
+        ("grpc.max_connection_age_ms", int(config.max_connection_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(config.default_deadline_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+async def serve(config: Config, *, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls.
+
+    Raises TlsError, KeyringError, ListenError when the service cannot start.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    service = Service(config)
+    starting = asyncio.create_task(service.start())
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            return
+        starting.result()
+        for auth, address in service.addresses:
+            announce(f"listening {auth} {address}")
+        notify("READY=1")
+        await waiting
+        notify("STOPPING=1")
+        _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
+    finally:
+        waiting.cancel()
+        await service.stop(config.server.shutdown_grace_s)
+    _LOG.info("stopped")

@@ -1,0 +1,283 @@
+"""The path of every call: identity ▸ grant ▸ typed operation ▸ key store, and one Decision whatever happens.
+
+Nothing else in the service lets a call reach a key. `CallPath._use_key` is the path; the rest of the module are its
+steps, in the order in which they are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from privyseal_backends.interface import (
+    BackendError,
+    CallerError,
+    Decrypter,
+    IntegrityError,
+    Key,
+    Signature,
+    SigningInput,
+)
+from privyseal_service import errors
+from privyseal_service.decisions import Outcome, Recorder, Trail
+from privyseal_service.errors import Code, ServiceError, Violation
+from privyseal_service.grants import GRANTABLE, Grant, Grants, Operation, allowing
+from privyseal_service.identity import Caller, Identifier, IdentityError, Peer
+from privyseal_service.keyring import Keyring, ServedKey
+from privyseal_service.operations import (
+    MECHANISMS,
+    InputError,
+    Scheme,
+    SignatureScheme,
+    WrapScheme,
+    check_session_key,
+    check_unwrapped,
+    checksum_to_sign,
+    encrypt_session_key,
+    session_key_to_sign,
+)
+from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+MOST_CHECKSUMS = 2000
+"""Checksums in one batch, so that requests fit gRPC's retry buffer and answers its message limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A call as it came in: from whom over which listener, under which request id, and by when (`time.monotonic()`)."""
+
+    peer: Peer
+    identifier: Identifier
+    request_id: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a key gave: for each input the bytes or, in a batch, why there are none."""
+
+    key_version: str
+    results: tuple[bytes | ServiceError, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleKey:
+    """A key as one caller may see it: with the schemes that the key is enrolled for and the caller is granted."""
+
+    served: ServedKey
+    schemes: frozenset[Scheme]
+
+
+class CallPath:
+    """Takes every call from its arrival to its answer."""
+
+    def __init__(self, grants: Grants, keyring: Keyring, recorder: Recorder) -> None:
+        self._grants = grants
+        self._keyring = keyring
+        self._recorder = recorder
+
+    async def use_key(self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]) -> Answer:
+        """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. Raises ServiceError."""
+        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        return await self._decided(trail, self._use_key(arrival, trail, read))
+
+    async def show_keys(self, arrival: Arrival, operation: Operation, read: Callable[[], str]) -> list[VisibleKey]:
+        """The keys that the caller may use (LIST_KEYS), or the one that `read` names. Raises ServiceError."""
+        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        return await self._decided(trail, self._show_keys(arrival, trail, read))
+
+    async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> _T:
+        """Take the steps, record the decision, and only then let the answer or the error out."""
+        try:
+            answer = await steps
+        except ServiceError as error:
+            failure = error
+        except InputError as error:
+            failure = errors.invalid([Violation(error.field, str(error))])
+        except asyncio.CancelledError:
+            await self._recorder.record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
+            raise
+        except Exception:  # noqa: BLE001 - the caller learns no more than that, and it is on record
+            _LOG.exception("request %s failed in a way that it should not", trail.request_id)
+            failure = errors.internal(trail.request_id)
+        else:
+            await self._recorder.record(trail.answered())
+            return answer
+        await self._recorder.record(trail.refused(failure))
+        raise failure
+
+    async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:
+        caller = _identify(arrival, trail)
+        request = read()
+        trail.asked(request)
+        served, grants = self._granted(trail, caller, request.key, "key")
+        _require_able(served, grants, request)
+        trail.grant = _require_allowed(grants, request.operation, request.scheme)
+        match request:
+            case SignChecksums():
+                inputs = _checksums_to_sign(request)
+                return await _sign(trail, served, inputs, arrival.deadline_s, batch=request.batch)
+            case WrapSessionKey(scheme=WrapScheme.CAPGO):
+                inputs = [session_key_to_sign(request.session_key)]
+                return await _sign(trail, served, inputs, arrival.deadline_s, batch=False)
+            case WrapSessionKey():
+                return _encrypt(trail, served, request)
+            case UnwrapSessionKey():
+                return await _decrypt(trail, served, request, arrival.deadline_s)
+
+    async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
+        caller = _identify(arrival, trail)
+        name = read()
+        if trail.operation is Operation.LIST_KEYS:
+            granted = self._grants.of_caller(caller.name)
+            return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]
+        return [_visible(*self._granted(trail, caller, name, "name"))]
+
+    def _granted(self, trail: Trail, caller: Caller, name: str, field_name: str) -> tuple[ServedKey, Sequence[Grant]]:
+        """The key that is meant, and the grants that name it and the caller: at least one."""
+        granted = self._grants.of_caller(caller.name)
+        if not name:
+            if len(granted) > 1:
+                wanted = f"must name one of the keys that you may use: {', '.join(granted)}"
+                raise InputError(field_name, wanted)
+            name = next(iter(granted), "")
+        grants = granted.get(name)
+        if grants is None:
+            raise errors.permission_denied()
+        trail.key = name
+        return self._keyring.keys[name], grants
+
+
+def _identify(arrival: Arrival, trail: Trail) -> Caller:
+    try:
+        caller = arrival.identifier.identify(arrival.peer)
+    except IdentityError as error:
+        if error.proof:
+            trail.proof = error.proof
+        _LOG.warning("request %s from %s: %s", arrival.request_id, arrival.peer.address, error)
+        raise errors.unauthenticated() from error
+    trail.identified(caller)
+    return caller
+
+
+def _require_able(served: ServedKey, grants: Sequence[Grant], request: SigningRequest) -> None:
+    """Refuse what no grant could allow, since the key was not made or not enrolled for it."""
+    scheme = request.scheme
+    unwrapping = request.operation is Operation.UNWRAP_SESSION_KEY
+    if scheme in served.schemes and not (unwrapping and scheme is WrapScheme.CAPGO):
+        return
+    able = sorted(s.value for s in served.schemes if _fits(request.operation, s) and _allowed(grants, s))
+    if unwrapping and scheme is WrapScheme.CAPGO:
+        said = "what is wrapped for capgo is opened with the public key, by anybody: there is nothing to ask a key for"
+    elif unwrapping and not able:
+        said = f"key {served.name!r} was not made for decryption, so it unwraps nothing"
+    else:
+        said = f"key {served.name!r} is not enrolled for {scheme.value}; use {' or '.join(able) or 'another key'}"
+    raise errors.cannot(served.name, said, able)
+
+
+def _fits(operation: Operation, scheme: Scheme) -> bool:
+    if operation is Operation.UNWRAP_SESSION_KEY:
+        return isinstance(scheme, WrapScheme) and scheme is not WrapScheme.CAPGO
+    return isinstance(scheme, SignatureScheme if operation is Operation.SIGN_CHECKSUM else WrapScheme)
+
+
+def _allowed(grants: Sequence[Grant], scheme: Scheme) -> bool:
+    return any(_fits(op, scheme) and allowing(grants, op, scheme) for op in GRANTABLE)
+
+
+def _require_allowed(grants: Sequence[Grant], operation: Operation, scheme: Scheme) -> str:
+    grant = allowing(grants, operation, scheme)
+    if grant is None:
+        raise errors.permission_denied()
+    return grant.name
+
+
+def _visible(served: ServedKey, grants: Sequence[Grant]) -> VisibleKey:
+    return VisibleKey(served, frozenset(scheme for scheme in served.schemes if _allowed(grants, scheme)))
+
+
+def _checksums_to_sign(request: SignChecksums) -> list[SigningInput]:
+    """The typed operation on each checksum; one that is unfit refuses the whole call."""
+    if not request.batch:
+        return [checksum_to_sign(request.scheme, request.checksums[0])]
+    if not 1 <= len(request.checksums) <= MOST_CHECKSUMS:
+        raise InputError("checksums", f"must hold 1 to {MOST_CHECKSUMS} checksums, not {len(request.checksums)}")
+    inputs: list[SigningInput] = []
+    violations: list[Violation] = []
+    for place, checksum in enumerate(request.checksums):
+        try:
+            inputs.append(checksum_to_sign(request.scheme, checksum, f"checksums[{place}]"))
+        except InputError as error:  # noqa: PERF203 - every wrong one is named, not the first alone
+            violations.append(Violation(error.field, str(error)))
+    if violations:
+        raise errors.invalid(violations)
+    return inputs
+
+
+def _open(trail: Trail, served: ServedKey) -> Key:
+    """The key itself, looked at right before it is used. Raises ServiceError where it cannot be used now."""
+    key = served.usable()
+    trail.key_version = key.description.key_version
+    return key
+
+
+async def _sign(
+    trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], deadline_s: float, *, batch: bool
+) -> Answer:
+    results = await _open(trail, served).sign(inputs, deadline_s)
+    if len(results) != len(inputs):
+        raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
+    served.note(results[-1])
+    trail.took(results)
+    told = tuple(r.value if isinstance(r, Signature) else _told(trail, served, r) for r in results)
+    if isinstance(told[0], ServiceError):
+        trail.failure = told[0]
+        if not batch:
+            raise told[0]
+    return Answer(trail.key_version, told)
+
+
+def _encrypt(trail: Trail, served: ServedKey, request: WrapSessionKey) -> Answer:
+    """RSAES needs the public key alone: the key store is not asked."""
+    check_session_key(request.scheme, request.session_key)
+    public_key = _open(trail, served).description.public_key
+    wrapped = encrypt_session_key(request.scheme, request.session_key, public_key)
+    trail.signatures = 1
+    return Answer(trail.key_version, (wrapped,))
+
+
+async def _decrypt(trail: Trail, served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Answer:
+    key = _open(trail, served)
+    size = key.description.public_key.modulus_bytes
+    if len(request.wrapped_key) != size:
+        raise InputError("wrapped_key", f"must be {size} bytes for this key, not {len(request.wrapped_key)}")
+    if not isinstance(key, Decrypter):
+        raise errors.cannot(served.name, f"key {served.name!r} is in a key store that does not decrypt", ())
+    # One sentence for whatever is wrong with it: which check failed would help to forge one.
+    unfit = InputError("wrapped_key", "is no session key that was wrapped for this key with this scheme")
+    try:
+        plaintext = await key.decrypt(request.wrapped_key, MECHANISMS[request.scheme], deadline_s)
+    except CallerError:
+        raise unfit from None
+    except BackendError as error:
+        served.note(error)
+        raise _told(trail, served, error) from error
+    served.note(plaintext)
+    if not check_unwrapped(request.scheme, plaintext.value):
+        raise unfit
+    trail.took([plaintext])
+    return Answer(trail.key_version, (plaintext.value,))
+
+
+def _told(trail: Trail, served: ServedKey, error: BackendError) -> ServiceError:
+    """What the caller is told of a backend's error; the log has all of it."""
+    level = logging.ERROR if isinstance(error, IntegrityError) else logging.WARNING
+    _LOG.log(level, "request %s, key %r: %s: %s", trail.request_id, served.name, type(error).__name__, error)
+    return errors.from_backend(error, served.name, trail.request_id)
