@@ -1,195 +1,94 @@
-"""The command line of `privyseal exec`, and the order of things: look, compare, start the agent, run, judge."""
+"""`privyseal exec`: the command line. What it does is in run.py, imported when it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from privyseal import capgo
-from privyseal.errors import ConfigurationError, InputError, PrivysealError
-from privyseal.exec import app, child
-from privyseal.exec.agent import Agent
-from privyseal.exec.words import Command, understand
-from privyseal.model import Key, SignatureScheme, WrapScheme
+from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
 
 if TYPE_CHECKING:
     from privyseal._client import Client
 
 OWN_FAILURE = 125
-"""The exit code of what fails here before or around the command, as env has it."""
+"""The exit code of what goes wrong here and not in the command, as env has it."""
 
-NOTHING_SIGNED = 1
-"""The exit code when the command succeeded and a signature was due that never came through the agent."""
+_EPILOG = """\b
+Examples:
+  privyseal exec -- npx @capgo/cli bundle upload --delta
+  privyseal exec --key my-app --strict -- npx @capgo/cli bundle encrypt app.zip "$CHECKSUM" --json
+  privyseal exec -- sh -c 'npx @capgo/cli bundle upload --key-v2 "$PRIVYSEAL_PLACEHOLDER_KEY"'
+  privyseal exec --app apps/mobile -- npm run release
 
-TESTED_CLI = ((8, 68, 1), (8, 68, 1))
-"""The first and the last version of @capgo/cli that was tested with the hook."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the flags say. `folder` is the app's; `timeout_s` bounds each call to the service."""
-
-    folder: Path
-    strict: bool
-    allow_none: bool
-    timeout_s: float
+\b
+Exit codes: the command's own; 1 also when it succeeded without the signature that it owed; 125 this command failed
+before it ran COMMAND; 126 COMMAND cannot be run; 127 there is no such COMMAND.
+"""
 
 
-def tell(message: str) -> None:
-    """One sentence for a person."""
+class _Command(click.Command):
+    """A command whose own failures end with 125, wrong usage among them."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            _tell(f"{error.format_message().rstrip('.')}; see `privyseal exec --help`")
+            raise click.exceptions.Exit(OWN_FAILURE) from None
+
+
+def _tell(message: str) -> None:
     click.echo(f"privyseal exec: {message}", err=True)
 
 
-def caution(message: str, *, strict: bool) -> None:
-    """Warn of something, or fail for it with --strict."""
-    if strict:
-        raise ConfigurationError(message, remedy="--strict does not allow it")
-    tell(f"warning: {message}")
-
-
-def execute(
-    words: Sequence[str], options: Options, environ: Mapping[str, str], open_client: Callable[[str], Client]
+@click.command(
+    "exec",
+    cls=_Command,
+    epilog=_EPILOG,
+    options_metavar="[OPTIONS] --",
+    context_settings={"allow_interspersed_args": False},
+)
+@key_option
+@connection_options
+@click.option("--app", "folder", metavar="FOLDER", default=".", help="The app's folder.  [default: the working folder]")
+@click.option("--strict", is_flag=True, help="Fail where there would be a warning.")
+@click.option(
+    "--allow-none", is_flag=True, help="No signature is no error, as with `bundle upload --version-exists-ok`."
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_command(
+    command: tuple[str, ...],
+    *,
+    key: str | None,
+    folder: str,
+    strict: bool,
+    allow_none: bool,
+    timeout_s: float,
+    **connection: Any,
 ) -> int:
-    """Run a command with the key at the service; the exit code. `open_client` makes a client whose requests are
-    recorded for the app that it is given. Ends this process by the signal that ended the command."""
+    """Run COMMAND, which ends in node, with the signing key at the service.
+
+    The Capgo CLI runs as it is, and finds a placeholder where it looks for its private key. Its RSA operations are
+    done by the signing service, through an agent that lives as long as the command. No private key is on this machine.
+    """
+    from privyseal import ci  # noqa: PLC0415 - help and version need none of it
+    from privyseal.errors import PrivysealError  # noqa: PLC0415
+    from privyseal.exec.run import Options, execute  # noqa: PLC0415
+
+    def connect(app_id: str, bundle_version: str) -> Client:
+        said = {"app_id": app_id, "bundle_version": bundle_version}
+        fits = {name: text for name, text in said.items() if len(text) <= ci.FIELD_CHARACTERS and text.isprintable()}
+        context = ci.with_flags(ci.context_from(os.environ), **fits)
+        return open_client(settings, timeout_s, context)
+
     try:
-        command = understand(words)
-        check_command(command, words)
-        config = look_at_app(command, options, environ)
-        with open_client(config.app_id if config else "") as client:
-            signer = choose_signer(client, config)
-            status, agent = _run(words, options, environ, signer)
-        if status == 0:
-            return judge(command, agent, allow_none=options.allow_none)
-    except child.SpawnError as error:
-        tell(str(error))
-        return error.exit_code
+        settings = settings_from(connection, key=key)
+        settings.require_connection()
+        options = Options(Path(folder), strict=strict, allow_none=allow_none, timeout_s=timeout_s)
+        return execute(command, options, os.environ, connect)
     except PrivysealError as error:
-        tell(str(error))
+        _tell(str(error))
         return OWN_FAILURE
-    return child.end_as(status)
-
-
-def check_command(command: Command, words: Sequence[str]) -> None:
-    """Refuse what cannot be signed for, or would not be. Raises InputError."""
-    runtime = command.foreign_runtime
-    if runtime is not None:
-        raise InputError(
-            f"{runtime} does not load the signing hook and would sign with any key file that it finds",
-            remedy="run the Capgo CLI with node, as `npx @capgo/cli …`",
-        )
-    if command.uploads and command.has_option("--no-key"):
-        raise InputError("--no-key uploads the bundle unsigned", remedy="take the option away, or run without exec")
-    if any(app.is_private_key(word.encode()) for word in words):
-        raise InputError(
-            "there is a private key among the words of the command",
-            remedy="take the option away: the placeholder is found where the Capgo CLI looks for a key",
-        )
-
-
-def look_at_app(command: Command, options: Options, environ: Mapping[str, str]) -> app.AppConfig | None:
-    """Read the app's configuration and look for private keys. Raises PrivysealError."""
-    for key_file in app.private_keys(options.folder):
-        caution(f"{key_file} holds a private key, which this machine should not have", strict=options.strict)
-    # The CLI reads the public key from the file that --capacitor-config names in `bundle encrypt` alone.
-    named = command.option("--capacitor-config") if command.encrypts else None
-    path = app.find_config(options.folder, named)
-    if path is None:
-        caution(
-            f"there is no capacitor.config in {options.folder}, so the app's public key was not compared; "
-            "name the app's folder with --app",
-            strict=options.strict,
-        )
-        return None
-    config = app.read_config(path, child.without_token(environ), named=named is not None)
-    if config.has_private_key:
-        caution(f"{path} holds a privateKey, which every copy of the app would contain", strict=options.strict)
-    return config
-
-
-@dataclass(frozen=True)
-class ServiceSigner:
-    """The agent's operations, done by a key at the service."""
-
-    client: Client
-    key: str
-    public_key: RSAPublicKey
-
-    def wrap_session_key(self, session_key: bytes) -> bytes:
-        """See agent.Signer."""
-        return self.client.wrap_session_key(session_key, scheme=WrapScheme.CAPGO, key=self.key).wrapped_key
-
-    def sign_checksum(self, scheme: SignatureScheme, checksum: bytes) -> bytes:
-        """See agent.Signer."""
-        return self.client.sign_checksum(checksum, scheme=scheme, key=self.key).signature
-
-
-def choose_signer(client: Client, config: app.AppConfig | None) -> ServiceSigner:
-    """The key at the service, once it is known that Capgo's operations are allowed and that the app trusts it."""
-    key = client.get_key()
-    public_key = _public_key(key)
-    if config is not None:
-        app.check_public_key(config, key.name, public_key)
-    return ServiceSigner(client, key.name, public_key)
-
-
-def _public_key(key: Key) -> RSAPublicKey:
-    if key.public_key is None:
-        raise ConfigurationError(
-            f'the key "{key.name}" cannot be used now (it is {key.state.value})', remedy="ask the security team"
-        )
-    signs = {SignatureScheme.CAPGO_V2, SignatureScheme.CAPGO_V3}.intersection(key.signature_schemes)
-    if WrapScheme.CAPGO not in key.wrap_schemes or not signs:
-        raise ConfigurationError(
-            f'the key "{key.name}" is not enrolled, or not granted to you, for capgo and capgo-v2 or capgo-v3',
-            remedy="name another key with --key, or ask the security team",
-        )
-    public_key = capgo.load_public_key(key.public_key.pkcs1_pem)
-    capgo.check_capgo_key(public_key)
-    return public_key
-
-
-def _run(
-    words: Sequence[str], options: Options, environ: Mapping[str, str], signer: ServiceSigner
-) -> tuple[int, Agent]:
-    with child.signals() as received, child.private_folder() as folder:
-        socket_path = folder / "agent"
-        agent = Agent(socket_path, signer, signer.public_key, lambda version: approve(version, strict=options.strict))
-        with agent:
-            env = child.environment(environ, folder, socket_path, options.timeout_s)
-            return child.run(words, env, received), agent
-
-
-def approve(version: str | None, *, strict: bool) -> None:
-    """Warn of, or with --strict refuse, a CLI that was not tested. None is a program that is not the Capgo CLI."""
-    first, last = (".".join(map(str, bound)) for bound in TESTED_CLI)
-    tested = first if first == last else f"{first} to {last}"
-    if version is None:
-        caution(f"the program that asks for a signature is not @capgo/cli, which was tested at {tested}", strict=strict)
-        return
-    parts = version.split(".")
-    if not (len(parts) == 3 and all(map(str.isdecimal, parts)) and TESTED_CLI[0] <= _numbers(parts) <= TESTED_CLI[1]):
-        caution(f"@capgo/cli {version} was not tested, {tested} was", strict=strict)
-
-
-def _numbers(parts: Sequence[str]) -> tuple[int, ...]:
-    return tuple(map(int, parts))
-
-
-def judge(command: Command, agent: Agent, *, allow_none: bool) -> int:
-    """The exit code of a command that succeeded: 0 when what it owed came through the agent."""
-    if agent.failed:
-        tell(f"the command succeeded, but {agent.failed} of its signatures were refused or failed")
-        return NOTHING_SIGNED
-    if agent.signed == 0 and command.owes_signature and not allow_none:
-        tell(
-            "the command succeeded, but no signature came through the signing agent: what it made or uploaded is not "
-            "signed by the key at the service; if nothing was to be signed, pass --allow-none"
-        )
-        return NOTHING_SIGNED
-    return 0

@@ -73,6 +73,11 @@ class Command:
         return None
 
     @property
+    def bundle_version(self) -> str:
+        """The version that the Capgo command gives the bundle; empty where the CLI takes it from package.json."""
+        return self.option("--bundle") or self.option("-b") or ""
+
+    @property
     def owes_signature(self) -> bool:
         """Whether a success without a signature would be a failure in disguise."""
         if self.capgo is None or self.in_shell:

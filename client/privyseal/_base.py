@@ -1,0 +1,139 @@
+"""What the blocking and the asynchronous client have in common: all but the waiting."""
+
+from __future__ import annotations
+
+import abc
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from privyseal import _channel, configuration
+from privyseal._calls import Call
+from privyseal._tokens import token_source
+from privyseal.configuration import Connection
+from privyseal.errors import ConfigurationError, PrivysealError
+from privyseal.model import RequestContext
+from privyseal.v1 import keys_pb2_grpc, signing_pb2_grpc
+
+C = TypeVar("C", bound="BaseClient")
+
+DEFAULT_TIMEOUT_S = 20.0
+"""How long a call may take, retries among it, when nobody says otherwise."""
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class BaseClient(abc.ABC):
+    """Settings, defaults and stubs. A subclass opens the channel and makes the calls."""
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        key: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        cert_key: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        token_command: str | None = None,
+        insecure: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        context: RequestContext | None = None,
+    ) -> None:
+        layer = configuration.Layer(
+            origin="the arguments",
+            server=server,
+            ca=_path(ca),
+            cert=_path(cert),
+            cert_key=_path(cert_key),
+            token=token,
+            token_file=_path(token_file),
+            token_command=token_command,
+            insecure=insecure,
+        )
+        connection = configuration.merge((layer,)).require_connection()
+        self._configure(connection, key=key, timeout_s=timeout_s, context=context)
+
+    @classmethod
+    def from_environment(
+        cls: type[C],
+        *,
+        key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        context: RequestContext | None = None,
+    ) -> C:
+        """A client from the PRIVYSEAL_ variables and the configuration files, as the `privyseal` command has it."""
+        settings = configuration.load(configuration.Layer(origin="the arguments", key=key))
+        return cls.from_connection(
+            settings.require_connection(), key=settings.key, timeout_s=timeout_s, context=context
+        )
+
+    @classmethod
+    def from_connection(
+        cls: type[C],
+        connection: Connection,
+        *,
+        key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        context: RequestContext | None = None,
+    ) -> C:
+        """A client from settings that were already merged."""
+        client = cls.__new__(cls)
+        client._configure(  # noqa: SLF001 - its own class
+            connection, key=key, timeout_s=timeout_s, context=context
+        )
+        return client
+
+    def _configure(
+        self, connection: Connection, *, key: str | None, timeout_s: float, context: RequestContext | None
+    ) -> None:
+        self._server = connection.server
+        self._default_key = key
+        self._default_context = context
+        self._default_timeout_s = _checked_timeout(timeout_s)
+        self._token = token_source(connection)
+        self._process = os.getpid()
+        channel = self._open_channel(_channel.plan(connection))
+        self._stubs: dict[str, Any] = {
+            "SigningService": signing_pb2_grpc.SigningServiceStub(channel),
+            "KeyService": keys_pb2_grpc.KeyServiceStub(channel),
+        }
+
+    @abc.abstractmethod
+    def _open_channel(self, plan: _channel.ChannelPlan) -> Any:
+        """Open the channel and keep it."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__module__}.{type(self).__name__}({self._server!r})"
+
+    def _method(self, call: Call[Any]) -> Any:
+        if os.getpid() != self._process:
+            raise PrivysealError("this client was made before a fork", remedy="make a new one in the new process")
+        service, _, name = call.method.partition("/")
+        return getattr(self._stubs[service], name)
+
+    def _timeout_s(self, timeout_s: float | None) -> float:
+        return self._default_timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+
+    def _key(self, key: str | None) -> str:
+        """The name to send; the empty one means the only key that the caller may use."""
+        return (self._default_key if key is None else key) or ""
+
+    def _context(self, context: RequestContext | None) -> RequestContext | None:
+        return self._default_context if context is None else context
+
+
+def bearer(token: str) -> Metadata:
+    """The metadata that carries a token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    if not timeout_s > 0:
+        raise ConfigurationError(f"a timeout of {timeout_s} s leaves no time", remedy="give seconds above zero")
+    return timeout_s
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)

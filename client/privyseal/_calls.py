@@ -1,0 +1,197 @@
+"""The calls of the API as data: which method, what request, how its answer is read. Both clients run these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
+
+from privyseal import model
+from privyseal.errors import Code, ServiceError, ServiceFaultError
+from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
+from privyseal.v1 import keys_pb2, signing_pb2
+
+T = TypeVar("T")
+
+BATCH_CHECKSUMS = 2000
+"""The most that the service takes in one call."""
+
+BatchResults: TypeAlias = "list[SignedChecksum | ServiceError]"
+
+_WRAP_SCHEMES = {
+    WrapScheme.CAPGO: signing_pb2.WRAP_SCHEME_CAPGO,
+    WrapScheme.RSAES_OAEP_SHA256: signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA256,
+    WrapScheme.RSAES_OAEP_SHA1: signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA1,
+}
+_SIGNATURE_SCHEMES = {
+    SignatureScheme.CAPGO_V2: signing_pb2.SIGNATURE_SCHEME_CAPGO_V2,
+    SignatureScheme.CAPGO_V3: signing_pb2.SIGNATURE_SCHEME_CAPGO_V3,
+    SignatureScheme.RSASSA_PKCS1_V1_5_SHA256: signing_pb2.SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256,
+    SignatureScheme.RSASSA_PSS_SHA256: signing_pb2.SIGNATURE_SCHEME_RSASSA_PSS_SHA256,
+}
+_STATES = {
+    keys_pb2.KEY_STATE_SERVING: model.KeyState.SERVING,
+    keys_pb2.KEY_STATE_UNAVAILABLE: model.KeyState.UNAVAILABLE,
+    keys_pb2.KEY_STATE_BLOCKED: model.KeyState.BLOCKED,
+    keys_pb2.KEY_STATE_FROZEN: model.KeyState.FROZEN,
+}
+_WRAP_SCHEME_NAMES = {value: scheme for scheme, value in _WRAP_SCHEMES.items()}
+_SIGNATURE_SCHEME_NAMES = {value: scheme for scheme, value in _SIGNATURE_SCHEMES.items()}
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A method of the API (`Service/Method` without the package), its request, and how to read its answer and the
+    request id that came with it."""
+
+    method: str
+    request: Message
+    decode: Callable[[Any, str], T]
+
+
+def _context(context: RequestContext | None) -> signing_pb2.RequestContext | None:
+    if context is None:
+        return None
+    return signing_pb2.RequestContext(
+        app_id=context.app_id,
+        bundle_version=context.bundle_version,
+        source_revision=context.source_revision,
+        build_url=context.build_url,
+    )
+
+
+def wrap_session_key(
+    session_key: bytes, scheme: WrapScheme, key: str, context: RequestContext | None
+) -> Call[WrappedKey]:
+    """SigningService.WrapSessionKey."""
+    request = signing_pb2.WrapSessionKeyRequest(
+        key=key, session_key=session_key, scheme=_WRAP_SCHEMES[scheme], context=_context(context)
+    )
+    return Call(
+        "SigningService/WrapSessionKey",
+        request,
+        lambda answer, request_id: WrappedKey(answer.wrapped_key, answer.key_version, request_id),
+    )
+
+
+def sign_checksum(
+    checksum: bytes, scheme: SignatureScheme, key: str, context: RequestContext | None
+) -> Call[SignedChecksum]:
+    """SigningService.SignChecksum."""
+    request = signing_pb2.SignChecksumRequest(
+        key=key, checksum=checksum, scheme=_SIGNATURE_SCHEMES[scheme], context=_context(context)
+    )
+    return Call(
+        "SigningService/SignChecksum",
+        request,
+        lambda answer, request_id: SignedChecksum(answer.signature, answer.key_version, request_id),
+    )
+
+
+def unwrap_session_key(
+    wrapped_key: bytes, scheme: WrapScheme, key: str, context: RequestContext | None
+) -> Call[SessionKey]:
+    """SigningService.UnwrapSessionKey."""
+    request = signing_pb2.UnwrapSessionKeyRequest(
+        key=key, wrapped_key=wrapped_key, scheme=_WRAP_SCHEMES[scheme], context=_context(context)
+    )
+    return Call(
+        "SigningService/UnwrapSessionKey",
+        request,
+        lambda answer, request_id: SessionKey(answer.session_key, answer.key_version, request_id),
+    )
+
+
+def batch_sign_checksums(
+    checksums: Sequence[bytes], scheme: SignatureScheme, key: str, context: RequestContext | None
+) -> list[Call[BatchResults]]:
+    """SigningService.BatchSignChecksums, as many calls as it takes."""
+    return [
+        _batch(checksums[start : start + BATCH_CHECKSUMS], scheme, key, context)
+        for start in range(0, len(checksums), BATCH_CHECKSUMS)
+    ]
+
+
+def _batch(
+    checksums: Sequence[bytes], scheme: SignatureScheme, key: str, context: RequestContext | None
+) -> Call[BatchResults]:
+    request = signing_pb2.BatchSignChecksumsRequest(
+        key=key, checksums=checksums, scheme=_SIGNATURE_SCHEMES[scheme], context=_context(context)
+    )
+
+    def decode(answer: signing_pb2.BatchSignChecksumsResponse, request_id: str) -> BatchResults:
+        if len(answer.results) != len(checksums):
+            raise ServiceFaultError(
+                f"the service answered {len(answer.results)} of {len(checksums)} checksums",
+                code=Code.INTERNAL,
+                request_id=request_id,
+            )
+        return [_batch_result(result, answer.key_version, request_id) for result in answer.results]
+
+    return Call("SigningService/BatchSignChecksums", request, decode)
+
+
+def _batch_result(result: signing_pb2.BatchResult, key_version: str, request_id: str) -> SignedChecksum | ServiceError:
+    if result.WhichOneof("result") == "signature":
+        return SignedChecksum(result.signature, key_version, request_id)
+    from privyseal._failures import batch_item_error  # noqa: PLC0415 - the details' classes are of use in failures alone
+
+    return batch_item_error(result.error.code, result.error.message, request_id)
+
+
+def joined(parts: Iterable[BatchResults]) -> BatchResults:
+    """The results of a batch's calls in the order of its checksums."""
+    return [result for part in parts for result in part]
+
+
+def list_keys() -> Call[list[Key]]:
+    """KeyService.ListKeys."""
+    return Call("KeyService/ListKeys", keys_pb2.ListKeysRequest(), lambda answer, _: [_key(key) for key in answer.keys])
+
+
+def get_key(name: str) -> Call[Key]:
+    """KeyService.GetKey."""
+    return Call("KeyService/GetKey", keys_pb2.GetKeyRequest(name=name), lambda answer, _: _key(answer.key))
+
+
+def _key(key: keys_pb2.Key) -> Key:
+    public = key.public_key
+    return Key(
+        name=key.name,
+        key_version=key.key_version,
+        state=_state(key.state),
+        # A scheme that is newer than this client has no name here and cannot be asked for either.
+        wrap_schemes=tuple(_WRAP_SCHEME_NAMES[s] for s in key.wrap_schemes if s in _WRAP_SCHEME_NAMES),
+        signature_schemes=tuple(
+            _SIGNATURE_SCHEME_NAMES[s] for s in key.signature_schemes if s in _SIGNATURE_SCHEME_NAMES
+        ),
+        public_key=model.PublicKey(
+            public.spki_pem, public.pkcs1_pem, public.fingerprint, public.capgo_key_id, public.modulus_bits
+        )
+        if key.HasField("public_key")
+        else None,
+        custody=_custody(key.custody) if key.HasField("custody") else None,
+    )
+
+
+def _state(state: keys_pb2.KeyState.ValueType) -> model.KeyState:
+    return _STATES.get(state, model.KeyState.UNKNOWN)
+
+
+def _custody(custody: keys_pb2.Custody) -> model.Custody:
+    return model.Custody(
+        protection=_finding(keys_pb2.Protection, custody.protection, custody.protection_reasons),
+        origin=_finding(keys_pb2.Origin, custody.origin, custody.origin_reasons),
+        export=_finding(keys_pb2.Export, custody.export, custody.export_reasons),
+        evidence=tuple(model.Evidence(e.name, e.value) for e in custody.evidence),
+    )
+
+
+def _finding(kind: Any, value: int, reasons: Iterable[str]) -> model.Finding:
+    """A finding by its name in the configuration, as "never-possible"; a name newer than this client is unknown."""
+    name = kind.Name(value) if value in kind.values() else "UNKNOWN"
+    prefix = f"{kind.DESCRIPTOR.name.upper()}_"
+    word = name.removeprefix(prefix).lower().replace("_", "-")
+    return model.Finding("unknown" if word == "unspecified" else word, tuple(reasons))

@@ -1,0 +1,169 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from privyseal import _calls
+from privyseal._base import BaseClient, Metadata, bearer
+from privyseal._calls import BatchResults, Call
+from privyseal._channel import ChannelPlan
+from privyseal._failures import request_id, service_error
+from privyseal.errors import PrivysealError
+from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
+
+if TYPE_CHECKING:
+    from privyseal.sealing import SealedBundle
+
+T = TypeVar("T")
+
+
+class Client(BaseClient):
+    """A connection to the signing service. Many threads may use one; after a fork, make a new one.
+
+        with Client("signing.example:443", ca="ca.pem", cert="build.pem", cert_key="build-key.pem") as client:
+            signed = client.sign_checksum(checksum, scheme=SignatureScheme.CAPGO_V3, key="app")
+
+    `server` is HOST:PORT. `ca` is a PEM file of the certificates that the service's may be signed with; without it, the
+    system's. The caller proves itself by `cert` and `cert_key`, PEM files, or by one of `token`, `token_file` (read
+    again for every call) and `token_command` (a program that prints a token). `insecure` is without TLS, to loopback
+    alone. `key` and `context` are used by every call that names none; `timeout_s` bounds each call in seconds, its
+    retries included. UNAVAILABLE alone is tried again, up to five times in all.
+
+    Making a client reads the files and raises ConfigurationError or FileUnusableError; it does not connect. Every call
+    raises a class of `privyseal.errors.ServiceError`.
+    """
+
+    def _open_channel(self, plan: ChannelPlan) -> grpc.Channel:
+        if plan.credentials is None:
+            self._channel = grpc.insecure_channel(plan.target, options=plan.options)
+        else:
+            self._channel = grpc.secure_channel(plan.target, plan.credentials, options=plan.options)
+        return self._channel
+
+    def close(self) -> None:
+        """Close the connection; calls under way end with InterruptedCallError."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wrap_session_key(
+        self,
+        session_key: bytes,
+        *,
+        scheme: WrapScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> WrappedKey:
+        """Wrap a session key: 16 bytes for CAPGO; 16, 24 or 32 for RSAES."""
+        return self._run(
+            _calls.wrap_session_key(session_key, scheme, self._key(key), self._context(context)), timeout_s
+        )
+
+    def sign_checksum(
+        self,
+        checksum: bytes,
+        *,
+        scheme: SignatureScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> SignedChecksum:
+        """Sign a SHA-256, 32 bytes."""
+        return self._run(_calls.sign_checksum(checksum, scheme, self._key(key), self._context(context)), timeout_s)
+
+    def batch_sign_checksums(
+        self,
+        checksums: Sequence[bytes],
+        *,
+        scheme: SignatureScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> BatchResults:
+        """Sign any number of checksums, 32 bytes each, with one key. Returns a signature or an error for each in order.
+
+        More than 2,000 go in several calls, one after another, inside one `timeout_s`; when one of these calls fails as
+        a whole, its error is raised and no results are returned.
+        """
+        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context))
+        deadline = time.monotonic() + self._timeout_s(timeout_s)
+        return _calls.joined(self._run(call, max(deadline - time.monotonic(), 0.001)) for call in calls)
+
+    def unwrap_session_key(
+        self,
+        wrapped_key: bytes,
+        *,
+        scheme: WrapScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> SessionKey:
+        """Recover a session key that was wrapped for a decryption key; `wrapped_key` is as long as the modulus."""
+        return self._run(
+            _calls.unwrap_session_key(wrapped_key, scheme, self._key(key), self._context(context)), timeout_s
+        )
+
+    def list_keys(self, *, timeout_s: float | None = None) -> list[Key]:
+        """The keys that the caller may use, sorted by name."""
+        return self._run(_calls.list_keys(), timeout_s)
+
+    def get_key(self, name: str | None = None, *, timeout_s: float | None = None) -> Key:
+        """One key, with its public key and custody."""
+        return self._run(_calls.get_key(self._key(name)), timeout_s)
+
+    def seal_bundle(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scheme: SignatureScheme = SignatureScheme.CAPGO_V3,
+        key: str | None = None,
+        output: str | os.PathLike[str] | None = None,
+        context: RequestContext | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> SealedBundle:
+        """Seal the zip at `path` into `output`: see `privyseal.sealing.seal_bundle`."""
+        from privyseal.sealing import seal_bundle  # noqa: PLC0415 - a client that only signs needs no cipher
+
+        return seal_bundle(
+            lambda: self,
+            Path(path),
+            scheme=scheme,
+            key=key,
+            output=None if output is None else Path(output),
+            context=context,
+            progress=progress,
+        )
+
+    def _run(self, call: Call[T], timeout_s: float | None) -> T:
+        method = self._method(call)
+        timeout_s = self._timeout_s(timeout_s)
+        try:
+            answer, info = method.with_call(call.request, timeout=timeout_s, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise service_error(error, self._server) from error
+        except ValueError as error:
+            raise closed(error) from error
+        return call.decode(answer, request_id(info.trailing_metadata()))
+
+    def _metadata(self) -> Metadata:
+        return bearer(self._token()) if self._token is not None else ()
+
+
+def closed(error: Any) -> PrivysealError:
+    """What grpc's ValueError of a closed channel means."""
+    return PrivysealError(f"the client is closed ({error})", remedy="make a new one")

@@ -1,0 +1,112 @@
+"""From a failed call to a typed exception, with all that the service said."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
+
+from privyseal.errors import Code, ErrorDetails, FieldViolation, ServiceError, family
+
+REQUEST_ID = "privyseal-request-id"
+
+_CONNECT_FAILURES = (
+    ("CERTIFICATE_VERIFY_FAILED", "the service's certificate is not signed by a trusted CA", "check --ca"),
+    ("Hostname Verification", "the service's certificate is for another name", "check --server and --ca"),
+    ("Peer name", "the service's certificate is for another name", "check --server and --ca"),
+    ("Connection refused", "nothing listens there", "check --server, and that the service runs"),
+    ("Name or service not known", "there is no such host", "check --server"),
+    ("DNS resolution failed", "there is no such host", "check --server"),
+    ("Domain name not found", "there is no such host", "check --server"),
+    ("WRONG_VERSION_NUMBER", "what listens there does not speak TLS", "check --server"),
+)
+_HANDSHAKE_REMEDY = "check --server, and the client certificate if the service wants one"
+
+
+def service_error(error: Any, server: str) -> ServiceError:
+    """The exception for a failed call; `error` is what grpc or grpc.aio raised, `server` where the call went."""
+    code = Code(error.code().value[0])
+    message = _clean(error.details() or "")
+    details = _details(error)
+    request_id = _request_id(error.trailing_metadata())
+    kind = family(code)
+    if code is Code.UNAVAILABLE and not request_id and details == ErrorDetails():
+        reason, remedy = _connect_failure(message)
+        return kind(f"the signing service at {server} cannot be reached: {reason}", code=code, remedy=remedy)
+    if code is Code.DEADLINE_EXCEEDED and not request_id:
+        return kind(f"the signing service at {server} did not answer in time", code=code)
+    return kind(
+        message or f"the service answered {code.name}",
+        code=code,
+        details=details,
+        request_id=request_id,
+        remedy=_remedy(code, details),
+    )
+
+
+def batch_item_error(code: int, message: str, request_id: str) -> ServiceError:
+    """The exception for one checksum of a batch."""
+    known = Code(code) if code in Code._value2member_map_ else Code.UNKNOWN
+    return family(known)(_clean(message) or f"the service answered {known.name}", code=known, request_id=request_id)
+
+
+def request_id(metadata: Any) -> str:
+    """The request id in trailing metadata, empty when there is none."""
+    return _request_id(metadata)
+
+
+def _request_id(metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == REQUEST_ID:
+            return _clean(value if isinstance(value, str) else value.decode(errors="replace"))
+    return ""
+
+
+def _clean(text: str) -> str:
+    """One line without control characters: it may end up on a terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text).strip().rstrip(".")
+
+
+def _connect_failure(message: str) -> tuple[str, str]:
+    for sign, reason, remedy in _CONNECT_FAILURES:
+        if sign.lower() in message.lower():
+            return reason, remedy
+    return message or "the connection failed", _HANDSHAKE_REMEDY
+
+
+def _remedy(code: Code, details: ErrorDetails) -> str | None:
+    """A remedy made from the details; None leaves that of the code's family."""
+    if details.field_violations:
+        return "; ".join(f"{_clean(v.field)} {_clean(v.description)}" for v in details.field_violations)
+    if code in {Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE} and details.retry_after_s is not None:
+        return f"try again in {max(details.retry_after_s, 0.1):.1f} s"
+    return None
+
+
+def _details(error: Any) -> ErrorDetails:
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, grpc.RpcError):  # the details do not belong to the code: they are not worth believing
+        return ErrorDetails()
+    found: dict[str, Any] = {}
+    for detail in status.details if status is not None else ():
+        _decode(detail, found)
+    return ErrorDetails(**found)
+
+
+def _decode(detail: Any, found: dict[str, Any]) -> None:
+    if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+        bad_request = error_details_pb2.BadRequest()
+        detail.Unpack(bad_request)
+        found["field_violations"] = tuple(FieldViolation(v.field, v.description) for v in bad_request.field_violations)
+    elif detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+        info = error_details_pb2.ErrorInfo()
+        detail.Unpack(info)
+        found.update(reason=info.reason, domain=info.domain, metadata=dict(info.metadata))
+    elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+        retry = error_details_pb2.RetryInfo()
+        detail.Unpack(retry)
+        found["retry_after_s"] = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9

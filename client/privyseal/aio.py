@@ -1,0 +1,134 @@
+"""The asynchronous client: `privyseal.aio.Client`, the same verbs as `privyseal.Client`, to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import grpc
+from grpc import aio
+
+from privyseal import _calls
+from privyseal._base import BaseClient, Metadata, bearer
+from privyseal._calls import BatchResults, Call
+from privyseal._channel import ChannelPlan
+from privyseal._failures import request_id, service_error
+from privyseal.errors import PrivysealError
+from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
+
+T = TypeVar("T")
+
+
+class Client(BaseClient):
+    """A connection to the signing service for one event loop. Many tasks may use it.
+
+        async with Client("signing.example:443", ca="ca.pem", cert="build.pem", cert_key="build-key.pem") as client:
+            signed = await client.sign_checksum(checksum, scheme=SignatureScheme.CAPGO_V3, key="app")
+
+    Make it while the loop runs. Its arguments, deadlines, retries and errors are those of `privyseal.Client`.
+    """
+
+    def _open_channel(self, plan: ChannelPlan) -> aio.Channel:
+        if plan.credentials is None:
+            self._channel = aio.insecure_channel(plan.target, options=plan.options)
+        else:
+            self._channel = aio.secure_channel(plan.target, plan.credentials, options=plan.options)
+        return self._channel
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def wrap_session_key(
+        self,
+        session_key: bytes,
+        *,
+        scheme: WrapScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> WrappedKey:
+        """Wrap a session key: 16 bytes for CAPGO; 16, 24 or 32 for RSAES."""
+        return await self._run(
+            _calls.wrap_session_key(session_key, scheme, self._key(key), self._context(context)), timeout_s
+        )
+
+    async def sign_checksum(
+        self,
+        checksum: bytes,
+        *,
+        scheme: SignatureScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> SignedChecksum:
+        """Sign a SHA-256, 32 bytes."""
+        return await self._run(
+            _calls.sign_checksum(checksum, scheme, self._key(key), self._context(context)), timeout_s
+        )
+
+    async def batch_sign_checksums(
+        self,
+        checksums: Sequence[bytes],
+        *,
+        scheme: SignatureScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> BatchResults:
+        """Sign any number of checksums: see `privyseal.Client.batch_sign_checksums`."""
+        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context))
+        deadline = time.monotonic() + self._timeout_s(timeout_s)
+        return _calls.joined([await self._run(call, max(deadline - time.monotonic(), 0.001)) for call in calls])
+
+    async def unwrap_session_key(
+        self,
+        wrapped_key: bytes,
+        *,
+        scheme: WrapScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+        timeout_s: float | None = None,
+    ) -> SessionKey:
+        """Recover a session key that was wrapped for a decryption key; `wrapped_key` is as long as the modulus."""
+        return await self._run(
+            _calls.unwrap_session_key(wrapped_key, scheme, self._key(key), self._context(context)), timeout_s
+        )
+
+    async def list_keys(self, *, timeout_s: float | None = None) -> list[Key]:
+        """The keys that the caller may use, sorted by name."""
+        return await self._run(_calls.list_keys(), timeout_s)
+
+    async def get_key(self, name: str | None = None, *, timeout_s: float | None = None) -> Key:
+        """One key, with its public key and custody."""
+        return await self._run(_calls.get_key(self._key(name)), timeout_s)
+
+    async def _run(self, call: Call[T], timeout_s: float | None) -> T:
+        method = self._method(call)
+        timeout_s = self._timeout_s(timeout_s)
+        metadata = await self._metadata()
+        try:
+            pending = method(call.request, timeout=timeout_s, metadata=metadata)
+            answer = await pending
+            trailing = await pending.trailing_metadata()
+        except grpc.RpcError as error:
+            raise service_error(error, self._server) from error
+        except aio.UsageError as error:
+            raise PrivysealError(f"the client is closed ({error})", remedy="make a new one") from error
+        return call.decode(answer, request_id(trailing))
+
+    async def _metadata(self) -> Metadata:
+        if self._token is None:
+            return ()
+        return bearer(await asyncio.to_thread(self._token) if self._token.blocks else self._token())

@@ -1,0 +1,125 @@
+"""The `privyseal` command: signals, exit codes, and one sentence for whatever goes wrong.
+
+Exit codes: 0 done; 1 refused, not verified, or an input that does not fit; 2 wrong usage, a missing file, a wrong
+configuration; 3 the service could not be reached, ran out of time or had too much to do; 130 and 143 after an
+interrupt and a termination.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    import click
+
+    from privyseal.errors import PrivysealError
+
+EXIT_DONE = 0
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_SIGNAL = 128
+"""Plus the signal's number, as shells have it."""
+
+
+class _SignalledError(BaseException):
+    """A signal that ends the command. Not an Exception, so that nothing but a clean-up stands in its way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _raise_signalled(number: int, _frame: FrameType | None) -> None:
+    raise _SignalledError(number)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit."""
+    try:
+        signal.signal(signal.SIGINT, _raise_signalled)
+        signal.signal(signal.SIGTERM, _raise_signalled)
+        code = _run(arguments)
+    except _SignalledError as signalled:
+        code = EXIT_SIGNAL + signalled.number
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    # gRPC's own log lines would stand between the user and the one sentence that says what is wrong.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # After the signals, so that an interrupt during the imports is an interrupt too.
+    from privyseal.commands import privyseal  # noqa: PLC0415
+
+    try:
+        code = privyseal.main(arguments, prog_name="privyseal", standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("PRIVYSEAL_DEBUG"):
+            raise
+        return _explain(error)
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong, and return the exit code for it."""
+    import click  # noqa: PLC0415
+
+    from privyseal._terminal import complain  # noqa: PLC0415
+    from privyseal.errors import PrivysealError  # noqa: PLC0415
+
+    code = EXIT_REFUSED
+    if isinstance(error, PrivysealError):
+        complain(str(error), request_id=getattr(error, "request_id", ""))
+        code = _exit_code(error)
+    elif isinstance(error, click.UsageError):
+        _explain_usage(error)
+        code = EXIT_USAGE
+    elif isinstance(error, click.Abort):
+        code = EXIT_SIGNAL + signal.SIGINT
+    elif isinstance(error, OSError):
+        # What reads the results has gone: nobody is left to tell. A full disk under stdout is worth a sentence.
+        _silence_stdout()
+        if not isinstance(error, BrokenPipeError):
+            complain(f"{error.filename or 'the output'}: {error.strerror or error}")
+    else:
+        complain(f"unexpected {type(error).__name__}; run it again with PRIVYSEAL_DEBUG=1 to see where")
+    return code
+
+
+def _explain_usage(error: click.UsageError) -> None:
+    import click  # noqa: PLC0415
+
+    from privyseal._terminal import complain  # noqa: PLC0415
+
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    hint = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+    complain(error.format_message().rstrip(".") + hint)
+
+
+def _exit_code(error: PrivysealError) -> int:
+    from privyseal import errors  # noqa: PLC0415
+
+    if isinstance(error, (errors.ConfigurationError, errors.FileUnusableError)):
+        return EXIT_USAGE
+    passing = (
+        errors.UnavailableError,
+        errors.DeadlineExceededError,
+        errors.ThrottledError,
+        errors.InterruptedCallError,
+    )
+    return EXIT_UNREACHABLE if isinstance(error, passing) else EXIT_REFUSED
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from trying, at its end, to write once more what could not be written."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

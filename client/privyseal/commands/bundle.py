@@ -1,0 +1,191 @@
+"""`privyseal bundle`: seal a zip, and open a sealed one as a device does."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from privyseal._terminal import ProgressLine, result, say, warn
+from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
+from privyseal.configuration import BundleFormat
+from privyseal.errors import ConfigurationError
+from privyseal.model import SignatureScheme
+
+
+@click.group()
+def bundle() -> None:
+    """Seal bundles and open them."""
+
+
+_ENCRYPT_EPILOG = """\b
+Examples:
+  privyseal bundle encrypt app.zip
+  privyseal bundle encrypt app.zip --key my-app --format capgo-v3 --json > sealed.json
+  privyseal bundle encrypt app.zip "$CHECKSUM" --output dist/app.sealed.zip --app-id com.example.app
+"""
+
+
+def _refuse_key_data(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise ConfigurationError(
+            "--key-data holds a private key, and this command takes none",
+            remedy="pass --key NAME, the name of a key at the signing service",
+        )
+
+
+@bundle.command(epilog=_ENCRYPT_EPILOG)
+@click.argument("zip_path", metavar="ZIP")
+@click.argument("checksum", metavar="[CHECKSUM]", required=False)
+@key_option
+@connection_options
+@click.option(
+    "--format",
+    "bundle_format",
+    type=click.Choice([f.value for f in BundleFormat]),
+    help="What devices take; auto decides by the installed @capgo/capacitor-updater.  [default: auto]",
+)
+@click.option(
+    "--package-json",
+    metavar="FILES",
+    help="The package.json files, with commas between them, near which auto looks for the plugin.",
+)
+@click.option("--output", metavar="FILE", help="Where to write.  [default: ZIP with _encrypted.zip after it]")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the result as `capgo bundle encrypt --json` does.")
+@click.option("--app-id", metavar="ID", help="For the record: the app's identifier.")
+@click.option("--bundle-version", metavar="VERSION", help="For the record: the bundle's version.")
+@click.option(
+    "--revision", metavar="COMMIT", help="For the record: the source revision.  [default: from the CI system]"
+)
+@click.option("--build-url", metavar="URL", help="For the record: where the build is.  [default: from the CI system]")
+@click.option("--key-data", hidden=True, expose_value=False, callback=_refuse_key_data)
+def encrypt(*, 
+    *,
+    zip_path: str,
+    checksum: str | None,
+    key: str | None,
+    bundle_format: str | None,
+    package_json: str | None,
+    output: str | None,
+    as_json: bool,
+    app_id: str | None,
+    bundle_version: str | None,
+    revision: str | None,
+    build_url: str | None,
+    timeout_s: float,
+    **connection: Any,
+) -> None:
+    """Encrypt ZIP, and have its session key wrapped and its checksum signed.
+
+    A drop-in for `capgo bundle encrypt`: the same files, the same JSON. The checksum is computed from the zip; a
+    CHECKSUM (64 hex characters) that differs is an error. The output appears only after the answers of the service
+    were checked against its public key.
+    """
+    settings = settings_from(connection, key=key, bundle_format=bundle_format)
+    settings.require_connection()
+    scheme = _scheme(settings.format, package_json)
+
+    from privyseal import capgo, ci  # noqa: PLC0415 - help and version need none of it
+    from privyseal.sealing import seal_bundle  # noqa: PLC0415
+
+    context = ci.with_flags(
+        ci.context_from(os.environ),
+        app_id=app_id,
+        bundle_version=bundle_version,
+        source_revision=revision,
+        build_url=build_url,
+    )
+    # The name is the argument with a suffix, as Capgo's CLI writes it, and not a tidied path.
+    filename = output or f"{zip_path}_encrypted.zip"
+    expected = capgo.parse_plain_checksum(checksum) if checksum is not None else None
+    with ExitStack() as stack, ProgressLine(f"Sealing {zip_path}", _size(zip_path), wanted=not as_json) as progress:
+        sealed = seal_bundle(
+            lambda: stack.enter_context(open_client(settings, timeout_s, context)),
+            Path(zip_path),
+            scheme=scheme,
+            key=settings.key,
+            output=Path(filename),
+            expected_checksum=expected,
+            progress=progress,
+        )
+    if as_json:
+        answer = {"checksum": sealed.checksum, "filename": filename, "ivSessionKey": sealed.iv_session_key}
+        result(json.dumps(answer, indent=2, ensure_ascii=False))
+        return
+    say(f"Sealed {zip_path} ({sealed.size_bytes} bytes) as {scheme.value} with the key {sealed.key.name}.")
+    result(f"checksum: {sealed.checksum}\nfilename: {filename}\nivSessionKey: {sealed.iv_session_key}")
+
+
+def _scheme(bundle_format: BundleFormat, package_json: str | None) -> SignatureScheme:
+    if bundle_format is not BundleFormat.AUTO:
+        return SignatureScheme(bundle_format.value)
+    from privyseal import plugin_version  # noqa: PLC0415
+
+    files = [Path(name.strip()) for name in (package_json or "").split(",") if name.strip()]
+    decision = plugin_version.decide(Path.cwd(), files)
+    if decision.version is None:
+        warn(
+            f"no {plugin_version.PLUGIN} was found, so this is {decision.scheme.value}, as Capgo's CLI has it; "
+            "newer devices refuse that: pass --format to be sure"
+        )
+    else:
+        say(f"{plugin_version.PLUGIN} {decision.version} takes {decision.scheme.value}.")
+    return decision.scheme
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        return 0
+
+
+_DECRYPT_EPILOG = """\b
+Example:
+  privyseal bundle decrypt app.zip_encrypted.zip "$IV_SESSION_KEY" --public-key public.pem --checksum "$CHECKSUM"
+"""
+
+
+@bundle.command(epilog=_DECRYPT_EPILOG)
+@click.argument("encrypted_path", metavar="ENCRYPTED")
+@click.argument("iv_session_key", metavar="IV_SESSION_KEY")
+@click.option(
+    "--public-key",
+    "public_key_path",
+    type=click.Path(path_type=Path),
+    metavar="PEM",
+    required=True,
+    help="The app's public key, PKCS#1 or SPKI.",
+)
+@click.option("--checksum", required=True, metavar="CHECKSUM", help="The checksum that `bundle encrypt` printed.")
+@click.option("--output", metavar="FILE", help="Where to write.  [default: ENCRYPTED with _decrypted.zip after it]")
+def decrypt(*, encrypted_path: str, iv_session_key: str, public_key_path: Path, checksum: str, output: str | None) -> None:
+    """Do what a device does: recover the session key, decrypt, and verify the checksum.
+
+    No service and no private key is needed. The plain zip appears only when all of it holds.
+    """
+    from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
+    from privyseal._files import read_small  # noqa: PLC0415
+    from privyseal.errors import InputError  # noqa: PLC0415
+    from privyseal.opening import open_bundle  # noqa: PLC0415
+
+    try:
+        public_key = capgo.load_public_key(read_small(public_key_path))
+    except InputError as error:
+        raise InputError(f"{public_key_path}: {error.message}", remedy=error.remedy) from None
+    filename = output or f"{encrypted_path}_decrypted.zip"
+    with ProgressLine(f"Opening {encrypted_path}", _size(encrypted_path), wanted=True) as progress:
+        plain_checksum = open_bundle(
+            Path(encrypted_path),
+            iv_session_key=iv_session_key,
+            checksum=checksum,
+            public_key=public_key,
+            output=Path(filename),
+            progress=progress,
+        )
+    say(f"Verified: the SHA-256 of the zip is {plain_checksum.hex()}.")
+    result(filename)

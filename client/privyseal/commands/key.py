@@ -1,0 +1,151 @@
+"""`privyseal key`: what the caller may use, and where it lives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from enum import Enum
+from typing import Any
+
+import click
+
+from privyseal._terminal import result, say
+from privyseal.commands._connection import connection_options, open_client, refuse_key_file, settings_from
+from privyseal.errors import InputError
+from privyseal.model import Custody, Finding, Key, SignatureScheme, WrapScheme
+
+
+@click.group()
+def key() -> None:
+    """Show the keys that you may use."""
+
+
+@key.command("list", epilog="\b\nExample:\n  privyseal key list --json\n")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
+@connection_options
+def list_(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
+    """List the keys that you may use, each with its state, Capgo key_id and schemes."""
+    settings = settings_from(connection)
+    with open_client(settings, timeout_s) as client:
+        keys = client.list_keys()
+    if as_json:
+        result(json.dumps([_as_json(found) for found in keys], indent=2, ensure_ascii=False))
+    elif not keys:
+        say("There is no key that you may use; ask the security team for a grant.")
+    else:
+        result(_table([("NAME", "STATE", "KEY ID", "SCHEMES"), *(_row(found) for found in keys)]))
+
+
+_SHOW_EPILOG = """\b
+Examples:
+  privyseal key show my-app
+  privyseal key show my-app --format capgo > .capgo_key_v2.pub && npx @capgo/cli key save
+  privyseal key show my-app --format json > evidence.json
+"""
+
+
+@key.command(epilog=_SHOW_EPILOG)
+@click.argument("name", required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["capgo", "pkcs1", "spki", "json"]),
+    help="The public key in PEM, as Capgo wants it (PKCS#1, if devices can use the key), as PKCS#1 or as SPKI; "
+    "or everything, as JSON.  [default: a text]",
+)
+@connection_options
+def show(*, name: str | None, form: str | None, timeout_s: float, **connection: Any) -> None:
+    """Show the key NAME: its public key, what it may do, where it lives, and the evidence for that.
+
+    Without NAME, the key of the configuration, else the only one that you may use.
+    """
+    settings = settings_from(connection)
+    refuse_key_file(name)
+    with open_client(settings, timeout_s) as client:
+        found = client.get_key(name)
+    if form == "json":
+        result(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+    elif form is None:
+        result(_as_text(found))
+    else:
+        result(_public_key(found, form).rstrip("\n"))
+
+
+def _public_key(found: Key, form: str) -> str:
+    from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
+    from privyseal.verification import public_key_of  # noqa: PLC0415
+
+    public_key = public_key_of(found)
+    if form == "spki":
+        return capgo.spki_pem(public_key)
+    if form == "capgo":
+        capgo.check_capgo_key(public_key)
+        if WrapScheme.CAPGO not in found.wrap_schemes:
+            raise InputError(f"the key {found.name} is not one that may seal for Capgo", remedy="use --format pkcs1")
+        say(f"Capgo's key_id is {capgo.key_id(public_key)}.")
+    return capgo.pkcs1_pem(public_key)
+
+
+def _plain(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.value
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in pairs}
+
+
+def _as_json(found: Key) -> dict[str, Any]:
+    return asdict(found, dict_factory=_plain)
+
+
+def _schemes(found: Key) -> list[str]:
+    schemes: tuple[WrapScheme | SignatureScheme, ...] = (*found.wrap_schemes, *found.signature_schemes)
+    return [scheme.value for scheme in schemes]
+
+
+def _row(found: Key) -> tuple[str, str, str, str]:
+    key_id = found.public_key.capgo_key_id if found.public_key else "-"
+    return found.name, found.state.value, key_id, " ".join(_schemes(found)) or "-"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _as_text(found: Key) -> str:
+    lines = [("Name", found.name), ("State", found.state.value), ("Key version", found.key_version or "not known yet")]
+    if found.public_key is not None:
+        lines += [
+            ("Algorithm", f"RSA-{found.public_key.modulus_bits}"),
+            ("Fingerprint", found.public_key.fingerprint),
+            ("Capgo key_id", found.public_key.capgo_key_id),
+        ]
+    lines.append(("Schemes", ", ".join(_schemes(found)) or "none"))
+    if found.custody is not None:
+        lines += _custody_lines(found.custody)
+    width = max(len(label) for label, _ in lines)
+    return "\n".join(f"{label:<{width}}  {_one_line(value)}".rstrip() for label, value in lines)
+
+
+def _custody_lines(custody: Custody) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    findings: tuple[tuple[str, Finding], ...] = (
+        ("Protection", custody.protection),
+        ("Origin", custody.origin),
+        ("Export", custody.export),
+    )
+    for label, finding in findings:
+        lines.append((label, finding.value.replace("-", " ")))
+        lines += [("", f"- {reason}") for reason in finding.reasons]
+    return [*lines, *(("Evidence", f"{evidence.name} = {evidence.value}") for evidence in custody.evidence)]
+
+
+def _one_line(value: str) -> str:
+    """What a key store said may have lines of its own (a certificate), and control characters."""
+    first, *more = value.splitlines() or [""]
+    return "".join(c if c.isprintable() else " " for c in first) + (f" … ({len(more)} more lines)" if more else "")
