@@ -106,13 +106,13 @@ class SigningServer:
         context.set_trailing_metadata((("privyseal-request-id", request_id), *status.trailing_metadata))
         context.set_code(status.code)
         context.set_details(status.details)
-        raise _Aborted
+        raise _AbortedError
 
     def changed(self, method: str, value: bytes) -> bytes:
         return value[:-1] + bytes([value[-1] ^ 1]) if method in self.corrupt else value
 
 
-class _Aborted(Exception):
+class _AbortedError(Exception):
     pass
 
 
@@ -136,7 +136,7 @@ def _aborting(function: Callable[..., Any]) -> Callable[..., Any]:
     def handler(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return function(self, request, context)
-        except _Aborted:
+        except _AbortedError:
             return None
 
     return handler

@@ -63,7 +63,7 @@ def _refuse_key_data(_context: click.Context, _parameter: click.Parameter, value
 )
 @click.option("--build-url", metavar="URL", help="For the record: where the build is.  [default: from the CI system]")
 @click.option("--key-data", hidden=True, expose_value=False, callback=_refuse_key_data)
-def encrypt(*, 
+def encrypt(
     *,
     zip_path: str,
     checksum: str | None,
@@ -163,7 +163,9 @@ Example:
 )
 @click.option("--checksum", required=True, metavar="CHECKSUM", help="The checksum that `bundle encrypt` printed.")
 @click.option("--output", metavar="FILE", help="Where to write.  [default: ENCRYPTED with _decrypted.zip after it]")
-def decrypt(*, encrypted_path: str, iv_session_key: str, public_key_path: Path, checksum: str, output: str | None) -> None:
+def decrypt(
+    *, encrypted_path: str, iv_session_key: str, public_key_path: Path, checksum: str, output: str | None
+) -> None:
     """Do what a device does: recover the session key, decrypt, and verify the checksum.
 
     No service and no private key is needed. The plain zip appears only when all of it holds.
