@@ -1,0 +1,73 @@
+"""deploy/: the unit is sound and hardened, the example configuration is valid, the container runs as nobody special."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from privyseal_service.config import load_config
+from tests.house.files import CHECKOUT
+
+DEPLOY = CHECKOUT / "deploy"
+UNIT = DEPLOY / "privyseal-server.service"
+EXPOSURE = 1.3
+
+
+def systemd_analyze(*arguments):
+    program = shutil.which("systemd-analyze")
+    assert program, "systemd-analyze is missing: install the package systemd"
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def unit(tmp_path):
+    """The unit with a program that is there, as one that is not is an error of its own."""
+    text = UNIT.read_text()
+    assert "ExecStart=/opt/privyseal/bin/privyseal-server serve " in text
+    copy = tmp_path / UNIT.name
+    copy.write_text(text.replace("/opt/privyseal/bin/privyseal-server", sys.executable))
+    return copy
+
+
+def test_systemd_has_nothing_to_say_about_the_unit(unit):
+    checked = systemd_analyze("verify", "--man=no", str(unit))
+
+    assert checked.returncode == 0
+    assert checked.stdout + checked.stderr == ""
+
+
+def test_systemd_sees_an_unknown_setting(unit):
+    unit.write_text(unit.read_text().replace("NoNewPrivileges=yes", "NoNewPrivilege=yes"))
+
+    assert "NoNewPrivilege" in systemd_analyze("verify", "--man=no", str(unit)).stderr
+
+
+def test_the_units_exposure(capsys):
+    checked = systemd_analyze(
+        "security", "--offline=yes", "--no-pager", f"--threshold={round(EXPOSURE * 10)}", str(UNIT)
+    )
+    score = re.search(r"Overall exposure level for .*: ([0-9.]+)", checked.stdout)
+    with capsys.disabled():
+        print(f"\n  systemd-analyze security: {score and score[0]} (at most {EXPOSURE})")
+
+    assert checked.returncode == 0, checked.stdout
+    assert float(score[1]) <= EXPOSURE
+
+
+def test_the_example_configuration_is_valid(tmp_path):
+    config = load_config(DEPLOY / "privyseal.example.toml")
+
+    assert [key.name for key in config.keys] == ["app-release"]
+    assert config.listeners[0].certificate == DEPLOY / "server.pem"
+
+
+def test_the_container_runs_as_a_user_of_its_own_on_checked_packages():
+    text = (DEPLOY / "Containerfile").read_text()
+
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert "--require-hashes --requirement requirements.lock" in text
+    assert not re.search(r"pip install(?!.*--no-index)", re.sub(r" \\\n\s*", " ", text))
