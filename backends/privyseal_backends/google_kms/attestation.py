@@ -338,7 +338,8 @@ def _is_of(key: Mapping[int, bytes], public_key: PublicKey) -> bool | None:
     return None
 
 
-def _check_key(statement: Statement, public_key: PublicKey) -> Check:
+def check_key(statement: Statement, public_key: PublicKey) -> Check:
+    """Whether the attested key pair is the one of `public_key`."""
     answers = (_is_of(statement.private, public_key), _is_of(statement.public, public_key))
     if False in answers:
         return Check(KEY, Outcome.FAILED, "the attestation is of another key pair")
@@ -347,7 +348,7 @@ def _check_key(statement: Statement, public_key: PublicKey) -> Check:
     return Check(KEY, Outcome.PASSED, "the attested private key belongs to this public key")
 
 
-def _check_name(statement: Statement, name: str) -> Check:
+def check_name(statement: Statement, name: str) -> Check:
     """OBJ_ATTR_ID is 128 hex characters; the last 64 are the SHA-256 of the key version's resource name."""
     identifier = statement.private.get(Attribute.ID, b"").lower()
     if len(identifier) != 128:
@@ -388,8 +389,8 @@ def check(facts: KeyFacts, public_key: PublicKey, roots: tuple[x509.Certificate,
     checks = (
         *chains,
         _check_signature(statement, attestation, made),
-        _check_key(statement, public_key),
-        _check_name(statement, facts.name),
+        check_key(statement, public_key),
+        check_name(statement, facts.name),
         _check_attributes(statement),
         _NEVER_DONE,
     )

@@ -76,7 +76,7 @@ class Hsm:
         return _pem(self.manufacturer_root) + _pem(self.owner_root)
 
     def attest(self, name: str, key: rsa.RSAPublicKey, changes: Mapping[int, bytes | None] | None = None) -> bytes:
-        """The attestation of a key pair, gzip; `changes` replaces attributes of the private key, or with None drops them."""
+        """The attestation of a key pair, gzip; `changes` replaces the private key's attributes (None drops one)."""
         private = {**_private(name, key), **(changes or {})}
         public = {**_private(name, key), CLASS: b"\2", SENSITIVE: b"\0", EXTRACTABLE: b"\1", NEVER_EXTRACTABLE: b"\0"}
         return gzip.compress(self.sign(layout(public, {k: v for k, v in private.items() if v is not None})))
