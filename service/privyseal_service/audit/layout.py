@@ -109,6 +109,14 @@ def record_number(line: bytes) -> int:
     return int(head["n"])
 
 
+def time_of(record: bytes) -> bytes:
+    """A record's time as text, without the Z: its order is time's. Raises ValueError for another line."""
+    head = HEAD.match(record)
+    if head is None:
+        raise ValueError("not a record")
+    return head["time"]
+
+
 def read_fresh(path: Path) -> bytes:
     """A file's bytes as the device has them: cached pages that are not waiting to be written are dropped first, since
     after a failed sync they may differ from what is on the device. Raises OSError."""
