@@ -7,17 +7,22 @@ that is away.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from privyseal import __version__
 
 if TYPE_CHECKING:
+    from privyseal_backends.interface import KeyDescription
     from privyseal_service.config import Config
+    from privyseal_service.key_commands import Target
 
 REFUSED, USAGE, AWAY = 1, 2, 3
+
+_T = TypeVar("_T")
 
 
 class CommandError(click.ClickException):
@@ -36,6 +41,28 @@ _config_option = click.option(
     type=click.Path(path_type=Path),
     help="The service's configuration, TOML.",
 )
+_key_options = (
+    click.argument("name", required=False),
+    click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="The service's configuration, which has a key called NAME.",
+    ),
+    click.option("--uri", metavar="URI", help="The key's URI, in place of --config and NAME."),
+    click.option(
+        "--purpose",
+        type=click.Choice(["capgo", "signatures", "decryption"]),
+        help="What the key is for, and that alone. Follows from its schemes with --config, else capgo.",
+    ),
+)
+
+
+def _key_target_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_key_options):
+        command = option(command)
+    return command
 
 
 def _load(file: Path) -> Config:
@@ -56,16 +83,16 @@ def cli() -> None:
 @cli.command()
 @_config_option
 def serve(config_file: Path) -> None:
-    r"""Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT.
 
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
-    standard error.
+    standard error. Exits with 1 when a key cannot serve as configured, 2 for a configuration or a certificate that
+    cannot be used, 3 when the store of a required key is away.
 
     \b
-    Example: privyseal-server serve --config /etc/privyseal/privyseal.toml
-    """
-    import asyncio  # noqa: PLC0415
-
+    Example:
+      privyseal-server serve --config /etc/privyseal/privyseal.toml
+    """  # noqa: D301 - click's own mark
     config = _load(config_file)
     from privyseal_service import logs, server  # noqa: PLC0415
     from privyseal_service.keyring import KeyringError, may_heal  # noqa: PLC0415
@@ -73,16 +100,147 @@ def serve(config_file: Path) -> None:
 
     logs.set_up(config.log)
     try:
-        asyncio.run(server.serve(config, announce=_announce))
+        _await(server.serve(config, announce=_announce))
     except KeyringError as error:
         raise CommandError(str(error), AWAY if may_heal(error.cause) else REFUSED) from None
     except (TlsError, server.ListenError) as error:
         raise CommandError(str(error), USAGE) from None
 
 
+def _await(work: Coroutine[Any, Any, _T]) -> _T:
+    import asyncio  # noqa: PLC0415
+
+    return asyncio.run(work)
+
+
 def _announce(line: str) -> None:
     click.echo(line)
     sys.stdout.flush()
+
+
+@cli.command()
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check(config_file: Path, *, as_json: bool) -> None:
+    """Say for each listener and key whether it would serve.
+
+    When one would not: which part failed (module, token, PIN, object, attribute, mechanism, custody, certificate, key,
+    CA, network) and the remedy. Prints each key's fingerprint, to be pinned in the configuration. Signs nothing.
+    Exits with 1 when any would not serve.
+
+    \b
+    Example:
+      privyseal-server check --config /etc/privyseal/privyseal.toml
+    """  # noqa: D301 - click's own mark
+    config = _load(config_file)
+    from privyseal_service import check as checking  # noqa: PLC0415
+
+    findings = _await(checking.check(config))
+    ok = all(finding.ok for finding in findings)
+    if as_json:
+        import json  # noqa: PLC0415
+
+        click.echo(json.dumps(checking.as_json(findings), indent=2))
+    else:
+        click.echo("\n".join(finding.line() for finding in findings))
+    if not ok:
+        sys.exit(REFUSED)
+
+
+@cli.group()
+def key() -> None:
+    """Make a key in a key store, or move an existing one into it."""
+
+
+@key.command("create")
+@_key_target_options
+@click.option("--bits", type=click.Choice(["2048", "3072", "4096"]), default="2048", show_default=True)
+def key_create(name: str | None, config_file: Path | None, uri: str | None, purpose: str | None, bits: str) -> None:
+    """Make a key inside its key store: sensitive, never extractable.
+
+    Prints the public key on standard output (PKCS#1 PEM, what Capgo's configuration wants) and what was made on
+    standard error. Nothing is ever replaced.
+
+    \b
+    Examples:
+      privyseal-server key create --config privyseal.toml demo > public.pem
+      privyseal-server key create --uri 'pkcs11:token=ota;object=app?module-path=…&pin-source=file:pin.txt'
+    """  # noqa: D301 - click's own mark
+    from privyseal_service import key_commands  # noqa: PLC0415
+
+    target = _target(name, config_file, uri, purpose)
+    description = _run(lambda: key_commands.create(target, int(bits)))
+    click.echo(key_commands.report("made", target, description), err=True)
+    _show(target, description)
+
+
+@key.command("import")
+@click.argument("pem", type=click.Path(path_type=Path))
+@_key_target_options
+def key_import(pem: Path, name: str | None, config_file: Path | None, uri: str | None, purpose: str | None) -> None:
+    """Move the RSA key in the file PEM (PKCS#1 or PKCS#8, not encrypted) into a key store.
+
+    It becomes sensitive and not extractable; its origin says imported. It is checked by a signature. Prints the public
+    key on standard output (PKCS#1 PEM) and, on standard error, what was made and what remains to be done with the file.
+
+    \b
+    Example:
+      privyseal-server key import .capgo_key_v2 --config privyseal.toml app
+    """  # noqa: D301 - click's own mark
+    from privyseal_service import key_commands  # noqa: PLC0415
+
+    target = _target(name, config_file, uri, purpose)
+    try:
+        private_key = key_commands.read_private_key(pem)
+    except key_commands.KeyFileError as error:
+        raise CommandError(str(error), REFUSED if pem.is_file() else USAGE) from None
+    description = _run(lambda: key_commands.import_key(target, private_key))
+    click.echo(key_commands.report("imported", target, description), err=True)
+    click.echo(key_commands.what_remains(pem), err=True)
+    _show(target, description)
+
+
+def _target(name: str | None, config_file: Path | None, uri: str | None, purpose: str | None) -> Target:
+    from privyseal_service import key_commands  # noqa: PLC0415
+
+    meant = key_commands.PURPOSE_NAMES[purpose] if purpose else None
+    if uri is not None and config_file is None and name is None:
+        return key_commands.target_by_uri(uri, meant)
+    if uri is not None or config_file is None or name is None:
+        raise CommandError("name the key by --config FILE NAME, or by --uri URI", USAGE)
+    from privyseal_service.config import ConfigError  # noqa: PLC0415
+
+    try:
+        return key_commands.target_by_name(_load(config_file), name, meant)
+    except (ConfigError, key_commands.TargetError) as error:
+        raise CommandError(str(error), USAGE) from None
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, KeyDescription]]) -> KeyDescription:
+    from privyseal_backends.interface import BackendError, CallerError, DeadlineError  # noqa: PLC0415
+    from privyseal_service.key_commands import TargetError  # noqa: PLC0415
+    from privyseal_service.keyring import may_heal  # noqa: PLC0415
+
+    try:
+        return _await(work())
+    except TargetError as error:
+        raise CommandError(str(error), USAGE) from None
+    except BackendError as error:
+        away = may_heal(error) or isinstance(error, DeadlineError)
+        code = AWAY if away else USAGE if isinstance(error, CallerError) else REFUSED
+        raise CommandError(str(error), code) from None
+
+
+def _show(target: Target, description: KeyDescription) -> None:
+    """Print the public key, and fail when the key does not serve as its configuration wants it."""
+    from privyseal_backends.interface import BackendError  # noqa: PLC0415
+    from privyseal_service.key_commands import check_bar  # noqa: PLC0415
+
+    click.echo(description.public_key.pkcs1_pem, nl=False)
+    try:
+        check_bar(target, description)
+    except BackendError as error:
+        raise CommandError(f"the key is there, and cannot serve as configured: {error}", REFUSED) from None
 
 
 def main() -> None:
@@ -92,6 +250,9 @@ def main() -> None:
     harden()
     try:
         code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = USAGE
     except click.ClickException as error:
         click.echo(f"privyseal-server: {error.format_message()}", err=True)
         code = error.code if isinstance(error, CommandError) else USAGE

@@ -19,12 +19,11 @@ def resolve_paths(uri: str, folder: Path) -> str:
 
 
 def _resolve(attribute: str, folder: Path) -> str:
+    """The attribute with an absolute path. The rest of it stays as it was written, for the backend to judge."""
     name, equals, value = attribute.partition("=")
-    if not equals:
+    if name not in {"module-path", "pin-source"} or not equals:
         return attribute
-    path = unquote(value)
-    if name == "module-path":
-        return f"{name}={quote(str(folder / path), safe=_PLAIN)}"
-    if name == "pin-source" and path.startswith("file:") and not path.startswith("file:/"):
-        return f"{name}=file:{quote(str(folder / path.removeprefix('file:')), safe=_PLAIN)}"
-    return attribute
+    kind, path = ("file:", value.removeprefix("file:")) if name == "pin-source" else ("", value)
+    if not path or unquote(path).startswith("/") or not value.startswith(kind):
+        return attribute
+    return f"{name}={kind}{quote(str(folder), safe=_PLAIN)}/{path}"

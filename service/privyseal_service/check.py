@@ -1,0 +1,127 @@
+"""Would the configuration serve? Each key and each listener is looked at as the start would, and none hides another."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from privyseal_backends.interface import BackendError, KeyDescription, UnavailableError
+from privyseal_backends.registry import backend
+from privyseal_service.enrollment import check_enrollment, worded
+from privyseal_service.keyring import Stores
+from privyseal_service.tls import TlsError, load_tls
+
+if TYPE_CHECKING:
+    from privyseal_backends.interface import OpenStore
+    from privyseal_service.config import Config, KeyConfig, ListenerConfig
+
+OPEN_S = 15.0
+"""How long a key store may take to open a key here."""
+
+_RENEW = datetime.timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One key or listener: whether it would serve, what is true of it and, when not, which part failed and the remedy.
+
+    `part` is one or two words: "module", "token", "PIN", "object", "attribute", "mechanism", "custody", "network",
+    "certificate", "key", "CA". `notes` are sentences on what serves and yet wants a look.
+    """
+
+    kind: str
+    name: str
+    facts: dict[str, str | int | list[str]] = field(default_factory=dict)
+    part: str = ""
+    message: str = ""
+    remedy: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether it would serve."""
+        return not self.part
+
+    def line(self) -> str:
+        """The finding for a person, on one line, or one more for each note."""
+        facts = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
+        problem = "" if self.ok else f"{self.part}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
+        said = "; ".join(part for part in (problem, facts) if part)
+        notes = "".join(f"\n        note: {note}" for note in self.notes)
+        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {said}{notes}"
+
+    def json(self) -> dict[str, object]:
+        """The finding for a program; `part`, `message` and `remedy` are empty where it would serve."""
+        problem = {"part": self.part, "message": self.message, "remedy": self.remedy}
+        return {"name": self.name, "ok": self.ok, **self.facts, **problem, "notes": list(self.notes)}
+
+
+def _shown(value: str | int | list[str]) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+async def check(config: Config, backends: Callable[[str], OpenStore] = backend) -> list[Finding]:
+    """Look at every listener and every key, all keys at once."""
+    stores = Stores(config.stores, backends)
+    granted = {key for grant in config.grants for key in grant.keys}
+    try:
+        keys = await asyncio.gather(*(_check_key(key, stores, granted=key.name in granted) for key in config.keys))
+    finally:
+        await stores.close()
+    return [*(_check_listener(listener) for listener in config.listeners), *keys]
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, object]:
+    """All findings for a program."""
+    kinds = {f"{kind}s": [f.json() for f in findings if f.kind == kind] for kind in ("listener", "key")}
+    return {"ok": all(finding.ok for finding in findings), **kinds}
+
+
+async def _check_key(config: KeyConfig, stores: Stores, *, granted: bool) -> Finding:
+    notes = () if granted else ("no grant names this key, so nobody may use it",)
+    facts: dict[str, str | int | list[str]] = {}
+    try:
+        opening = stores.store(config.uri).open_key(config.uri, config.fingerprint)
+        key = await asyncio.wait_for(opening, OPEN_S)
+        facts = _facts(config, key.description)
+        check_enrollment(config, key.description)
+    except BackendError as error:
+        return Finding("key", config.name, facts, error.part, error.message, error.remedy, notes)
+    except asyncio.TimeoutError:
+        silent = UnavailableError("network", f"the key store did not answer within {OPEN_S:g} s", "look at its health")
+        return Finding("key", config.name, facts, silent.part, silent.message, silent.remedy, notes)
+    return Finding("key", config.name, facts, notes=notes)
+
+
+def _facts(config: KeyConfig, description: KeyDescription) -> dict[str, str | int | list[str]]:
+    custody = description.custody
+    return {
+        "fingerprint": description.public_key.fingerprint,
+        "key_version": description.key_version,
+        "modulus_bits": description.public_key.modulus_bits,
+        "schemes": [scheme.value for scheme in config.schemes],
+        "protection": worded(custody.protection),
+        "origin": worded(custody.origin),
+        "export": worded(custody.export),
+    }
+
+
+def _check_listener(config: ListenerConfig) -> Finding:
+    if config.auth == "none":
+        note = "it has no TLS and asks nobody who they are; use it for development alone"
+        return Finding("listener", config.address, {"auth": config.auth}, notes=(note,))
+    try:
+        tls = load_tls(config)
+    except TlsError as error:
+        return Finding("listener", config.address, {"auth": config.auth}, error.part, error.message, error.remedy)
+    facts: dict[str, str | int | list[str]] = {
+        "auth": config.auth,
+        "certificate_until": f"{tls.not_after:%Y-%m-%d}",
+        "client_cas": len(tls.authorities),
+    }
+    left = tls.not_after - datetime.datetime.now(datetime.timezone.utc)
+    notes = (f"its certificate expires in {left.days} days; renew it",) if left < _RENEW else ()
+    return Finding("listener", config.address, facts, notes=notes)
