@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from io import FileIO
@@ -51,6 +50,13 @@ def _check_regular(path: Path, mode: int) -> None:
         raise FileUnusableError(f"{path} is a folder", remedy="name a file")
     if not stat.S_ISREG(mode):
         raise FileUnusableError(f"{path} is not a regular file", remedy="name a file on disk")
+
+
+def check_distinct(source: FileIO, output: Path) -> None:
+    """Raise FileUnusableError when `output` is the file that is being read."""
+    with contextlib.suppress(OSError):  # whatever else is wrong with `output` is found when it is written
+        if os.path.samestat(os.fstat(source.fileno()), output.stat()):
+            raise FileUnusableError(f"{output} is the input itself", remedy="name another output")
 
 
 @contextlib.contextmanager
@@ -161,7 +167,7 @@ class AtomicOutput:
         return os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def _hidden_name(self) -> Path:
-        return self._target.with_name(f".privyseal-{secrets.token_hex(8)}.partial")
+        return self._target.with_name(f".privyseal-{os.urandom(8).hex()}.partial")
 
     def _link(self, name: Path) -> None:
         folder = os.open(self._target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -40,6 +41,8 @@ def say(sentence: str) -> None:
 
 def result(text: str) -> None:
     """Write a result to stdout, whatever the terminal's encoding, and flush it."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
     stream = sys.stdout.buffer
     stream.write(text.encode("utf-8", "surrogateescape") + b"\n")
     stream.flush()

@@ -43,8 +43,10 @@ def _raise_signalled(number: int, _frame: FrameType | None) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit."""
     try:
-        signal.signal(signal.SIGINT, _raise_signalled)
-        signal.signal(signal.SIGTERM, _raise_signalled)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # What started the command may want it deaf to one of these, as `nohup` and a shell's `&` do.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _raise_signalled)
         code = _run(arguments)
     except _SignalledError as signalled:
         code = EXIT_SIGNAL + signalled.number
@@ -59,7 +61,8 @@ def _run(arguments: list[str] | None) -> int:
 
     try:
         code = privyseal.main(arguments, prog_name="privyseal", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except Exception as error:
         if os.environ.get("PRIVYSEAL_DEBUG"):
             raise

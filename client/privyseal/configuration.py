@@ -10,7 +10,6 @@ A caller has one identity: the highest of these that holds a certificate or a to
 
 from __future__ import annotations
 
-import enum
 import importlib
 import os
 import stat
@@ -22,17 +21,10 @@ from typing import Any
 
 from privyseal._files import read_small
 from privyseal.errors import ConfigurationError
+from privyseal.model import BundleFormat
 
 PROJECT_FILE = "privyseal.toml"
 PROJECT_SETTINGS = ("key", "format")
-
-
-class BundleFormat(enum.Enum):
-    """What `bundle encrypt` makes."""
-
-    AUTO = "auto"
-    CAPGO_V2 = "capgo-v2"
-    CAPGO_V3 = "capgo-v3"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,14 @@ class SignatureScheme(enum.Enum):
     """RSASSA-PSS with SHA-256 and a salt of 32 bytes (RFC 8017, 8.1)."""
 
 
+class BundleFormat(enum.Enum):
+    """What `bundle encrypt` makes; AUTO is decided by the app's installed plugin."""
+
+    AUTO = "auto"
+    CAPGO_V2 = "capgo-v2"
+    CAPGO_V3 = "capgo-v3"
+
+
 @dataclass(frozen=True)
 class RequestContext:
     """What a request is for: recorded by the service, not signed. Each: at most 512 characters, none a control one."""

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from privyseal import capgo
 from privyseal._cipher import BLOCK_BYTES, PaddingError, Progress, decrypt_stream
-from privyseal._files import AtomicOutput, open_input, reading, write_all
-from privyseal.errors import FileUnusableError, InputError, NotVerifiedError
+from privyseal._files import AtomicOutput, check_distinct, open_input, reading, write_all
+from privyseal.errors import InputError, NotVerifiedError
 
 
 def default_output(path: Path) -> Path:
@@ -43,8 +43,7 @@ def open_bundle(
         size_bytes = os.fstat(source.fileno()).st_size
         _check_size(path, size_bytes)
         output = output or default_output(path)
-        if output.exists() and os.path.samestat(os.fstat(source.fileno()), output.stat()):
-            raise FileUnusableError(f"{output} is the file to be opened", remedy="name another output")
+        check_distinct(source, output)
         with AtomicOutput(output) as plain:
             try:
                 found = decrypt_stream(source, partial(_write, plain), session_key, sealed_key.iv, progress=progress)

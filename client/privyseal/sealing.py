@@ -7,7 +7,6 @@ first two calls run while the file is being encrypted.
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,8 @@ from typing import Protocol
 
 from privyseal import capgo
 from privyseal._cipher import Progress, encrypt_stream
-from privyseal._files import AtomicOutput, open_input, reading, write_all
-from privyseal.errors import FileUnusableError, InputError
+from privyseal._files import AtomicOutput, check_distinct, open_input, reading, write_all
+from privyseal.errors import InputError
 from privyseal.model import Key, RequestContext, SignatureScheme, WrappedKey, WrapScheme
 from privyseal.verification import ChecksumSigner, check_signature, check_wrapped_key, public_key_of
 
@@ -54,7 +53,7 @@ class BundleSecrets:
     @classmethod
     def random(cls) -> BundleSecrets:
         """Fresh ones, from the operating system."""
-        return cls(secrets.token_bytes(capgo.SESSION_KEY_BYTES), secrets.token_bytes(capgo.IV_BYTES))
+        return cls(os.urandom(capgo.SESSION_KEY_BYTES), os.urandom(capgo.IV_BYTES))
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def seal_bundle(
     with open_input(path) as source:
         size_bytes = _check_zip(source, path)
         output = output or default_output(path)
-        _check_distinct(source, path, output)
+        check_distinct(source, output)
         with AtomicOutput(output) as sealed, ThreadPoolExecutor(1, thread_name_prefix="privyseal-seal") as pool:
             encryption = pool.submit(
                 _encrypt, source, path, sealed, bundle_secrets, size_bytes=size_bytes, stop=stop, progress=progress
@@ -157,16 +156,6 @@ def _check_zip(source: FileIO, path: Path) -> int:
     if _END_OF_DIRECTORY not in tail:
         raise InputError(f"{path} is a zip without its end", remedy="copy or make it again")
     return size_bytes
-
-
-def _check_distinct(source: FileIO, path: Path, output: Path) -> None:
-    with reading(path):
-        try:
-            same = os.path.samestat(os.fstat(source.fileno()), output.stat())
-        except FileNotFoundError:
-            return
-    if same:
-        raise FileUnusableError(f"{output} is the file to be sealed", remedy="name another output")
 
 
 def _encrypt(

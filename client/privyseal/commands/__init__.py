@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from privyseal import __version__
-from privyseal.commands.bundle import bundle
-from privyseal.commands.checksum import checksum
-from privyseal.commands.completion import completion
-from privyseal.commands.key import key
+
+_COMMANDS = {
+    "bundle": "privyseal.commands.bundle:bundle",
+    "checksum": "privyseal.commands.checksum:checksum",
+    "completion": "privyseal.commands.completion:completion",
+    "exec": "privyseal.exec.command:exec_command",
+    "key": "privyseal.commands.key:key",
+}
 
 _EPILOG = """\b
 Examples:
@@ -27,7 +33,23 @@ Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a mi
 """
 
 
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
 @click.group(
+    cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=_EPILOG,
 )
@@ -37,9 +59,3 @@ def privyseal() -> None:
 
     The bundle is encrypted here; a signing service wraps its session key and signs its checksum.
     """
-
-
-privyseal.add_command(bundle)
-privyseal.add_command(checksum)
-privyseal.add_command(key)
-privyseal.add_command(completion)

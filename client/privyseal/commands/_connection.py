@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from privyseal import configuration
 from privyseal._terminal import warn
-from privyseal.configuration import Layer, Settings
 from privyseal.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from privyseal._client import Client
+    from privyseal.configuration import Settings
     from privyseal.model import RequestContext
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,7 +58,9 @@ def key_option(function: F) -> F:
 
 def settings_from(flags: dict[str, Any], *, key: str | None = None, bundle_format: str | None = None) -> Settings:
     """The settings of flags, variables and files. Raises ConfigurationError."""
-    layer = Layer(
+    from privyseal import configuration  # noqa: PLC0415 - help and version need none of it
+
+    layer = configuration.Layer(
         origin="the command line",
         key=key,
         format=bundle_format,

@@ -12,9 +12,8 @@ import click
 
 from privyseal._terminal import ProgressLine, result, say, warn
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
-from privyseal.configuration import BundleFormat
 from privyseal.errors import ConfigurationError
-from privyseal.model import SignatureScheme
+from privyseal.model import BundleFormat, SignatureScheme
 
 
 @click.group()
