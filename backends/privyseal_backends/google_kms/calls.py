@@ -18,9 +18,10 @@ from privyseal_backends.interface import IntegrityError
 Message = TypeVar("Message")
 Checked = TypeVar("Checked")
 
-_FIRST_PAUSE_S = 0.1
+_FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 _FEW_TIMES = 3
+_PAUSE_AFTER_UNTRUTH_S = 0.05
 _SHORTEST_ATTEMPT_S = 0.02
 
 
@@ -58,7 +59,7 @@ class Caller:
         """Send until an answer passes `check`, which raises `IntegrityError` on one that is not true.
 
         `send` gets its timeout in seconds. Attempts are apart by full jitter (a random part of a pause that doubles)
-        and never run past the deadline; the last error is raised when it leaves no room for another.
+        and never run past the deadline; what was met last is raised when there is no room for another.
         """
         clock = _Clock()
         untrue = 0
@@ -97,6 +98,8 @@ class Caller:
         room_s = deadline_s - time.monotonic() - met.pause_s - _SHORTEST_ATTEMPT_S
         if room_s <= 0:
             raise met.error
-        longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16), room_s)
-        jitter_s = random.uniform(0, longest_s)  # noqa: S311 - spreads load, guards nothing
+        longest_s = _PAUSE_AFTER_UNTRUTH_S
+        if met.again is Again.UNTIL_THE_DEADLINE:
+            longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
+        jitter_s = random.uniform(0, min(longest_s, room_s))  # noqa: S311 - spreads load, guards nothing
         await asyncio.sleep(met.pause_s + jitter_s)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import google.auth
 import google.auth.exceptions
 import grpc
+from google.auth import aws, identity_pool
 from google.auth.credentials import Credentials
 from google.auth.transport.grpc import AuthMetadataPlugin
 from google.auth.transport.requests import Request
 from google.cloud.kms_v1 import KeyManagementServiceAsyncClient
 from google.cloud.kms_v1.services.key_management_service.transports import grpc_asyncio
+from google.oauth2 import service_account
 
 from privyseal_backends.google_kms.address import DEFAULT_HOST, Endpoint
 from privyseal_backends.google_kms.calls import Caller
 from privyseal_backends.google_kms.slots import Slots
-from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
+from privyseal_backends.interface import OperatorError, UnavailableError
 
 SCOPE = "https://www.googleapis.com/auth/cloudkms"
 
+# What Google's library raises for files that are missing, no JSON, or JSON of another shape.
+_UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError)
+
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.service_config_disable_resolution", 1),  # retries are ours, not a DNS record's
+    # gRPC's own pause between dials grows to two minutes, which a store that came back would stay away for.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_receive_message_length", 1 << 22),
@@ -52,41 +62,59 @@ def _keep_out_of_logs() -> None:
     logging.getLogger(grpc_asyncio.__name__).addFilter(_drop)
 
 
-def _credentials_error(error: google.auth.exceptions.GoogleAuthError, file: str | None) -> BackendError:
-    """Never with the error's own text: it quotes what the token's issuer answered."""
-    where = f"the credentials file {file!r}" if file else "the application default credentials"
-    if isinstance(error, google.auth.exceptions.TransportError) or getattr(error, "retryable", False):
-        return UnavailableError(
+def _unfit_file(file: str, remedy: str) -> OperatorError:
+    return OperatorError("credentials", f"the credentials file {file!r} cannot be used", remedy)
+
+
+def _from_file(file: str) -> Credentials:
+    """A service account's key, or workload identity federation without a program to run: no file of another kind is
+    loaded, since some make Google's library run what they name. Blocking. Raises BackendError."""
+    remedy = "name a readable JSON file of type service_account or external_account"
+    try:
+        info = json.loads(Path(file).read_bytes())
+        kind, source = info.get("type"), info.get("credential_source") or {}
+        if kind == "service_account":
+            return service_account.Credentials.from_service_account_info(info, scopes=[SCOPE])  # type: ignore[no-untyped-call, no-any-return]
+        if kind == "external_account" and "environment_id" in source:
+            return aws.Credentials.from_info(info, scopes=[SCOPE])  # type: ignore[no-untyped-call, no-any-return]
+        if kind == "external_account" and "executable" not in source:
+            return identity_pool.Credentials.from_info(info, scopes=[SCOPE])  # type: ignore[no-untyped-call, no-any-return]
+    except _UNFIT:
+        raise _unfit_file(file, remedy) from None
+    raise _unfit_file(file, remedy)
+
+
+def _default() -> Credentials:
+    """Blocking: reads files, and asks the machine's metadata server. Raises BackendError."""
+    try:
+        credentials, _ = google.auth.default(scopes=[SCOPE])
+    except _UNFIT:
+        raise OperatorError(
             "credentials",
-            f"no access token could be had with {where}: the token's issuer does not answer",
-            "check the network to it",
-        )
-    if isinstance(error, google.auth.exceptions.DefaultCredentialsError):
-        message = f"{where} cannot be used" if file else "there are no application default credentials"
-        remedy = "set credentials_file of gcpkms to a readable JSON file of credentials, or the variable"
-        return OperatorError("credentials", message, f"{remedy} GOOGLE_APPLICATION_CREDENTIALS")
-    return OperatorError(
-        "credentials", f"Google gives no access token for {where}", "see that the account and its key are in use"
-    )
+            "there are no application default credentials that can be used",
+            "set credentials_file of gcpkms, or the variable GOOGLE_APPLICATION_CREDENTIALS",
+        ) from None
+    return credentials
 
 
 def _load_credentials(file: str | None) -> Credentials:
-    """Blocking: reads files, and asks for a first access token. Raises BackendError."""
+    """Blocking: ends with a first access token. Raises BackendError, never with what the token's issuer said, which may
+    quote it."""
+    credentials = _from_file(file) if file else _default()
+    if hasattr(credentials, "with_always_use_jwt_access"):
+        # A service account signs its own tokens: no token endpoint is needed.
+        credentials = credentials.with_always_use_jwt_access(True)  # noqa: FBT003
     try:
-        if file:
-            loaded = google.auth.load_credentials_from_file(file, scopes=[SCOPE])  # type: ignore[no-untyped-call]
-        else:
-            loaded = google.auth.default(scopes=[SCOPE])
-        credentials: Credentials = loaded[0]
-        if hasattr(credentials, "with_always_use_jwt_access"):
-            # A service account signs its own tokens: no token endpoint is needed.
-            credentials = credentials.with_always_use_jwt_access(True)  # noqa: FBT003
         credentials.refresh(Request())  # type: ignore[no-untyped-call]
-    except google.auth.exceptions.GoogleAuthError as error:
-        raise _credentials_error(error, file) from None
-    except (OSError, ValueError):
+    except _UNFIT as error:
+        if isinstance(error, google.auth.exceptions.TransportError) or getattr(error, "retryable", False):
+            raise UnavailableError(
+                "credentials",
+                "no access token for Google could be had: the token's issuer does not answer",
+                "check the network to it",
+            ) from None
         raise OperatorError(
-            "credentials", f"the credentials file {file!r} cannot be read", "set credentials_file to a readable one"
+            "credentials", "Google gives no access token for the credentials", "see that the account and key are in use"
         ) from None
     return credentials
 

@@ -58,10 +58,23 @@ class GoogleKey:
         return self._description
 
     async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
-        """Sign each input in a call of its own, several at once; see `Key`."""
+        """Sign each input in a call of its own, several at once; see `Key`. A group that was begun is finished even
+        when the store closes meanwhile."""
         arrived_s = time.monotonic()
-        if len(inputs) == 1:
-            return [await self._sign_one(inputs[0], deadline_s, arrived_s)]
+        try:
+            self._use.begin()
+        except UnavailableError:
+            return [store_closed() for _ in inputs]
+        try:
+            if len(inputs) == 1:
+                return [await self._sign_one(inputs[0], deadline_s, arrived_s)]
+            return await self._sign_group(inputs, deadline_s, arrived_s)
+        finally:
+            self._use.end()
+
+    async def _sign_group(
+        self, inputs: Sequence[SigningInput], deadline_s: float, arrived_s: float
+    ) -> Sequence[SigningResult]:
         results: dict[int, SigningResult] = {}
         queue = iter(enumerate(inputs))
 
@@ -101,16 +114,12 @@ class GoogleKey:
     async def _request_signature(self, signing_input: SigningInput, deadline_s: float) -> Answer[bytes]:
         request = answers.sign_request(self._facts.name, signing_input)
         client = self._connection.client
-        self._use.begin()
-        try:
-            return await self._connection.caller.call(
-                Verb.SIGN_RAW if signing_input.mechanism is Mechanism.TYPE1 else Verb.SIGN,
-                lambda timeout_s: client.asymmetric_sign(request, retry=None, timeout=timeout_s),
-                answers.signature(self._facts, self._description.public_key, signing_input),
-                deadline_s,
-            )
-        finally:
-            self._use.end()
+        return await self._connection.caller.call(
+            Verb.SIGN_RAW if signing_input.mechanism is Mechanism.TYPE1 else Verb.SIGN,
+            lambda timeout_s: client.asymmetric_sign(request, retry=None, timeout=timeout_s),
+            answers.signature(self._facts, self._description.public_key, signing_input),
+            deadline_s,
+        )
 
     def _refuse(self, mechanism: Mechanism) -> CallerError:
         return CallerError("mechanism", self._description.refusals[mechanism])

@@ -109,13 +109,14 @@ class _Version:
 class FakeKms:
     """A server on a free loopback port; a context manager.
 
-    `calls` has the name of every method called, in order; `requests` the requests themselves; `peak` is the largest
-    number of calls that were inside at once.
+    `calls` has the name of every method called, in order; `requests` and `metadata` what came with each; `peak` is the
+    largest number of calls that were inside at once.
     """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.requests: list[Any] = []
+        self.metadata: list[dict[str, str]] = []
         self.peak = 0
         self._inside = 0
         self._lock = threading.Lock()
@@ -135,12 +136,13 @@ class FakeKms:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, port: int = 0) -> None:
+    def start(self, port: int = 0, tls: grpc.ServerCredentials | None = None) -> None:
         """Listen; on `port` again after a stop, where a test needs that."""
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=64), options=[("grpc.so_reuseport", 0)])
         handlers = {name: self._handler(name) for name in _METHODS}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self.port = server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        self.port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
         server.start()
         self._server = server
 
@@ -160,6 +162,11 @@ class FakeKms:
         assert method in _METHODS
         with self._lock:
             self._faults[method].extend([*faults] * times)
+
+    def forget_faults(self) -> None:
+        """Spoil no more calls."""
+        with self._lock:
+            self._faults.clear()
 
     def add(self, algorithm: str, level: str = "SOFTWARE", *, key_id: str | None = None) -> str:
         """Make an enabled key version and return its name."""
@@ -249,6 +256,7 @@ class FakeKms:
             with self._lock:
                 self.calls.append(name)
                 self.requests.append(request)
+                self.metadata.append({item.key: str(item.value) for item in context.invocation_metadata()})
                 self._inside += 1
                 self.peak = max(self.peak, self._inside)
                 fault = self._faults[name].popleft() if self._faults[name] else None
