@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import shlex
 import shutil
 import signal
@@ -11,8 +12,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -95,37 +95,59 @@ def _write_shims(folder: Path, search_path: str) -> bool:
     return bool(found)
 
 
-@dataclass
 class Signals:
     """The signals that this process was sent: forwarded to the child once there is one, else kept."""
 
-    child: int | None = None
-    kept: signal.Signals | None = None
+    def __init__(self, wakened: int) -> None:
+        self._wakened = wakened  # a pipe that every signal writes to
+        self._child: int | None = None
+        self.kept: signal.Signals | None = None
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """A signal came. Those of the terminal's keys reach the child by themselves."""
-        if self.child is None:
+        if self._child is None:
             self.kept = signal.Signals(number)
         elif not (number in _FROM_TERMINAL and _in_foreground()):
-            try:
-                os.kill(self.child, number)
-            except ProcessLookupError:
-                return  # it has just ended
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._child, number)
+
+    def wait(self, child: int) -> int:
+        """Forward to the child until it ends; its wait status."""
+        self._child = child
+        if self.kept is not None:  # it came while the child was being started
+            self.receive(self.kept, None)
+        # Not a blocking waitpid: a signal just before it, or one that another thread took, would find no one awake.
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            select.select([self._wakened], [], [])
+            os.read(self._wakened, 4096)
+        self._child = None
+        return ended[1]
 
 
 @contextmanager
 def signals() -> Iterator[Signals]:
     """Receive the signals that a child is to have, instead of ending by them."""
-    received = Signals()
-    before = {number: signal.getsignal(number) for number in _FORWARDED}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as after nohup: the child inherits it
+    wakened, waken = os.pipe()
+    os.set_blocking(waken, False)
+    received = Signals(wakened)
+    before = {number: signal.getsignal(number) for number in (*_FORWARDED, signal.SIGCHLD)}
+    before_waken = signal.set_wakeup_fd(waken, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, _nothing)
+    for number in _FORWARDED:
+        if before[number] is not signal.SIG_IGN:  # as after nohup: the child inherits it
             signal.signal(number, received.receive)
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_waken)
+        os.close(waken)
+        os.close(wakened)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """A handler, so that the end of a child wakes this process."""
 
 
 def _in_foreground() -> bool:
@@ -147,16 +169,12 @@ def run(words: Sequence[str], env: Mapping[str, str], received: Signals) -> int:
     sys.stdout.flush()
     try:
         # posix_spawn, since threads of gRPC are up: nothing of Python runs between fork and exec.
-        received.child = os.posix_spawnp(words[0], list(words), dict(env), setsigdef=_IGNORED_BY_PYTHON)
+        process = os.posix_spawnp(words[0], list(words), dict(env), setsigdef=_IGNORED_BY_PYTHON)
     except FileNotFoundError:
         raise SpawnError(f"the command {words[0]!r} was not found", NOT_FOUND) from None
     except OSError as error:
         raise SpawnError(f"the command {words[0]!r} cannot be run: {error.strerror}", CANNOT_RUN) from None
-    if received.kept is not None:  # it came while the child was being started
-        received.receive(received.kept, None)
-    _, status = os.waitpid(received.child, 0)
-    received.child = None
-    return status
+    return received.wait(process)
 
 
 def end_as(status: int) -> int:

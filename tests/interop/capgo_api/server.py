@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
 APP_ID = "com.example.app"
 ORGANIZATION = "11111111-1111-4111-8111-111111111111"
@@ -81,6 +81,7 @@ class CapgoApi:
                 return Answer(_CONSTANT[method, path])
             for prefix, handle in (
                 ("POST /rest/v1/app_versions", self._write_version),
+                ("PATCH /rest/v1/app_versions", self._write_version),
                 ("POST /files/upload_link", self._link),
                 ("PUT /objects/", self._put),
                 ("POST /files/upload/attachments/", self._begin_tus),
@@ -174,6 +175,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Server
 
     def _serve(self) -> None:
@@ -188,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _serve
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Nothing: `received` is the record."""
