@@ -1,7 +1,7 @@
 """A proxy between boto3 and an AWS emulator that makes the faults which the emulator cannot: queued for each operation.
 
-It speaks HTTP/1.1 on a free loopback port, forwards each call to the emulator, and does to the next call of an operation
-what was queued for it. It keeps a record of all calls.
+It speaks HTTP/1.1 on a free loopback port, forwards each call to the emulator, and does to the next call of an
+operation what was queued for it. It keeps a record of all calls.
 """
 
 from __future__ import annotations
@@ -108,6 +108,11 @@ class FaultProxy:
         with self._lock:
             self._faults[operation].extend(faults)
 
+    def clear(self) -> None:
+        """Forget the faults that are still queued."""
+        with self._lock:
+            self._faults.clear()
+
     def calls(self, operation: str = "") -> list[Call]:
         """The calls that came so far, of one operation or of all."""
         with self._lock:
@@ -177,6 +182,7 @@ def running(upstream: str) -> Iterator[FaultProxy]:
 def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
 
         def setup(self) -> None:
             super().setup()

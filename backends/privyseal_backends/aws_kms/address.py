@@ -19,6 +19,21 @@ _ALIAS = r"alias/[A-Za-z0-9/_-]+"
 _ARN = re.compile(rf"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{{12}}):(key/({_KEY_ID})|{_ALIAS})")
 _SHORT = re.compile(rf"{_KEY_ID}|{_ALIAS}")
 
+# The DNS suffixes of AWS's partitions, the second of each pair for dual stack, as botocore's partitions.json has them.
+_SUFFIXES = (
+    *("amazonaws.com", "api.aws"),
+    *("amazonaws.com.cn", "api.amazonwebservices.com.cn"),
+    *("amazonaws.eu", "api.amazonwebservices.eu"),
+    *("c2s.ic.gov", "api.aws.ic.gov"),
+    *("sc2s.sgov.gov", "api.aws.scloud"),
+    *("cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"),
+    *("csp.hci.ic.gov", "api.aws.hci.ic.gov"),
+)
+_AWS_HOST = re.compile(
+    r"(kms(-fips)?\.[a-z0-9-]+|vpce-[a-z0-9-]+\.kms(-fips)?\.[a-z0-9-]+\.vpce)"
+    rf"\.({'|'.join(map(re.escape, _SUFFIXES))})"
+)
+
 EXAMPLE = "awskms:///alias/NAME?region=eu-west-1, or awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID"
 
 
@@ -84,20 +99,20 @@ def endpoint_fault(url: str) -> str:
 
     Plain http is for loopback alone: an unencrypted request carries session tokens, and an answer recovered keys.
     """
-    parts = urlsplit(url)
+    if not (url.isascii() and url.isprintable()) or " " in url:  # urlsplit would drop some of these
+        return "holds characters that no URL has"
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         return "has a port or an address that is not one"
-    if parts.scheme not in {"http", "https"} or not host or port == 0:
-        return "is not https://HOST or https://HOST:PORT"
-    if "@" in parts.netloc:
-        return "holds a user name or a password"
-    if parts.query or parts.fragment or parts.path not in {"", "/"}:
-        return "holds more than a host and a port"
-    if parts.scheme == "http" and not _is_loopback(host):
-        return "is plain http, which is for loopback alone"
-    return ""
+    faults = (
+        (parts.scheme not in {"http", "https"} or not host or port == 0, "is not https://HOST or https://HOST:PORT"),
+        ("@" in parts.netloc, "holds a user name or a password"),
+        (bool(parts.query or parts.fragment) or parts.path not in {"", "/"}, "holds more than a host and a port"),
+        (parts.scheme == "http" and not _is_loopback(host or ""), "is plain http, which is for loopback alone"),
+    )
+    return next((text for wrong, text in faults if wrong), "")
 
 
 def _is_loopback(host: str) -> bool:
@@ -113,10 +128,12 @@ def is_fips_endpoint(url: str) -> bool:
 
 
 def is_aws_endpoint(url: str) -> bool:
-    """Whether an endpoint is AWS's own, by TLS and a name that AWS alone holds; a VPC endpoint's name is one."""
+    """Whether an endpoint is AWS KMS's own, by TLS and a name that AWS alone holds; a VPC endpoint's name is one.
+
+    Other names under the same domains are customers' (load balancers, virtual machines) and prove nothing.
+    """
     parts = urlsplit(url)
-    host = "." + (parts.hostname or "")
-    return parts.scheme == "https" and host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+    return parts.scheme == "https" and _AWS_HOST.fullmatch(parts.hostname or "") is not None
 
 
 def _refuse_uri(message: str, remedy: str = f"write {EXAMPLE}") -> NoReturn:

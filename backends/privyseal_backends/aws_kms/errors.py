@@ -96,7 +96,11 @@ _CREDENTIALS_REFUSED: Mapping[str, tuple[str, str, str]] = dict.fromkeys(
     ("credentials", "AWS does not accept the credentials ({code})", "renew them, and check this machine's clock"),
 )
 
-_ROLE_REFUSED = ("credentials", "AWS STS refused {operation} ({code})", "check the role's trust policy and its name")
+_STS_REFUSED = (
+    "credentials",
+    "AWS STS refused {operation} ({code})",
+    "check the role's ARN, its trust policy and the credentials that assume it",
+)
 
 
 def classify(error: Exception, key: str) -> BackendError:
@@ -134,7 +138,7 @@ def _answered(error: aws.ClientError, key: str) -> BackendError:
     if code in _UNFIT:
         return CallerError("key", f"AWS KMS refused {operation} on {key} as unfit for it ({code}){request}")
     sts = operation in {"AssumeRole", "GetCallerIdentity"}
-    known = _CREDENTIALS_REFUSED.get(code) or (_ROLE_REFUSED if sts else _OPERATOR.get(code))
+    known = _CREDENTIALS_REFUSED.get(code) or (_STS_REFUSED if sts else _OPERATOR.get(code))
     part, message, remedy = known or ("service", "AWS refused {operation} on {key} with {code}", "look the code up")
     words = {"operation": operation, "key": key, "code": _name(code, status)}
     return OperatorError(part, message.format(**words) + request, remedy.format(**words))

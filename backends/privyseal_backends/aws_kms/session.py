@@ -81,7 +81,10 @@ def make_clients(connection: Connection, settings: Settings) -> Clients:
 
 
 def _session(connection: Connection, settings: Settings) -> boto3.Session:
-    base = boto3.Session(profile_name=connection.profile or None, region_name=connection.region or None)
+    core = botocore.session.Session(profile=connection.profile or None)
+    if "mfa_serial" in core.get_scoped_config():  # botocore would ask for it on the terminal
+        raise OperatorError("credentials", "the AWS profile asks for a second factor", "name one that does not")
+    base = boto3.Session(botocore_session=core, region_name=connection.region or None)
     if not connection.role:
         return base
     core = botocore.session.Session(profile=connection.profile or None)
@@ -127,12 +130,13 @@ def _config(settings: Settings, read_timeout_s: float, *, fips: bool | None) -> 
 
 
 def _kms_client(session: boto3.Session, connection: Connection, settings: Settings, read_timeout_s: float) -> KMSClient:
-    config = _config(settings, read_timeout_s, fips=connection.fips)
+    # botocore takes no endpoint together with FIPS; whether this one is FIPS is checked by its name.
+    config = _config(settings, read_timeout_s, fips=False if connection.endpoint else connection.fips)
     return session.client("kms", endpoint_url=connection.endpoint or None, config=config)
 
 
 def _sts_client(session: boto3.Session, connection: Connection, settings: Settings) -> STSClient:
-    config = _config(settings, settings.read_timeout_s, fips=connection.fips)
+    config = _config(settings, settings.read_timeout_s, fips=False if connection.sts_endpoint else connection.fips)
     client = session.client("sts", endpoint_url=connection.sts_endpoint or None, config=config)
     check_endpoint(client.meta.endpoint_url, "AWS STS")
     return client

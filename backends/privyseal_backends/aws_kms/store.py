@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 
 def check_answer(answer: Mapping[str, object], expected: Mapping[str, str]) -> None:
-    """Raise `IntegrityError` unless each field of the answer says what was expected, the key's ARN above all."""
+    """Raise `IntegrityError` unless each field of the answer says what was expected, the key's ARN above all.
+
+    botocore takes a body that was cut, or that a portal in between made, for an answer without any field: that is no
+    answer, and raises `UnavailableError`.
+    """
+    if not set(answer) - {"ResponseMetadata"}:
+        raise UnavailableError("network", "an answer was cut on the way, or is not one of AWS KMS")
     for name, value in expected.items():
         if answer.get(name) != value:
             raise IntegrityError(
@@ -84,9 +90,12 @@ class AwsKmsKey:
             for index, signing_input in waiting:
                 results[index] = await self._sign_one(signing_input, deadline_s)
 
-        with self._lane.in_flight():
-            turns = min(len(inputs), self._group_connections)
-            await asyncio.gather(*(take_turns() for _ in range(turns)))
+        try:
+            with self._lane.in_flight():
+                turns = min(len(inputs), self._group_connections)
+                await asyncio.gather(*(take_turns() for _ in range(turns)))
+        except UnavailableError as closed:
+            return [closed] * len(inputs)
         return [results[index] for index in range(len(inputs))]
 
     async def _sign_one(self, signing_input: SigningInput, deadline_s: float) -> SigningResult:
@@ -208,7 +217,9 @@ class AwsKmsStore:
         address = parse_uri(uri, self._settings)
         if self._closed:
             raise UnavailableError("AWS KMS", "the key store was closed", "open it again")
-        lane = self._lanes.setdefault(address.connection, Lane(address.connection, self._settings, self._bucket_of))
+        lane = self._lanes.get(address.connection)
+        if lane is None:
+            lane = self._lanes[address.connection] = Lane(address.connection, self._settings, self._bucket_of)
         deadline_s = time.monotonic() + self._settings.open_timeout_s
         with lane.in_flight():
             try:
@@ -257,7 +268,9 @@ class AwsKmsStore:
 
 def _find(address: KeyAddress, endpoint: str) -> Callable[[KMSClient], _Found]:
     def find(client: KMSClient) -> _Found:
-        metadata = client.describe_key(KeyId=address.key_id)["KeyMetadata"]
+        described = client.describe_key(KeyId=address.key_id)
+        check_answer(described, {})
+        metadata = described["KeyMetadata"]
         facts = KeyFacts.of(metadata, endpoint)
         if not address.names(facts.arn):
             raise IntegrityError("answer", "AWS KMS described another key than the one that was asked for")

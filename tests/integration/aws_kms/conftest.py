@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests.fakes import fault_proxy
 from tests.fakes.fault_proxy import FaultProxy
-from tests.integration.aws_kms.helpers import SECRET
+from tests.support import aws_environment
 from tests.support import ministack as emulator
-from tests.support.ministack import Ministack
+from tests.support.ministack import ACCOUNT, Ministack
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +39,14 @@ def decryption_key(ministack: Ministack) -> str:
     return ministack.create_key(usage="ENCRYPT_DECRYPT")
 
 
+@pytest.fixture
+def unused_endpoint() -> Iterator[str]:
+    """An endpoint on a port that is taken and that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
 @pytest.fixture(autouse=True)
-def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An AWS configuration of the test alone: two variables with credentials, empty files, no instance role."""
-    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        (tmp_path / name).touch()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", emulator.ACCOUNT)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+def isolated_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    aws_environment.isolate(monkeypatch, tmp_path, ACCOUNT)

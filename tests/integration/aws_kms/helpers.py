@@ -10,17 +10,15 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from privyseal_backends.aws_kms import AwsKmsKey, AwsKmsStore, open_store
-from tests.support import ministack as emulator
+from tests.support.ministack import REGION
 
 T = TypeVar("T")
-
-SECRET = "the-secret-access-key-of-the-tests"
 
 
 def uri(key: str, endpoint: str, **fields: str) -> str:
     """The URI of a key behind an endpoint."""
     if not key.startswith("arn:"):
-        fields.setdefault("region", emulator.REGION)
+        fields.setdefault("region", REGION)
     fields.setdefault("endpoint", endpoint)
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in fields.items())
     return f"awskms:///{key}?{query}"
