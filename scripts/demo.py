@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shlex
+import shutil
 import sys
 import time
 import zipfile
@@ -63,9 +65,10 @@ def make_house(steps: Steps) -> None:
         demo_service.make_certificates()
     with steps.step("write the service's configuration") as outcome:
         demo_service.write_configuration()
-        outcome.append(shown(demo_service.CONFIG))
-    with steps.step("make an RSA-2048 key inside the token", "privyseal-server key create …"):
-        demo_service.make_key()
+        outcome.append(inside(demo_service.CONFIG))
+    told = f"privyseal-server key create --config {inside(demo_service.CONFIG)} {KEY_NAME}"
+    with steps.step("make an RSA-2048 key inside the token", told) as outcome:
+        outcome.extend(demo_service.make_key().splitlines())
     demo_service.COMPLETE.touch()
 
 
@@ -88,16 +91,14 @@ def seal(steps: Steps, address: str) -> None:
     with steps.step(
         "seal it: AES here, two RSA operations in the token", command_line("privyseal", seal_it)
     ) as outcome:
-        ANSWER.write_text(run(program("privyseal"), *seal_it, environment=client_side(environment)))
+        ANSWER.write_text(run(program("privyseal"), *seal_it, environment=client_side(environment)).stdout)
         answer = json.loads(ANSWER.read_text())
         outcome.extend(f"{name} {shortened(value)}" for name, value in answer.items())
-    show = ["key", "show", KEY_NAME, "--format", "pkcs1"]
-    with steps.step("take the public key, which the app embeds", command_line("privyseal", show)):
-        PUBLIC.write_text(run(program("privyseal"), *show, environment=client_side(environment)))
 
 
 def open_again(steps: Steps) -> None:
     """What a device does: it has the public key and what the update server sent, and no way to the service."""
+    shutil.copyfile(demo_service.PUBLIC, PUBLIC)
     answer = json.loads(ANSWER.read_text())
     OPENED.unlink(missing_ok=True)
     opening = ["bundle", "decrypt", SEALED.name, answer["ivSessionKey"], "--public-key", PUBLIC.name]
@@ -106,7 +107,7 @@ def open_again(steps: Steps) -> None:
     with steps.step("open it with the public key alone", told) as outcome:
         run(program("privyseal"), *opening, *rest, environment=client_side({}))
         if OPENED.read_bytes() != ZIP.read_bytes():
-            raise DemoError(f"{shown(OPENED)} is not {shown(ZIP)}")
+            raise DemoError(f"{OPENED} is not {ZIP}")
         outcome.append(f"{OPENED.name} has the bytes of {ZIP.name}")
     OPENED.unlink()
 
@@ -118,9 +119,9 @@ def client_side(settings: dict[str, str]) -> dict[str, str]:
     return {**kept, **settings}
 
 
-def shown(path: Path) -> str:
-    """A path as a person in the checkout would type it."""
-    return str(path.relative_to(CHECKOUT))
+def inside(path: Path) -> str:
+    """A path as a person in .demo/ would type it."""
+    return str(path.relative_to(DEMO))
 
 
 def shortened(value: str) -> str:
@@ -144,8 +145,10 @@ def demo(locks: ExitStack, steps: Steps) -> None:
         make_house(steps)
         fcntl.flock(house, fcntl.LOCK_SH)
     with ExitStack() as running:
-        with steps.step("start privyseal-server", "privyseal-server serve --config …") as outcome:
-            service = running.enter_context(demo_service.service())
+        with steps.step(
+            "start privyseal-server", f"privyseal-server serve --config {inside(demo_service.CONFIG)}"
+        ) as outcome:
+            service = running.enter_context(demo_service.service("demo.log"))
             outcome.append(f"mutual TLS on {service.address}")
         with steps.step("zip examples/app") as outcome:
             files, size = zip_app()
@@ -154,13 +157,13 @@ def demo(locks: ExitStack, steps: Steps) -> None:
         with steps.step("stop privyseal-server"):
             code = demo_service.stop(service.process)
             if code != 0:
-                raise DemoError(f"privyseal-server ended with exit code {code}; see {shown(demo_service.LOG)}")
+                raise DemoError(f"privyseal-server ended with exit code {code}; see {service.log}")
     open_again(steps)
     print(f"\nDone in {time.monotonic() - steps.started:.1f} s. Left in {DEMO.name}/:")
     for path, what in (
         (ZIP, "the app"),
         (SEALED, "the sealed app, as it goes to the update server"),
-        (ANSWER, "what goes with it: checksum and session key, signed by the key in the token"),
+        (ANSWER, "what goes with it: checksum and session key, made with the key in the token"),
         (PUBLIC, "the public key, as Capgo's configuration wants it"),
     ):
         print(f"  {path.name:<22} {path.stat().st_size:>9,} bytes  {what}")
@@ -170,7 +173,7 @@ def demo(locks: ExitStack, steps: Steps) -> None:
 def main() -> int:
     """Run the demo; 1 when a step failed, 130 after Ctrl-C."""
     demo_service.stop_on_signals()
-    print("Privyseal seals an app bundle with a key that never leaves its token.\n")
+    print(f"Seal an app bundle with a key that never leaves its token. Commands are run in {DEMO.name}/.\n", flush=True)
     try:
         with ExitStack() as locks:
             locks.enter_context(
@@ -179,6 +182,10 @@ def main() -> int:
             demo(locks, Steps())
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does; nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("demo: stopped", file=sys.stderr)

@@ -35,7 +35,7 @@ DEMO = CHECKOUT / ".demo"
 SERVICE, CA, BUILD = DEMO / "service", DEMO / "ca", DEMO / "build"
 COMPLETE = SERVICE / "complete"
 CONFIG = SERVICE / "privyseal.toml"
-LOG = SERVICE / "server.log"
+PUBLIC = SERVICE / "public.pem"
 KEY_NAME = "demo"
 TOKEN = "privyseal-demo"  # noqa: S105 - a token's label
 CALLER = "build.demo.example"
@@ -105,14 +105,14 @@ def lock(name: str, mode: int, waiting: str = "") -> Iterator[int]:
         yield file.fileno()
 
 
-def run(*command: str, environment: dict[str, str] | None = None) -> str:
-    """Run a program and return what it printed on stdout. Raises DemoError with what it wrote on stderr."""
+def run(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end. Raises DemoError with what it wrote on stderr when it fails."""
     done = subprocess.run(
         command, cwd=DEMO, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise DemoError(f"{Path(command[0]).name} failed with exit code {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
+    return done
 
 
 # --- what the service needs ----------------------------------------------------------------------------------------
@@ -177,17 +177,13 @@ def write_configuration() -> None:
     CONFIG.write_text(CONFIGURATION.format(key=KEY_NAME, uri=key_uri(), caller=CALLER))
 
 
-def make_key() -> None:
-    """An RSA-2048 key, generated inside the token."""
-    run(
-        program("privyseal-server"),
-        "key",
-        "create",
-        "--config",
-        str(CONFIG),
-        KEY_NAME,
-        environment=service_environment(),
-    )
+def make_key() -> str:
+    """An RSA-2048 key, generated inside the token; its public key goes beside the configuration, as PKCS#1 PEM. The
+    result is what privyseal-server says of it."""
+    create = [program("privyseal-server"), "key", "create", "--config", str(CONFIG.relative_to(DEMO)), KEY_NAME]
+    made = run(*create, environment=service_environment())
+    PUBLIC.write_text(made.stdout)
+    return made.stderr.strip()
 
 
 def make_all() -> None:
@@ -231,16 +227,18 @@ def client_environment(address: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Service:
-    """A running privyseal-server and the address that it listens on."""
+    """A running privyseal-server, the address that it listens on, and where its log is."""
 
     process: subprocess.Popen[str]
     address: str
+    log: Path
 
 
 @contextmanager
-def service() -> Iterator[Service]:
+def service(log_name: str) -> Iterator[Service]:
     """Start privyseal-server, wait until it accepts calls, and stop it at the end, whatever ends it."""
-    with LOG.open("w") as log:
+    path = SERVICE / log_name
+    with path.open("w") as log:
         process = subprocess.Popen(
             [program("privyseal-server"), "serve", "--config", str(CONFIG)],
             cwd=DEMO,
@@ -252,12 +250,12 @@ def service() -> Iterator[Service]:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - before any thread of ours
         )
         try:
-            yield Service(process, _listening(process))
+            yield Service(process, _listening(process, path), path)
         finally:
             stop(process)
 
 
-def _listening(process: subprocess.Popen[str]) -> str:
+def _listening(process: subprocess.Popen[str], log: Path) -> str:
     """The address in the service's `listening mtls HOST:PORT`. Raises DemoError when it ends or says nothing."""
     alarm = threading.Timer(START_S, process.terminate)
     alarm.start()
@@ -270,7 +268,7 @@ def _listening(process: subprocess.Popen[str]) -> str:
     finally:
         alarm.cancel()
     process.wait()
-    tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-15:])
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise DemoError(f"privyseal-server did not start:\n{tail}")
 
 

@@ -32,19 +32,19 @@ def main() -> int:
     try:
         with ExitStack() as locks:
             prepare(locks)
-            service = locks.enter_context(demo_service.service())
+            service = locks.enter_context(demo_service.service("serve.log"))
             programs = Path(sys.executable).parent
             print("Paste these lines into another shell:\n", file=sys.stderr, flush=True)
             for name, value in demo_service.client_environment(service.address).items():
                 print(f"export {name}={shlex.quote(value)}", flush=True)
             print(
                 f"\nThen `privyseal key list` works there (privyseal is in {programs}). Ctrl-C stops the service;\n"
-                f"its log is {demo_service.LOG.relative_to(CHECKOUT)}.",
+                f"its log is {service.log.relative_to(CHECKOUT)}.",
                 file=sys.stderr,
                 flush=True,
             )
             code = service.process.wait()
-            print(f"serve: privyseal-server ended with exit code {code}; see {demo_service.LOG}", file=sys.stderr)
+            print(f"serve: privyseal-server ended with exit code {code}; see {service.log}", file=sys.stderr)
             return code or 1
     except DemoError as error:
         print(f"serve: {error}", file=sys.stderr)
