@@ -6,6 +6,7 @@ that is away.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -94,6 +95,8 @@ def serve(config_file: Path) -> None:
       privyseal-server serve --config /etc/privyseal/privyseal.toml
     """  # noqa: D301 - click's own mark
     config = _load(config_file)
+    # What gRPC's core would write to standard error is in none of the forms that [log] offers.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from privyseal_service import logs, server  # noqa: PLC0415
     from privyseal_service.keyring import KeyringError, may_heal  # noqa: PLC0415
     from privyseal_service.tls import TlsError  # noqa: PLC0415

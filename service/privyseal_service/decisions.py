@@ -93,7 +93,7 @@ class Trail:
 
     def asked(self, request: SigningRequest) -> None:
         """The request was read."""
-        self.key, self.scheme, self.context = request.key[:MOST_KEY_CHARACTERS], request.scheme.value, request.context
+        self.key, self.scheme, self.context = request.key, request.scheme.value, request.context
 
     def took(self, results: Sequence[object]) -> None:
         """The key store answered, with signatures, plaintexts or errors."""
@@ -112,7 +112,7 @@ class Trail:
             self.proof,
             self.peer,
             self.operation.value,
-            self.key,
+            self.key[:MOST_KEY_CHARACTERS],
             self.key_version,
             self.scheme,
             self.context,

@@ -145,6 +145,7 @@ class Keyring:
         self.keys: Mapping[str, ServedKey] = MappingProxyType({config.name: ServedKey(config) for config in keys})
         self._stores = stores
         self._first_retry_s = first_retry_s
+        self._started = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, wait_s: float) -> None:
@@ -165,6 +166,7 @@ class Keyring:
         stopping = [(key.name, key.problem) for key in keys if key.problem and _stops_the_start(key, key.problem)]
         if stopping:
             raise KeyringError(*stopping[0], others=len(stopping) - 1)
+        self._started = True
         for key in keys:
             _log_opened(key)
 
@@ -179,7 +181,6 @@ class Keyring:
 
     async def _try_to_open(self, served: ServedKey) -> bool:
         """Whether there is nothing more to try."""
-        again = served.tried.is_set()
         try:
             served.opened(await open_key(served.config, self._stores))
         except BackendError as error:
@@ -188,7 +189,7 @@ class Keyring:
             _LOG.exception("key %r: its backend failed in a way that no backend should", served.name)
             served.failed(OperatorError("backend", "it failed in a way that no backend should", "read the log"))
         served.tried.set()
-        if again:
+        if self._started:
             _log_opened(served)
         return served.problem is None or not may_heal(served.problem)
 

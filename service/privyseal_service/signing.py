@@ -133,7 +133,7 @@ class CallPath:
 
     async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
         caller = _identify(arrival, trail)
-        name = read()
+        name = trail.key = read()
         if trail.operation is Operation.LIST_KEYS:
             granted = self._grants.of_caller(caller.name)
             return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]

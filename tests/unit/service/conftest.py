@@ -61,14 +61,16 @@ def farm_config(ca: CA, folder: Path) -> dict[str, Any]:
         "opener": ["rsaes-oaep-sha256", "rsaes-oaep-sha1"],
     }
     return {
-        "server": {"open_wait_s": 2.0},
+        "server": {"open_wait_s": 2.0, "default_deadline_s": 2000.0},
         "listeners": [
             {
                 "address": "127.0.0.1:0",
                 "auth": "mtls",
                 "certificate": str(certificate),
                 "certificate_key": str(key),
-                "client_cas": [{"file": str(ca.write(folder)), "names": ["spiffe://example/**", "dns:*.build.example"]}],
+                "client_cas": [
+                    {"file": str(ca.write(folder)), "names": ["spiffe://example/**", "dns:*.build.example"]}
+                ],
             }
         ],
         "keys": [{"name": name, "uri": f"software:{name}", "schemes": listed} for name, listed in schemes.items()],

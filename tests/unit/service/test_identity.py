@@ -1,0 +1,260 @@
+"""From a certificate to a name: what it proves, who may vouch for it, and what ends that."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import pytest
+from cryptography import x509
+
+from privyseal_service.callers import CallerPattern
+from privyseal_service.identity import (
+    CertificateIdentifier,
+    ClientAuthority,
+    DeniedCertificates,
+    IdentityError,
+    InsecureIdentifier,
+    Peer,
+)
+from tests.support.pki import CA, DAY, SERVER, Issued
+
+NOW = datetime.datetime.now(datetime.timezone.utc)
+
+
+def identifier(
+    *authorities: tuple[CA, Sequence[str]], common_name: bool = False, denied: DeniedCertificates | None = None
+) -> CertificateIdentifier:
+    bound = [
+        ClientAuthority(ca.certificate, tuple(CallerPattern.parse(name) for name in names)) for ca, names in authorities
+    ]
+    return CertificateIdentifier(bound, allow_common_name=common_name, denied=denied)
+
+
+def peer(issued: Issued) -> Peer:
+    return Peer("ipv4:127.0.0.1:1", issued.pem, issued.chain_pem)
+
+
+def name_of(issued: Issued, ca: CA, *names: str, common_name: bool = False) -> str:
+    return identifier((ca, names), common_name=common_name).identify(peer(issued)).name
+
+
+def refusal(issued: Issued, ca: CA, *names: str, common_name: bool = False) -> str:
+    with pytest.raises(IdentityError) as caught:
+        identifier((ca, names), common_name=common_name).identify(peer(issued))
+    return str(caught.value)
+
+
+def test_the_spiffe_id_comes_first(ca: CA) -> None:
+    issued = ca.issue(uris=["spiffe://example/build"], dns=["a.build.example"], common_name="Build")
+    assert (
+        name_of(issued, ca, "spiffe://example/**", "dns:*.build.example", common_name=True) == "spiffe://example/build"
+    )
+
+
+def test_else_the_dns_name(ca: CA) -> None:
+    issued = ca.issue(dns=["A.build.example"], uris=["https://build.example"], ips=["127.0.0.1"], common_name="Build")
+    assert name_of(issued, ca, "dns:*.build.example", common_name=True) == "dns:a.build.example"
+
+
+def test_the_common_name_is_off_by_default(ca: CA) -> None:
+    issued = ca.issue(common_name="Build")
+    assert "neither a SPIFFE ID nor a DNS name" in refusal(issued, ca, "cn:Build")
+    assert name_of(issued, ca, "cn:Build", common_name=True) == "cn:Build"
+
+
+def test_a_common_name_that_looks_like_a_dns_name_is_no_dns_name(ca: CA) -> None:
+    issued = ca.issue(common_name="a.build.example")
+    refusal(issued, ca, "dns:*.build.example")
+    assert "no client CA" in refusal(issued, ca, "dns:*.build.example", common_name=True)
+
+
+@pytest.mark.parametrize(
+    ("uris", "dns", "says"),
+    [
+        (["spiffe://example/build", "spiffe://example/other"], [], "another URI"),
+        (["spiffe://example/build", "https://build.example"], [], "another URI"),
+        (["SPIFFE://example/build"], [], "SPIFFE ID"),
+        (["spiffe://example/build%2Fadmin"], [], "segment"),
+        (["spiffe://example/build/../admin"], [], "segment"),
+        (["spiffe://example/build/"], [], "segment"),
+        (["spiffe://example/*"], [], "segment"),
+        ([], ["a.build.example", "b.build.example"], "more than one DNS name"),
+        ([], ["*.build.example"], "DNS name"),
+        ([], ["a.build.example."], "DNS name"),
+        ([], ["a..build.example"], "DNS name"),
+        ([], ["a\0.build.example"], "DNS name"),
+        (["https://build.example"], [], "neither"),
+        ([], [], "neither"),
+    ],
+)
+def test_certificates_that_prove_no_name(ca: CA, uris: list[str], dns: list[str], says: str) -> None:
+    """A malformed SPIFFE ID is not passed over for the DNS name or the common name beside it."""
+    issued = ca.issue(uris=uris, dns=dns)
+    assert says in refusal(issued, ca, "spiffe://example/**", "dns:*.build.example", "dns:a.build.example")
+
+
+def test_a_malformed_spiffe_id_is_not_passed_over(ca: CA) -> None:
+    issued = ca.issue(uris=["spiffe://example/build%2Fadmin"], dns=["a.build.example"])
+    assert "segment" in refusal(issued, ca, "dns:a.build.example")
+
+
+def test_a_look_alike_of_a_name_is_refused(ca: CA) -> None:
+    raw = x509.DNSName._init_without_validation("a.bu\u0456ld.example")
+    look_alike = ca.issue(dns=["xn--bld-5vd.example"])
+    assert "no client CA" in refusal(look_alike, ca, "dns:*.build.example")
+    assert not raw.value.isascii()
+
+
+def test_a_certificate_for_servers_is_no_caller(ca: CA) -> None:
+    issued = ca.issue(dns=["a.build.example"], usages=(SERVER,))
+    assert "not for clients" in refusal(issued, ca, "dns:*.build.example")
+    assert name_of(ca.issue(dns=["a.build.example"], usages=None), ca, "dns:*.build.example") == "dns:a.build.example"
+
+
+def test_each_ca_vouches_for_its_own_names_alone() -> None:
+    build, office = CA("Build CA"), CA("Office CA")
+    both = identifier((build, ["spiffe://example/build/**"]), (office, ["dns:*.office.example"]))
+    good = [build.issue(uris=["spiffe://example/build/ci"]), office.issue(dns=["pc7.office.example"])]
+    assert [both.identify(peer(each)).name for each in good] == ["spiffe://example/build/ci", "dns:pc7.office.example"]
+    for bad in (office.issue(uris=["spiffe://example/build/ci"]), build.issue(dns=["pc7.office.example"])):
+        with pytest.raises(IdentityError, match="may vouch"):
+            both.identify(peer(bad))
+
+
+def test_a_ca_of_the_same_name_is_another_ca() -> None:
+    real, fake = CA("Build CA"), CA("Build CA")
+    assert "may vouch" in refusal(fake.issue(dns=["a.build.example"]), real, "dns:*.build.example")
+
+
+def test_a_self_signed_certificate_vouches_for_nobody(ca: CA) -> None:
+    own = CA("a.build.example", is_ca=False)
+    issued = Issued(own.issue(dns=["a.build.example"]).certificate, own.key)
+    assert "may vouch" in refusal(issued, ca, "dns:*.build.example")
+
+
+def test_intermediates_that_can_be_verified() -> None:
+    root = CA("Root")
+    middle = CA("Middle", parent=root)
+    low = CA("Low", parent=middle)
+    for issuer in (middle, low):
+        assert name_of(issuer.issue(dns=["a.build.example"]), root, "dns:*.build.example") == "dns:a.build.example"
+
+
+def test_an_intermediate_may_be_the_bound_ca_itself() -> None:
+    middle = CA("Middle", parent=CA("Root"))
+    assert name_of(middle.issue(dns=["a.build.example"]), middle, "dns:*.build.example") == "dns:a.build.example"
+
+
+@pytest.mark.parametrize("spoil", [{"is_ca": False}, {"may_sign": False}, {"permitted_dns": "build.example"}], ids=str)
+def test_intermediates_that_may_not_issue(spoil: dict[str, object]) -> None:
+    root = CA("Root")
+    middle = CA("Middle", parent=root, **spoil)  # type: ignore[arg-type]
+    assert "may vouch" in refusal(middle.issue(dns=["a.build.example"]), root, "dns:*.build.example")
+
+
+def test_a_path_longer_than_its_ca_allows() -> None:
+    root = CA("Root")
+    middle = CA("Middle", parent=root, path_length=0)
+    low = CA("Low", parent=middle)
+    assert "may vouch" in refusal(low.issue(dns=["a.build.example"]), root, "dns:*.build.example")
+    assert name_of(middle.issue(dns=["a.build.example"]), root, "dns:*.build.example")
+
+
+def test_a_chain_that_somebody_else_sends_along() -> None:
+    """Another CA's certificates in the chain do not make it the issuer."""
+    build, office = CA("Build CA"), CA("Office CA")
+    forged = office.issue(uris=["spiffe://example/build/ci"])
+    sent = Peer("", forged.pem, forged.pem + build.pem + build.issue(uris=["spiffe://example/build/ci"]).pem)
+    with pytest.raises(IdentityError, match="may vouch"):
+        identifier((build, ["spiffe://example/**"])).identify(sent)
+
+
+def test_chains_without_end() -> None:
+    root = issuer = CA("Root")
+    for number in range(8):
+        issuer = CA(f"CA {number}", parent=issuer)
+    assert "may vouch" in refusal(issuer.issue(dns=["a.build.example"]), root, "dns:*.build.example")
+
+
+def test_expiry_is_looked_at_in_every_call(ca: CA) -> None:
+    clock = [NOW.timestamp()]
+    names = (CallerPattern.parse("dns:*.build.example"),)
+    who = CertificateIdentifier([ClientAuthority(ca.certificate, names)], clock=lambda: clock[0])
+    shown = peer(ca.issue(dns=["a.build.example"], not_before=NOW - DAY, not_after=NOW + DAY))
+    assert who.identify(shown).name == "dns:a.build.example"
+    clock[0] += 2 * 86400
+    with pytest.raises(IdentityError, match="expired"):
+        who.identify(shown)
+    clock[0] -= 4 * 86400
+    with pytest.raises(IdentityError, match="not valid yet"):
+        who.identify(shown)
+
+
+def test_the_expiry_of_a_ca_counts_too() -> None:
+    clock = [NOW.timestamp()]
+    root = CA("Root")
+    middle = CA("Middle", parent=root, not_after=NOW + DAY)
+    names = (CallerPattern.parse("dns:*.build.example"),)
+    who = CertificateIdentifier([ClientAuthority(root.certificate, names)], clock=lambda: clock[0])
+    shown = peer(middle.issue(dns=["a.build.example"], not_after=NOW + 9 * DAY))
+    who.identify(shown)
+    clock[0] += 2 * 86400
+    with pytest.raises(IdentityError, match="expired"):
+        who.identify(shown)
+
+
+def test_denied_certificates(ca: CA) -> None:
+    first, second, third = (ca.issue(dns=["a.build.example"]) for _ in range(3))
+    denied = DeniedCertificates(frozenset({first.fingerprint}), frozenset({second.certificate.serial_number}))
+    who = identifier((ca, ["dns:*.build.example"]), denied=denied)
+    for bad, says in ((first, "fingerprints"), (second, "serial")):
+        with pytest.raises(IdentityError, match=says) as caught:
+            who.identify(peer(bad))
+        assert caught.value.proof is not None
+        assert caught.value.proof.details["certificate"] == bad.fingerprint
+    assert who.identify(peer(third)).proof.details["certificate"] == third.fingerprint
+
+
+def test_a_denied_intermediate_takes_its_certificates_along() -> None:
+    root = CA("Root")
+    middle = CA("Middle", parent=root)
+    denied = DeniedCertificates(serials=frozenset({middle.certificate.serial_number}))
+    with pytest.raises(IdentityError, match="denied"):
+        identifier((root, ["dns:*.build.example"]), denied=denied).identify(peer(middle.issue(dns=["a.build.example"])))
+
+
+def test_the_proof_names_certificate_and_authority(ca: CA) -> None:
+    issued = ca.issue(dns=["a.build.example"])
+    proof = identifier((ca, ["dns:*.build.example"])).identify(peer(issued)).proof
+    assert proof.method == "mtls"
+    assert proof.details["certificate"] == issued.fingerprint
+    assert int(proof.details["serial"], 16) == issued.certificate.serial_number
+
+
+def test_an_address_that_another_caller_uses_again(ca: CA) -> None:
+    who = identifier((ca, ["dns:*.build.example"]))
+    one, two = ca.issue(dns=["a.build.example"]), ca.issue(dns=["b.build.example"])
+    assert [who.identify(peer(each)).name for each in (one, two, one)] == [
+        "dns:a.build.example",
+        "dns:b.build.example",
+        "dns:a.build.example",
+    ]
+
+
+@pytest.mark.parametrize("shown", [Peer("x"), Peer("x", b"no certificate"), Peer("x", b"", b"also none")])
+def test_no_certificate(ca: CA, shown: Peer) -> None:
+    with pytest.raises(IdentityError):
+        identifier((ca, ["dns:*.build.example"])).identify(shown)
+
+
+def test_without_tls_everybody_is_the_same() -> None:
+    assert InsecureIdentifier().identify(Peer("unix:")).name == "local:insecure"
+
+
+def test_many_certificates_do_not_fill_the_memory(ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CertificateIdentifier, "_MOST_CACHED", 3)
+    who = identifier((ca, ["dns:*.build.example"]))
+    for number in range(10):
+        who.identify(peer(ca.issue(dns=[f"a{number}.build.example"])))
+    assert len(who._proven) <= 3
