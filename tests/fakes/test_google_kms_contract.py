@@ -7,6 +7,7 @@ ring. Keys are named privyseal-contract-… and are used again; a version that a
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -27,9 +28,9 @@ from google.cloud.kms_v1 import KeyManagementServiceClient, types
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from privyseal_backends.google_kms import attestation
+from privyseal_backends.google_kms import attestation, open_store
 from privyseal_backends.google_kms.facts import KeyFacts
-from privyseal_backends.interface import PublicKey
+from privyseal_backends.interface import Mechanism, Origin, Protection, PublicKey, Signature, SigningInput
 from tests.fakes.google_kms import RING, FakeKms
 
 State = types.CryptoKeyVersion.CryptoKeyVersionState
@@ -47,6 +48,7 @@ class Kms:
 
     client: KeyManagementServiceClient
     ring: str
+    query: str = ""
 
     def key(self, algorithm: str, level: str = "SOFTWARE") -> str:
         """A key of an algorithm, made once."""
@@ -107,7 +109,7 @@ def kms(request: pytest.FixtureRequest) -> Iterator[Kms]:
         return
     with FakeKms() as fake, grpc.insecure_channel(f"127.0.0.1:{fake.port}") as channel:
         transport = KeyManagementServiceGrpcTransport(channel=channel)
-        yield Kms(KeyManagementServiceClient(transport=transport), RING)
+        yield Kms(KeyManagementServiceClient(transport=transport), RING, f"?endpoint={fake.endpoint}")
 
 
 def refused(code: grpc.StatusCode, call: object, request: object) -> str:
@@ -299,6 +301,44 @@ class TestStates:
             update_mask=FieldMask(paths=["state"]),
         )
         refused(grpc.StatusCode.INVALID_ARGUMENT, kms.client.update_crypto_key_version, request)
+
+
+class TestTheBackend:
+    """The backend itself, where the contract's other cases run."""
+
+    @staticmethod
+    def use(kms, algorithm, level, act):
+        async def opened():
+            store = open_store({})
+            try:
+                return await act(await store.open_key(f"gcpkms://{kms.version(algorithm, level)}{kms.query}"))
+            finally:
+                await store.close()
+
+        return asyncio.run(opened())
+
+    @pytest.mark.parametrize(
+        ("algorithm", "mechanism"),
+        [(RAW, Mechanism.TYPE1), (PKCS1, Mechanism.PKCS1_V1_5_SHA256), (PSS, Mechanism.PSS_SHA256)],
+    )
+    @pytest.mark.parametrize("level", ["SOFTWARE", "HSM"])
+    def test_signs(self, kms, algorithm, mechanism, level):
+        async def act(key):
+            results = await key.sign([SigningInput(mechanism, DIGEST)] * 3, time.monotonic() + 30)
+            return key.description, results
+
+        description, results = self.use(kms, algorithm, level, act)
+        assert [type(result) for result in results] == [Signature] * 3
+        assert description.custody.protection is (Protection.HARDWARE if level == "HSM" else Protection.SOFTWARE)
+        assert description.custody.origin is Origin.GENERATED_INSIDE
+
+    def test_decrypts(self, kms):
+        async def act(key):
+            oaep = padding.OAEP(padding.MGF1(SHA256()), SHA256(), None)
+            ciphertext = key.description.public_key.key.encrypt(b"k" * 16, oaep)
+            return await key.decrypt(ciphertext, Mechanism.OAEP_SHA256, time.monotonic() + 30)
+
+        assert self.use(kms, OAEP, "SOFTWARE", act).value == b"k" * 16
 
 
 class TestTheFakeAlone:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import google.auth
@@ -28,6 +29,8 @@ SCOPE = "https://www.googleapis.com/auth/cloudkms"
 
 # What Google's library raises for files that are missing, no JSON, or JSON of another shape.
 _UNFIT = (OSError, ValueError, KeyError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError)
+
+_TOKEN_TIMEOUT_S = 10.0
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.service_config_disable_resolution", 1),  # retries are ours, not a DNS record's
@@ -105,7 +108,7 @@ def _load_credentials(file: str | None) -> Credentials:
         # A service account signs its own tokens: no token endpoint is needed.
         credentials = credentials.with_always_use_jwt_access(True)  # noqa: FBT003
     try:
-        credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        credentials.refresh(partial(Request(), timeout=_TOKEN_TIMEOUT_S))  # type: ignore[no-untyped-call]
     except _UNFIT as error:
         if isinstance(error, google.auth.exceptions.TransportError) or getattr(error, "retryable", False):
             raise UnavailableError(

@@ -134,7 +134,10 @@ def _evidence(facts: KeyFacts, report: Report) -> tuple[Evidence, ...]:
             Evidence("attestation Google partition certificates", "".join(attestation.owner_partition_chain)),
         ]
     if attestation is not None or facts.protection_level in HSM_LEVELS:
-        said += [Evidence(f"attestation {check.outcome.value}", check.sentence) for check in report.checks]
+        said += [
+            Evidence(f"attestation check: {check.about}", f"{check.outcome.value}: {check.sentence}")
+            for check in report.checks
+        ]
     return tuple(said)
 
 

@@ -168,8 +168,15 @@ class FakeKms:
         with self._lock:
             self._faults.clear()
 
-    def add(self, algorithm: str, level: str = "SOFTWARE", *, key_id: str | None = None) -> str:
-        """Make an enabled key version and return its name."""
+    def add(
+        self,
+        algorithm: str,
+        level: str = "SOFTWARE",
+        *,
+        key_id: str | None = None,
+        private_key: rsa.RSAPrivateKey | None = None,
+    ) -> str:
+        """Make an enabled key version, of `private_key` where it is given, and return its name."""
         key_id = key_id or f"{algorithm.lower()}-{len(self._keys)}"
         key = types.CryptoKey(
             name=f"{RING}/cryptoKeys/{key_id}",
@@ -178,7 +185,7 @@ class FakeKms:
             ),
         )
         self._keys[key.name] = key
-        return self._new_version(key).message.name
+        return self._new_version(key, private_key).message.name
 
     def version(self, name: str) -> types.CryptoKeyVersion:
         """The version's message, for a test to change."""
@@ -199,7 +206,7 @@ class FakeKms:
         self._indices[bits] += 1
         return rsa_key(bits, self._indices[bits])
 
-    def _new_version(self, key: types.CryptoKey) -> _Version:
+    def _new_version(self, key: types.CryptoKey, private_key: rsa.RSAPrivateKey | None = None) -> _Version:
         template = key.version_template
         match = _ALGORITHM.fullmatch(template.algorithm.name)
         number = 1 + sum(name.startswith(f"{key.name}/") for name in self._versions)
@@ -212,7 +219,7 @@ class FakeKms:
             create_time=now,
             generate_time=now,
         )
-        private = self._next_key(int(match["bits"]) if match else 2048)
+        private = private_key or self._next_key(int(match["bits"]) if match else 2048)
         if message.protection_level == Level.HSM:
             message.attestation = self.attestation(message.name, private)
         version = _Version(message, private)

@@ -240,6 +240,8 @@ class TestCustody:
         assert evidence["attestation format"] == "CAVIUM_V2_COMPRESSED"
         assert bytes.fromhex(evidence["attestation content"]).startswith(b"\x1f\x8b")
         assert evidence["attestation manufacturer certificates"].count("BEGIN CERTIFICATE") == 2
+        assert evidence["create time"].endswith("Z")
+        assert evidence["generate time"].endswith("Z")
 
     def test_and_on_googles_word_without(self, fake):
         custody = open_once(fake, fake.add(RAW, "HSM")).custody

@@ -1,5 +1,6 @@
 """The offline check of an HSM's attestation: each link, broken alone."""
 
+import base64
 import gzip
 import struct
 from dataclasses import replace
@@ -7,6 +8,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from privyseal_backends.google_kms.attestation import (
     ATTRIBUTES,
@@ -210,6 +213,27 @@ class TestSignature:
 
 def attested(**changes):
     return attestation(device.hsm().attest(VERSION, key(), changes={Attribute[k]: v for k, v in changes.items()}))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_flipped_bit_is_proven_and_none_is_an_exception(data):
+    blob = bytearray(gzip.decompress(device.hsm().attest(VERSION, key())))
+    blob[data.draw(st.integers(0, len(blob) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert not report(attestation(gzip.compress(bytes(blob), 1))).proven
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_no_changed_certificate_is_proven_and_none_is_an_exception(data):
+    hsm = device.hsm()
+    der = bytearray(load_roots(hsm.manufacturer_chain[0].encode())[0].public_bytes(Encoding.DER))
+    der[data.draw(st.integers(0, len(der) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    body = base64.encodebytes(bytes(der)).decode()
+    changed = f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+    answer = report(attestation(manufacturer_chain=(changed, hsm.manufacturer_chain[1])))
+    assert not answer.proven
+    assert outcome(answer, MANUFACTURER) is Outcome.FAILED
 
 
 class TestStatement:

@@ -191,8 +191,8 @@ def test_what_was_checked_and_what_not_is_in_reasons_and_evidence():
     custody = assess(FACTS, UNPROVEN, roots_configured=False)
     assert f"not checked: sentence on {MANUFACTURER}" in custody.protection_reasons
     assert f"checked: sentence on {KEY}" in custody.protection_reasons
-    assert Evidence("attestation not checked", f"sentence on {OWNER}") in custody.evidence
-    assert Evidence("attestation checked", f"sentence on {NAME}") in custody.evidence
+    assert Evidence(f"attestation check: {OWNER}", f"not checked: sentence on {OWNER}") in custody.evidence
+    assert Evidence(f"attestation check: {NAME}", f"checked: sentence on {NAME}") in custody.evidence
 
 
 def test_what_failed_is_a_reason_of_every_finding():
@@ -200,11 +200,13 @@ def test_what_failed_is_a_reason_of_every_finding():
     for reasons in (custody.origin_reasons, custody.export_reasons):
         assert f"sentence on {KEY}" in reasons
     assert f"failed: sentence on {KEY}" in custody.protection_reasons
-    assert Evidence("attestation failed", f"sentence on {KEY}") in custody.evidence
+    assert Evidence(f"attestation check: {KEY}", f"failed: sentence on {KEY}") in custody.evidence
 
 
 def test_the_evidence_holds_all_that_google_said():
-    evidence = {item.name: item.value for item in assess(FACTS, PROVEN, roots_configured=True).evidence}
+    items = assess(FACTS, PROVEN, roots_configured=True).evidence
+    evidence = {item.name: item.value for item in items}
+    assert len(evidence) == len(items)
     assert evidence["name"] == FACTS.name
     assert evidence["protection level"] == "HSM"
     assert evidence["generate time"] == FACTS.generate_time
