@@ -59,12 +59,10 @@ class KeyAddress:
     key_id: str
     connection: Connection
 
-    def names(self, arn: str) -> bool:
-        """Whether the key ARN `arn`, an answer of AWS KMS, can be what this address means."""
+    def names(self, arn: str, region: str) -> bool:
+        """Whether the key ARN `arn`, an answer of AWS KMS in `region`, can be what this address means."""
         wanted, found = _ARN.fullmatch(self.key_id), _ARN.fullmatch(arn)
-        if found is None or ":key/" not in arn:
-            return False
-        if self.connection.region and found["region"] != self.connection.region:
+        if found is None or ":key/" not in arn or found["region"] != region:
             return False
         if wanted is not None:
             where = self.key_id.rpartition(":")[0] == arn.rpartition(":")[0]

@@ -28,13 +28,22 @@ _JITTER = random.SystemRandom()
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
 _SHORTEST_ATTEMPT_S = 0.02
-"""Another attempt is not worth its request when less than this would be left of the deadline."""
 
 
 def backoff_s(failures: int) -> float:
     """The most to wait after `failures` attempts in a row (1 and more); the wait is drawn from all between 0 and it
     (full jitter)."""
     return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
+
+
+def attempt_s(outcome_s: float, error: BackendError) -> float:
+    """What of the deadline has to be left for another attempt to be worth its request, in seconds.
+
+    After a refusal for too many requests, which is an answer, it is the time that this answer took: the error, with its
+    delay, then reaches the caller in time, and not the deadline in its place. The time of an attempt that failed
+    otherwise, by a timeout above all, tells nothing of the next one.
+    """
+    return max(_SHORTEST_ATTEMPT_S, outcome_s if isinstance(error, BusyError) else 0.0)
 
 
 def deadline_passed() -> DeadlineError:
@@ -136,7 +145,7 @@ class Lane:
                 raise outcome.error
             outcome.error.retry_after_s = max(outcome.error.retry_after_s, backoff_s(failures))
             wait_s = _JITTER.uniform(0.0, backoff_s(failures))
-            if time.monotonic() + wait_s + _SHORTEST_ATTEMPT_S >= deadline_s:
+            if time.monotonic() + wait_s + attempt_s(outcome.store_s, outcome.error) >= deadline_s:
                 raise outcome.error
             await asyncio.sleep(wait_s)
         raise AssertionError("count() ends never")
@@ -174,6 +183,8 @@ class Lane:
         if left:
             longest_s = self._settings.connect_timeout_s + self._settings.read_timeout_s
             await asyncio.wait(left, timeout=longest_s)
+            for waiting in left:
+                waiting.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._clients is not None:
             self._clients.close()

@@ -88,13 +88,13 @@ def _session(connection: Connection, settings: Settings) -> boto3.Session:
     if not connection.role:
         return base
     core = botocore.session.Session(profile=connection.profile or None)
-    provider = _AssumedRole(_sts_client(base, connection, settings), connection.role)
+    provider = AssumedRole(_sts_client(base, connection, settings), connection.role)
     # The role alone: no other credentials that lie about may stand in for it.
     core.register_component("credential_provider", CredentialResolver([provider]))
     return boto3.Session(botocore_session=core, region_name=connection.region or None)
 
 
-class _AssumedRole(CredentialProvider):
+class AssumedRole(CredentialProvider):
     """Credentials of a role, assumed again before they expire."""
 
     METHOD = "privyseal-role"
@@ -105,6 +105,7 @@ class _AssumedRole(CredentialProvider):
         self._role = role
 
     def load(self) -> RefreshableCredentials:
+        """Assume the role; botocore calls this once, and the refresh whenever less than 15 minutes are left."""
         return RefreshableCredentials.create_from_metadata(self._assume(), self._assume, self.METHOD)
 
     def _assume(self) -> dict[str, Any]:

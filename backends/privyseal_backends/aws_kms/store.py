@@ -36,6 +36,8 @@ from privyseal_backends.verification import verify
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
+    from privyseal_backends.aws_kms.session import Clients
+
 
 def check_answer(answer: Mapping[str, object], expected: Mapping[str, str]) -> None:
     """Raise `IntegrityError` unless each field of the answer says what was expected, the key's ARN above all.
@@ -237,8 +239,8 @@ class AwsKmsStore:
         return self._buckets.setdefault((account, region), TokenBucket(rate_per_s)) if rate_per_s else None
 
     async def _open(self, lane: Lane, address: KeyAddress, fingerprint: str | None, deadline_s: float) -> AwsKmsKey:
-        endpoint = (await lane.start(deadline_s)).endpoint
-        found = (await lane.call(_find(address, endpoint), address.key_id, deadline_s)).value
+        clients = await lane.start(deadline_s)
+        found = (await lane.call(_find(address, clients), address.key_id, deadline_s)).value
         if fingerprint is not None and found.public_key.fingerprint != fingerprint:
             raise IntegrityError(
                 "key",
@@ -266,13 +268,13 @@ class AwsKmsStore:
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
 
-def _find(address: KeyAddress, endpoint: str) -> Callable[[KMSClient], _Found]:
+def _find(address: KeyAddress, clients: Clients) -> Callable[[KMSClient], _Found]:
     def find(client: KMSClient) -> _Found:
         described = client.describe_key(KeyId=address.key_id)
         check_answer(described, {})
         metadata = described["KeyMetadata"]
-        facts = KeyFacts.of(metadata, endpoint)
-        if not address.names(facts.arn):
+        facts = KeyFacts.of(metadata, clients.endpoint)
+        if not address.names(facts.arn, clients.region):
             raise IntegrityError("answer", "AWS KMS described another key than the one that was asked for")
         _check_state(facts)
         listed = [*metadata.get("SigningAlgorithms", []), *metadata.get("EncryptionAlgorithms", [])]

@@ -182,17 +182,17 @@ def test_whose_endpoint_it_is(url: str, aws: bool, fips: bool) -> None:
         (ALIAS_ARN, "eu-west-1", ARN.replace("eu-west-1", "us-east-1"), False),
         (ALIAS_ARN, "eu-west-1", ALIAS_ARN, False),
         ("alias/app", "eu-west-1", ARN, True),
-        ("alias/app", "", ARN, True),
         ("alias/app", "us-east-1", ARN, False),
-        ("alias/app", "", "", False),
+        ("alias/app", "eu-west-1", "", False),
         (ID, "eu-west-1", ARN, True),
         (ID, "eu-west-1", ARN.replace(ID, OTHER_ID), False),
         (ID, "us-east-1", ARN, False),
-        (MRK, "", ARN.replace(ID, MRK), True),
+        (ARN, "us-east-1", ARN, False),
+        (MRK, "eu-west-1", ARN.replace(ID, MRK), True),
     ],
 )
 def test_which_answers_fit_an_address(asked: str, region: str, answered: str, fits: bool) -> None:
-    assert KeyAddress(asked, Connection(region=region)).names(answered) is fits
+    assert KeyAddress(asked, Connection()).names(answered, region) is fits
 
 
 def test_settings() -> None:

@@ -12,15 +12,38 @@ from unittest.mock import Mock
 import pytest
 
 from privyseal_backends.aws_kms.address import Connection, Settings
-from privyseal_backends.aws_kms.lane import Lane, backoff_s
+from privyseal_backends.aws_kms.lane import Lane, attempt_s, backoff_s
 from privyseal_backends.aws_kms.session import Clients, make_clients
-from privyseal_backends.interface import DeadlineError, OperatorError
+from privyseal_backends.interface import BusyError, DeadlineError, OperatorError, UnavailableError
 from privyseal_backends.registry import backend
 
 
 def test_backoff_doubles_up_to_its_longest() -> None:
     waits = [backoff_s(failures) for failures in (1, 2, 3, 6, 7, 1000)]
     assert waits == [0.05, 0.1, 0.2, 1.6, 2.0, 2.0]
+
+
+def test_another_attempt_after_throttling_needs_as_long_as_the_last_answer() -> None:
+    busy, away = BusyError("quota", "throttled"), UnavailableError("network", "away")
+    assert [attempt_s(took_s, busy) for took_s in (0.001, 0.02, 0.15)] == [0.02, 0.02, 0.15]
+    assert [attempt_s(took_s, away) for took_s in (0.001, 3.0)] == [0.02, 0.02]
+
+
+def test_throttling_reaches_the_caller_before_the_deadline_does() -> None:
+    async def run() -> None:
+        lane = Lane(Connection(region="eu-west-1"), Settings(), lambda *_: None)
+        lane._clients = Clients(((1.0, Mock()),), "eu-west-1", "", "")
+
+        def throttled_slowly(_: object) -> None:
+            time.sleep(0.2)
+            raise BusyError("quota", "throttled")
+
+        with pytest.raises(BusyError) as caught:
+            await lane.call(throttled_slowly, "key", time.monotonic() + 0.35)
+        assert caught.value.retry_after_s >= 0.1
+        await lane.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

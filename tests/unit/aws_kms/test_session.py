@@ -1,0 +1,40 @@
+"""Credentials of an assumed role, without AWS."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from unittest.mock import Mock
+
+from privyseal_backends.aws_kms.session import AssumedRole
+
+ROLE = "arn:aws:iam::111122223333:role/signer"
+
+
+def credentials(name: str, lifetime: timedelta) -> dict[str, object]:
+    return {
+        "Credentials": {
+            "AccessKeyId": f"ASIA{name}",
+            "SecretAccessKey": f"secret of {name}",
+            "SessionToken": f"token of {name}",
+            "Expiration": datetime.now(timezone.utc) + lifetime,
+        }
+    }
+
+
+def test_a_role_is_assumed_again_before_its_credentials_expire() -> None:
+    sts = Mock()
+    sts.assume_role.side_effect = [credentials("1", timedelta(minutes=5)), credentials("2", timedelta(hours=1))]
+    loaded = AssumedRole(sts, ROLE).load()
+    assert sts.assume_role.call_count == 1
+    for _ in range(3):
+        frozen = loaded.get_frozen_credentials()
+        assert (frozen.access_key, frozen.secret_key, frozen.token) == ("ASIA2", "secret of 2", "token of 2")
+    assert sts.assume_role.call_count == 2
+    sts.assume_role.assert_called_with(RoleArn=ROLE, RoleSessionName="privyseal")
+
+
+def test_no_repr_shows_credentials() -> None:
+    sts = Mock()
+    sts.assume_role.return_value = credentials("1", timedelta(hours=1))
+    provider = AssumedRole(sts, ROLE)
+    assert "secret" not in repr(provider) + repr(provider.load())
