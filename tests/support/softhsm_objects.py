@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import sys
@@ -56,8 +57,13 @@ def _private(order: dict[str, Any]) -> dict[Attribute, Any]:
     return template
 
 
+def _id(order: dict[str, Any]) -> bytes:
+    """The CKA_ID: as ordered, or one that follows from the label."""
+    return bytes.fromhex(order["id"]) if "id" in order else hashlib.sha256(order["label"].encode()).digest()[:8]
+
+
 def _names(order: dict[str, Any]) -> dict[Attribute, Any]:
-    return {Attribute.LABEL: order["label"], Attribute.ID: bytes.fromhex(order.get("id", "a1"))}
+    return {Attribute.LABEL: order["label"], Attribute.ID: _id(order)}
 
 
 def _import(session: pkcs11.Session, order: dict[str, Any]) -> None:
@@ -74,7 +80,7 @@ def _generate(session: pkcs11.Session, order: dict[str, Any]) -> None:
         KeyType.RSA,
         order.get("bits", 2048),
         label=order["label"],
-        id=bytes.fromhex(order.get("id", "a1")),
+        id=_id(order),
         store=True,
         capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
         private_template=_private(order),

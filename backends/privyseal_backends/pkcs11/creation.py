@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType
 
 from privyseal_backends.interface import (
+    BackendError,
     CallerError,
     IntegrityError,
     Mechanism,
@@ -47,6 +48,9 @@ _SIZES = {
 }
 _ID_BYTES = 20
 _EXPONENT = 65537
+_DISPENSABLE = frozenset({Attribute.UNWRAP, Attribute.SIGN_RECOVER})
+_LEFT_TO_THE_TOKEN = dict.fromkeys((*_DISPENSABLE, Attribute.DERIVE), DEFAULT)
+"""Takes out of a template what python-pkcs11 would put there by itself."""
 _PROOF = hashlib.sha256(b"Privyseal: this key was just put into its token").digest()
 """What a new key signs to prove itself: no bundle has this checksum."""
 
@@ -98,10 +102,11 @@ def parse_private_key(der: bytes, purpose: Purpose) -> ImportedKey:
 
 def generate(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, modulus_bits: int) -> Pkcs11Uri:
     """Generate a key pair on a read-write session and prove it. Returns the URI with the new key's CKA_ID."""
-    named = replace(uri, object_id=uri.object_id or secrets.token_bytes(_ID_BYTES))
+    named = _named(uri)
     check_free(session, uri, named)
-    with _undone_on_failure() as made, _translated("to generate a key"):
-        public, private = session.generate_keypair(
+
+    def make(private_template: dict[Attribute, Any]) -> None:
+        session.generate_keypair(
             KeyType.RSA,
             modulus_bits,
             id=named.object_id,
@@ -110,28 +115,48 @@ def generate(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, modulus_
             capabilities=MechanismFlag(0),
             mechanism=pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN,
             public_template=_public_template(purpose),
-            private_template=_private_template(purpose),
+            private_template={**_LEFT_TO_THE_TOKEN, **private_template},
         )
-        made += [private, public]
+
+    with _nothing_left_on_failure(session, named, "to generate a key"):
+        _with_what_the_token_takes(make, purpose)
         _prove(session, named, purpose, None)
     return named
 
 
 def put(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, imported: ImportedKey) -> Pkcs11Uri:
     """Create the key's two objects on a read-write session and prove it. Returns the URI with its CKA_ID."""
-    public_key = imported.public_key
-    named = replace(uri, object_id=uri.object_id or hashlib.sha256(public_key.spki_der).digest()[:_ID_BYTES])
+    named = _named(uri)
     check_free(session, uri, named)
-    with _undone_on_failure() as made, _translated("to take a key"):
-        common = {Attribute.KEY_TYPE: KeyType.RSA, Attribute.ID: named.object_id, Attribute.LABEL: named.object_label}
-        for kind, template, numbers in (
-            (ObjectClass.PRIVATE_KEY, _private_template(purpose), _numbers(imported)),
-            (ObjectClass.PUBLIC_KEY, _public_template(purpose), _public_numbers(public_key)),
-        ):
-            attributes = {Attribute.CLASS: kind, **common, **template, **numbers}
-            made.append(session.create_object({n: v for n, v in attributes.items() if v is not DEFAULT}))
-        _prove(session, named, purpose, public_key)
+    common = {Attribute.KEY_TYPE: KeyType.RSA, Attribute.ID: named.object_id, Attribute.LABEL: named.object_label}
+
+    def make(private_template: dict[Attribute, Any]) -> None:
+        kind = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
+        session.create_object({**kind, **common, **private_template, **_numbers(imported)})
+
+    with _nothing_left_on_failure(session, named, "to take a key"):
+        _with_what_the_token_takes(make, purpose)
+        kind = {Attribute.CLASS: ObjectClass.PUBLIC_KEY}
+        public_numbers = _public_numbers(imported.public_key)
+        session.create_object({**kind, **common, **_public_template(purpose), **public_numbers})
+        _prove(session, named, purpose, imported.public_key)
     return named
+
+
+def _named(uri: Pkcs11Uri) -> Pkcs11Uri:
+    return replace(uri, object_id=uri.object_id or secrets.token_bytes(_ID_BYTES))
+
+
+def _with_what_the_token_takes(make: Callable[[dict[Attribute, Any]], None], purpose: Purpose) -> None:
+    """Make the private object with every attribute named or, on a token that does not know one of those that say
+    nothing of custody, without these."""
+    template = _private_template(purpose)
+    try:
+        make(template)
+    except PKCS11Error as error:
+        if meaning(error).part != "attribute":
+            raise
+        make({name: value for name, value in template.items() if name not in _DISPENSABLE})
 
 
 def check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> None:
@@ -147,42 +172,33 @@ def check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> Non
 
 
 def remove(session: pkcs11.Session, named: Pkcs11Uri) -> None:
-    """Destroy the objects of a key that was just made and that nobody waits for any more."""
+    """Destroy the objects of a key that was just made."""
     for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         for made in list(session.get_objects(dict(key_template(named, kind)))):
             made.destroy()
 
 
 @contextlib.contextmanager
-def _undone_on_failure() -> Iterator[list[pkcs11.Object]]:
-    """Destroy what was appended when the block fails, and say so when that fails too."""
-    made: list[pkcs11.Object] = []
-    try:
-        yield made
-    except BaseException as failure:
-        try:
-            for each in made:
-                each.destroy()
-        except PKCS11Error as error:
-            raise OperatorError(
-                "object",
-                f"{failure}; and the token answered {meaning(error).name} when asked to remove what was made",
-                "delete the new key with the token's own tool",
-            ) from None
-        raise
-
-
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def _nothing_left_on_failure(session: pkcs11.Session, named: Pkcs11Uri, doing: str) -> Iterator[None]:
+    """Remove whatever was made under the new CKA_ID when the block fails, and say so when that fails too."""
     try:
         yield
-    except PKCS11Error as error:
-        raise backend_error(error, doing) from None
+    except (PKCS11Error, BackendError) as error:
+        failure = backend_error(error, doing) if isinstance(error, PKCS11Error) else error
+        try:
+            remove(session, named)
+        except PKCS11Error as second:
+            raise OperatorError(
+                "object",
+                f"{failure}; and the token answered {meaning(second).name} when asked to remove what was made",
+                f"delete the {named.key_words} with the token's own tool",
+            ) from None
+        raise failure from None
 
 
 def _prove(session: pkcs11.Session, named: Pkcs11Uri, purpose: Purpose, expected: PublicKey | None) -> None:
     """Find the new key as it will be found, check its attributes, and use it once."""
-    handle = find_private_key(session, named)
+    handle = find_private_key(session, replace(named, object_id=None))  # another of that label is refused here
     attributes = read_attributes(handle)
     for name, value, wanted in (
         ("CKA_SENSITIVE", attributes.sensitive, True),
@@ -228,7 +244,6 @@ def _private_template(purpose: Purpose) -> dict[Attribute, Any]:
         Attribute.DECRYPT: decrypts,
         Attribute.UNWRAP: False,
         Attribute.SIGN_RECOVER: False,
-        Attribute.DERIVE: DEFAULT,
     }
 
 

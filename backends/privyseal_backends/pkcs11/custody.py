@@ -29,7 +29,6 @@ _SOFTWARE: Mapping[str, str] = MappingProxyType(
         "sw   tpm": "a software TPM (swtpm)",
         "swtpm": "a software TPM (swtpm)",
         "gnome keyring": "GNOME Keyring",
-        "utimaco simulator": "a simulator",
     }
 )
 _HARDWARE: Mapping[str, str] = MappingProxyType(
@@ -38,19 +37,17 @@ _HARDWARE: Mapping[str, str] = MappingProxyType(
         "cavium": "a Cavium or Marvell HSM",
         "marvell": "a Cavium or Marvell HSM",
         "luna": "a Thales Luna HSM",
-        "safenet": "a Thales Luna HSM",
-        "thales": "a Thales HSM",
         "ncipher": "an Entrust nShield HSM",
         "nshield": "an Entrust nShield HSM",
         "yubihsm": "a YubiHSM",
         "yubikey": "a YubiKey",
-        "utimaco": "a Utimaco HSM",
         "nitrokey hsm": "a Nitrokey HSM",
         "smartcard-hsm": "a SmartCard-HSM",
         "infineon": "an Infineon TPM",
     }
 )
-"""Parts of what a token or its module calls itself (manufacturer, model, description), in lower case."""
+"""Parts of what a token or its module calls itself (manufacturer, model, description), in lower case. Makers that ship
+a software emulator under the same names are left out on purpose."""
 
 
 def custody(key: KeyAttributes, token: TokenInfo) -> Custody:

@@ -92,9 +92,15 @@ class ThreadSafeLib(stock_lib):
 
     def __init__(self, path: str, entry: _Entry, reserved: str | None) -> None:
         self._entry = entry
+        self._started = False
         self.reserved = reserved
         self.one_at_a_time = False
-        super().__init__(path)  # calls initialize(), then C_GetInfo through python-pkcs11's own list
+        try:
+            super().__init__(path)  # calls initialize(), then C_GetInfo through python-pkcs11's own list
+        except PKCS11Error:
+            if self._started:
+                self.finalize()
+            raise
 
     def __new__(cls, path: str, entry: _Entry, reserved: str | None) -> ThreadSafeLib:  # noqa: ARG004
         """Give the base class, which loads the module here already, its one argument."""
@@ -106,6 +112,7 @@ class ThreadSafeLib(stock_lib):
             # p11-kit's proxy and client hand out a list with a state of its own at each call, so the one inside this
             # object has to be used. They lock by themselves whatever they are told.
             super().initialize()
+            self._started = True
             return
         arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
         if self.reserved is not None:
@@ -117,9 +124,11 @@ class ThreadSafeLib(stock_lib):
             self.one_at_a_time = True
         if code != _CKR_OK:
             raise CodeError(code)
+        self._started = True
 
     def finalize(self) -> None:
         """Call C_Finalize. Nothing may be inside the module: several crash otherwise."""
+        self._started = False
         if self._entry.private_lists:
             super().finalize()
             return
@@ -230,7 +239,8 @@ class Module:
 
         Returns False when a call stayed inside: then the module was left as it is, since finalising it would crash.
         """
-        self.check_process()
+        if os.getpid() != self._pid:
+            return True  # a fork's copy of this object has nothing to give back: the module is its parent's
         with self._opening:
             self._users -= 1
             return self._users > 0 or self._stop(timeout_s)
@@ -288,14 +298,20 @@ class Module:
                 return False
             self._running = False
             attached, self._attached = self._attached, {}
+        for each in attached.values():
+            self._close(each)
         try:
-            for each in attached.values():
-                each.close()
             if self._lib is not None:
                 self._lib.finalize()
         except (CodeError, PKCS11Error) as error:
             _log.warning("%s would not finalise: %s", self.path, error)
         return True
+
+    def _close(self, attached: Closeable) -> None:
+        try:
+            attached.close()
+        except PKCS11Error as error:
+            _log.warning("%s answered %s when asked to log out", self.path, meaning(error).name)
 
 
 class ModuleRegistry:

@@ -19,7 +19,7 @@ from pkcs11.exceptions import (
 )
 from pkcs11.mechanisms import KeyType
 
-from privyseal_backends.interface import IntegrityError, OperatorError, PublicKey
+from privyseal_backends.interface import OperatorError, PublicKey
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _ULONG = struct.Struct("L")
@@ -156,51 +156,39 @@ def find_private_key(session: pkcs11.Session, uri: Pkcs11Uri) -> pkcs11.PrivateK
 
 
 def read_public_key(session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri) -> PublicKey:
-    """The public key of a private key: from its own modulus and exponent, and from the public object beside it.
+    """The public key of a private key: from its own attributes or, where those do not hold all of it, from the public
+    object with the same CKA_ID. Raises `OperatorError` where neither tells.
 
-    Where both say it they have to agree: `IntegrityError` otherwise. `OperatorError` where neither does.
+    Neither has to be true: that the two belong together is shown by every signature, which is verified.
     """
-    said = [_public_numbers(each) for each in (key, *_public_objects(session, key, uri))]
-    known = {numbers for numbers in said if numbers is not None}
-    modulus = _read(key, Attribute.MODULUS)
-    if modulus is not None and any(numbers.n != int.from_bytes(modulus, "big") for numbers in known):
-        raise _disagree(uri)
-    if len(known) > 1:
-        raise _disagree(uri)
-    if not known:
+    modulus, exponent = _read(key, Attribute.MODULUS), _read(key, Attribute.PUBLIC_EXPONENT)
+    known = {(modulus, exponent)} if modulus and exponent else _beside(session, key, uri, modulus)
+    if len(known) != 1:
         raise OperatorError(
             "attribute",
-            f"the token shows no modulus and public exponent of the {uri.key_words}",
-            "put its public key beside it under the same CKA_ID",
+            f"the token shows {'no' if not known else 'more than one'} public key for the {uri.key_words}",
+            "put its public key beside it under the same CKA_ID, and no other one",
         )
+    ((n, e),) = known
     try:
-        return PublicKey(known.pop().public_key())
+        numbers = RSAPublicNumbers(e=int.from_bytes(e, "big"), n=int.from_bytes(n, "big"))
+        return PublicKey(numbers.public_key())
     except ValueError as error:
-        raise OperatorError(
-            "attribute", f"the {uri.key_words} is not a usable RSA key: {error}", "make another"
-        ) from None
+        raise OperatorError("attribute", f"the {uri.key_words} is no usable RSA key: {error}", "make another") from None
 
 
-def _disagree(uri: Pkcs11Uri) -> IntegrityError:
-    return IntegrityError(
-        "object",
-        f"the private {uri.key_words} and the public key beside it do not belong together",
-        "delete the one that does not belong there",
-    )
-
-
-def _public_objects(session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri) -> list[pkcs11.Object]:
-    key_id = _read(key, Attribute.ID)
+def _beside(
+    session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri, modulus: bytes | None
+) -> set[tuple[bytes, bytes]]:
+    """Modulus and exponent of the public objects beside a private key; those with its modulus, where it shows that."""
     template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.KEY_TYPE: KeyType.RSA}
+    key_id = _read(key, Attribute.ID)
     if key_id:
         template[Attribute.ID] = key_id
-    elif uri.object_label is not None:
+    else:
         template[Attribute.LABEL] = uri.object_label
-    return list(session.get_objects(template))
-
-
-def _public_numbers(key: pkcs11.Object) -> RSAPublicNumbers | None:
-    modulus, exponent = _read(key, Attribute.MODULUS), _read(key, Attribute.PUBLIC_EXPONENT)
-    if not modulus or not exponent:
-        return None
-    return RSAPublicNumbers(e=int.from_bytes(exponent, "big"), n=int.from_bytes(modulus, "big"))
+    shown = (
+        (_read(each, Attribute.MODULUS), _read(each, Attribute.PUBLIC_EXPONENT))
+        for each in list(session.get_objects(template))
+    )
+    return {(n, e) for n, e in shown if n and e and modulus in (None, n)}

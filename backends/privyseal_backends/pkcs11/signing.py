@@ -19,6 +19,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.interface import (
     BackendError,
+    IntegrityError,
     OperatorError,
     Plaintext,
     Signature,
@@ -125,6 +126,9 @@ class _Worker:
                 return Plaintext(value, queued_s=queued_s, store_s=store_s)
             verify(batch.key.public_key, operation, value)
             return Signature(value, queued_s=queued_s, store_s=store_s)
+        except IntegrityError as error:
+            self._discard_session()
+            return error
         except BackendError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a thread that died would leave every later caller waiting

@@ -40,6 +40,8 @@ from privyseal_backends.pkcs11.threads import Abandoned, on_thread
 from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token
 from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
 
+_SOFTWARE_THREADS = 2
+
 
 class Pkcs11Key:
     """An open key that signs. See `privyseal_backends.interface.Key`."""
@@ -136,8 +138,7 @@ class Pkcs11Store:
         return await self._make(uri, lambda session, new: creation.generate(session, new, purpose, modulus_bits))
 
     async def import_key(self, uri: str, private_key_pkcs1_der: bytes, purpose: Purpose = Purpose.TYPE1) -> Pkcs11Key:
-        """Put an existing key into the token; see `KeyCreator.import_key`. Its CKA_ID is that of the URI's `id=` or
-        else the first 20 bytes of its fingerprint."""
+        """Put an existing key into the token; see `KeyCreator.import_key`. Its CKA_ID is as in `create_key`."""
         imported = creation.parse_private_key(private_key_pkcs1_der, purpose)
         return await self._make(uri, lambda session, new: creation.put(session, new, purpose, imported))
 
@@ -221,7 +222,10 @@ class Pkcs11Store:
 
     def _signing_threads(self, place: _Place) -> SigningThreads:
         protection, _ = find_protection(place.info)
-        number = self._settings.threads or (1 if protection is Protection.SOFTWARE else self._settings.sessions)
+        sessions = self._settings.sessions
+        number = self._settings.threads or (
+            min(_SOFTWARE_THREADS, sessions) if protection is Protection.SOFTWARE else sessions
+        )
         with self._lock:
             if self._closed:
                 raise UnavailableError("module", "the key store was closed", "open another one")
