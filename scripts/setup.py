@@ -20,13 +20,17 @@ import softhsm
 from system_packages import CHECKOUT, UNPACKED, Package, SetupError, ensure, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 VENV = CHECKOUT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "privyseal-setup"
 PIP_WHEEL = Package("pip", apt="python3-pip-whl", dnf="python3-pip-wheel", apk="py3-pip")
 SYSTEMD = Package("systemd-analyze", apt="systemd", dnf="systemd", apk="systemd")
+OPENSSL = Package("openssl", apt="openssl", dnf="openssl", apk="openssl")
+COMPILER = Package("a C compiler", apt="gcc libc6-dev", dnf="gcc glibc-devel", apk="gcc musl-dev")
+# Each of the tests' helpers keeps what it installs in the user's cache folder, and does nothing the second time.
+FETCH = "import importlib, sys; sys.path.insert(0, ''); importlib.import_module(sys.argv[1]).install()"
 
 
 @contextmanager
@@ -128,12 +132,28 @@ def _prepare_venv() -> None:
     STAMP.write_text(wanted)
 
 
-def _prepare_tests() -> None:
-    """What single tests need. Where it cannot be had this says so, and the tests that need it fail."""
+def _compiler() -> str | None:
+    return os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+
+
+def _try(package: Package, find: Callable[[], str | None]) -> None:
+    """Get what single tests need. Where it cannot be had this says so, and the tests that need it fail."""
     try:
-        ensure(SYSTEMD, lambda: shutil.which("systemd-analyze"))
+        ensure(package, find, unpack=False)
     except SetupError as error:
         say(str(error))
+
+
+def _prepare_tests() -> None:
+    _try(SYSTEMD, lambda: shutil.which("systemd-analyze"))
+    _try(COMPILER, _compiler)
+    _try(OPENSSL, lambda: shutil.which("openssl"))
+    # Tests have a time limit; downloads shall not count.
+    published = ["tests.support.ministack"]
+    if shutil.which("node") and shutil.which("npm"):
+        published.append("tests.support.capgo_cli")
+    for module in published:
+        _must(f"{module} could not install what the tests need, see above", str(PYTHON), "-c", FETCH, module)
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -25,7 +25,8 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """A package by its names in three families of systems, and what it is for ("SoftHSM")."""
+    """A package, or several with spaces between them, by its names in three families of systems, and what it is for
+    ("SoftHSM")."""
 
     purpose: str
     apt: str
@@ -43,9 +44,10 @@ def say(text: str) -> None:
     print(f"setup: {text}", file=sys.stderr, flush=True)
 
 
-def ensure(package: Package, find: Callable[[], Found | None]) -> Found:
-    """What `find` finds; where it finds nothing, after the package was installed or unpacked. Raises SetupError."""
-    for fetch in (None, _install, _unpack):
+def ensure(package: Package, find: Callable[[], Found | None], *, unpack: bool = True) -> Found:
+    """What `find` finds; where it finds nothing, after the package was installed or, with `unpack`, unpacked. Raises
+    SetupError."""
+    for fetch in (None, _install, _unpack) if unpack else (None, _install):
         if fetch is None or (shutil.which("apt-get") and fetch(package)):
             found = find()
             if found is not None:
@@ -76,7 +78,7 @@ def _install(package: Package) -> bool:
     say(f"{package.purpose}: apt-get install {package.apt}")
     options = ("-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120")
     for attempt in range(3):
-        if _run(*root, "apt-get", "install", *options, package.apt).returncode == 0:
+        if _run(*root, "apt-get", "install", *options, *package.apt.split()).returncode == 0:
             return True
         # The lists are missing or old, or another checkout holds apt's lock at this moment.
         time.sleep(2 * attempt)
@@ -89,13 +91,14 @@ def _unpack(package: Package) -> bool:
     if not shutil.which("dpkg"):
         return False
     say(f"{package.purpose}: unpacking {package.apt} into {UNPACKED.relative_to(CHECKOUT)}/")
-    downloads = CHECKOUT / ".demo" / "apt" / package.apt
+    downloads = CHECKOUT / ".demo" / "apt" / "archives"
     shutil.rmtree(downloads, ignore_errors=True)
     downloads.mkdir(parents=True)
     try:
-        if not _download(package.apt, downloads, []):
+        names = package.apt.split()
+        if not _download(names, downloads, []):
             private = _private_lists()
-            if _run("apt-get", *private, "update").returncode != 0 or not _download(package.apt, downloads, private):
+            if _run("apt-get", *private, "update").returncode != 0 or not _download(names, downloads, private):
                 return False
         UNPACKED.mkdir(parents=True, exist_ok=True)
         archives = sorted(downloads.glob("*.deb"))
@@ -112,9 +115,9 @@ def _private_lists() -> list[str]:
     return ["-o", f"Dir::State::lists={apt}/lists", "-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User=root"]
 
 
-def _download(name: str, folder: Path, options: list[str]) -> bool:
-    plan = _run("apt-get", *options, "install", "-s", "--no-install-recommends", name)
+def _download(names: list[str], folder: Path, options: list[str]) -> bool:
+    plan = _run("apt-get", *options, "install", "-s", "--no-install-recommends", *names)
     needed = [line.split()[1] for line in plan.stdout.splitlines() if line.startswith("Inst ")]
     if plan.returncode != 0 or not needed:
-        needed = [name]
+        needed = names
     return _run("apt-get", *options, "download", *needed, cwd=folder).returncode == 0
