@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, RefreshableCredentials
+from botocore.loaders import Loader, create_loader
 
 from privyseal_backends.aws_kms.address import Connection, Settings, check_endpoint, is_fips_endpoint
 from privyseal_backends.interface import OperatorError
@@ -26,11 +28,34 @@ _TIER_RATIO = 3.0
 
 
 def silence_secrets() -> None:
-    """Keep botocore's debug records from every log: they hold session tokens, and answers as they came."""
+    """Keep what boto3 logs of credentials and answers from every log. It may be called again and again.
+
+    Its debug records hold session tokens, and answers as they came; its warnings of a failed refresh quote the error,
+    which may quote the request or what a credential process wrote.
+    """
     for name in ("boto3", "botocore"):
         logger = logging.getLogger(name)
         if logger.level < logging.WARNING:
             logger.setLevel(logging.WARNING)
+    for name in ("botocore.credentials", "botocore.tokens"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
+    return True
+
+
+@functools.lru_cache(maxsize=4)
+def _data_of(search_path: str | None) -> Loader:
+    """The data files of botocore, parsed once for all sessions: some 50 ms each otherwise."""
+    return create_loader(search_path)
+
+
+def _core_session(connection: Connection) -> botocore.session.Session:
+    core = botocore.session.Session(profile=connection.profile or None)
+    core.register_component("data_loader", _data_of(core.get_config_variable("data_path")))
+    return core
 
 
 @dataclass(frozen=True)
@@ -81,13 +106,13 @@ def make_clients(connection: Connection, settings: Settings) -> Clients:
 
 
 def _session(connection: Connection, settings: Settings) -> boto3.Session:
-    core = botocore.session.Session(profile=connection.profile or None)
+    core = _core_session(connection)
     if "mfa_serial" in core.get_scoped_config():  # botocore would ask for it on the terminal
         raise OperatorError("credentials", "the AWS profile asks for a second factor", "name one that does not")
     base = boto3.Session(botocore_session=core, region_name=connection.region or None)
     if not connection.role:
         return base
-    core = botocore.session.Session(profile=connection.profile or None)
+    core = _core_session(connection)
     provider = AssumedRole(_sts_client(base, connection, settings), connection.role)
     # The role alone: no other credentials that lie about may stand in for it.
     core.register_component("credential_provider", CredentialResolver([provider]))

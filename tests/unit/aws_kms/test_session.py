@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from unittest.mock import Mock
 
-from privyseal_backends.aws_kms.session import AssumedRole
+import pytest
+from botocore.exceptions import ClientError
+
+from privyseal_backends.aws_kms.session import AssumedRole, silence_secrets
 
 ROLE = "arn:aws:iam::111122223333:role/signer"
 
@@ -38,3 +41,19 @@ def test_no_repr_shows_credentials() -> None:
     sts.assume_role.return_value = credentials("1", timedelta(hours=1))
     provider = AssumedRole(sts, ROLE)
     assert "secret" not in repr(provider) + repr(provider.load())
+
+
+def test_a_refresh_that_fails_keeps_the_credentials_and_its_warning_quotes_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(2):
+        silence_secrets()
+    told = {"Error": {"Code": "SignatureDoesNotMatch", "Message": "x-amz-security-token:the-token"}}
+    sts = Mock()
+    sts.assume_role.side_effect = [credentials("1", timedelta(minutes=12)), ClientError(told, "AssumeRole")]
+    loaded = AssumedRole(sts, ROLE).load()
+    assert loaded.get_frozen_credentials().access_key == "ASIA1"
+    assert sts.assume_role.call_count == 2
+    (record,) = caplog.records
+    assert "Refreshing temporary credentials failed" in record.getMessage()
+    assert "the-token" not in caplog.text
