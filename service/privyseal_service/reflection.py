@@ -14,24 +14,34 @@ class Reflection(aio.ReflectionServicer):
 
     def __init__(self, services: list[str]) -> None:
         super().__init__(services)
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End every stream."""
+        self._stopping.set()
 
     async def ServerReflectionInfo(  # type: ignore[override] # noqa: N802 - the stock stubs miss that it is a generator
         self, request_iterator: AsyncIterable[Any], unused_context: Any
     ) -> AsyncIterator[Any]:
         """Answer each question of a stream."""
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a handler runs in a task")
-        self._streams.add(task)
-        try:
-            stock: Any = super().ServerReflectionInfo(request_iterator, unused_context)
-            async for response in stock:
-                yield response
-        finally:
-            self._streams.discard(task)
+        answers: Any = super().ServerReflectionInfo(self._until_stopped(request_iterator), unused_context)
+        async for answer in answers:
+            yield answer
 
-    def stop(self) -> None:
-        """End every stream."""
-        for task in self._streams:
-            task.cancel()
+    async def _until_stopped(self, questions: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        """The questions until there are no more or the service stops: a cancelled handler would leave its call open."""
+        coming = questions.__aiter__()
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while True:
+                question = asyncio.ensure_future(coming.__anext__())
+                await asyncio.wait((question, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not question.done():
+                    question.cancel()
+                    return
+                try:
+                    yield question.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            stopping.cancel()

@@ -1,0 +1,260 @@
+"""Keys are opened together; what does not fit stops the start, what is away heals in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from privyseal_backends.interface import UnavailableError
+from privyseal_service.config import CustodyBar, KeyConfig
+from privyseal_service.errors import Code, ServiceError
+from privyseal_service.keyring import Keyring, KeyringError, KeyState, Stores
+from privyseal_service.operations import SignatureScheme
+from tests.fakes.software_store import SoftwareStore
+
+
+def key_config(name: str, **more: Any) -> KeyConfig:
+    fields = {"uri": f"software:{name}", "schemes": (SignatureScheme.CAPGO_V3,), "custody": CustodyBar(), **more}
+    return KeyConfig.model_construct(name=name, **fields)
+
+
+@pytest.fixture
+def store(rsa_key: rsa.RSAPrivateKey) -> SoftwareStore:
+    store = SoftwareStore()
+    store.add("a", rsa_key)
+    store.add("b", rsa_key)
+    return store
+
+
+def keyring(store: SoftwareStore, *keys: KeyConfig) -> Keyring:
+    return Keyring(keys, Stores({}, store.backends), first_retry_s=0.01)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came about")
+
+
+def test_all_keys_are_opened_at_once(store: SoftwareStore) -> None:
+    """A store that lets nobody in before everybody knocks."""
+    names = ["a", "b"]
+    waiting: list[str] = []
+    original = store.open_key
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+            waiting.append(uri)
+            if len(waiting) == len(names):
+                gate.set()
+            await gate.wait()
+            return await original(uri, fingerprint)
+
+        store.open_key = open_key  # type: ignore[method-assign]
+        ring = keyring(store, *(key_config(name) for name in names))
+        await ring.open(10)
+        assert [key.state for key in ring.keys.values()] == [KeyState.SERVING] * 2
+        await ring.close()
+
+    asyncio.run(main())
+    assert store.calls.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (key_config("nope"), "key 'nope': object: there is no key nope; make it"),
+        (key_config("a", fingerprint="0" * 64), "key 'a': object: another key has the name"),
+        (key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,)), "key 'a': mechanism: the key cannot serve"),
+        (key_config("a", uri="other:a"), "key 'a': backend: no key store serves the scheme 'other'"),
+        (key_config("a", uri="nonsense"), "key 'a': URI: "),
+    ],
+)
+def test_a_key_that_does_not_fit_stops_the_start(store: SoftwareStore, bad: KeyConfig, says: str) -> None:
+    async def main() -> None:
+        ring = keyring(store, bad, key_config("b"))
+        try:
+            with pytest.raises(KeyringError) as caught:
+                await ring.open(10)
+            assert str(caught.value).startswith(says)
+        finally:
+            await ring.close()
+
+    asyncio.run(main())
+
+
+def test_the_sentence_counts_the_others(store: SoftwareStore) -> None:
+    async def main() -> None:
+        ring = keyring(store, key_config("x"), key_config("a"), key_config("y"))
+        with pytest.raises(KeyringError, match=r"key 'x'.*\(1 more keys? failed"):
+            await ring.open(10)
+        await ring.close()
+
+    asyncio.run(main())
+
+
+def test_a_store_that_is_away_heals(store: SoftwareStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        store.faults.away = True
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        key = ring.keys["a"]
+        assert key.state is KeyState.UNAVAILABLE
+        with pytest.raises(ServiceError) as caught:
+            key.usable()
+        assert caught.value.code is Code.UNAVAILABLE
+        assert caught.value.retry_after_s is not None
+        assert 0.1 <= caught.value.retry_after_s <= 30
+        assert "hsm-7" not in caught.value.message
+        await until(lambda: store.calls.opened >= 3)
+        store.faults.away = False
+        await until(lambda: key.state is KeyState.SERVING)
+        assert key.usable() is key.key
+        await ring.close()
+
+    asyncio.run(main())
+    assert "key 'a' is unavailable" in caplog.text
+    assert "key 'a' serves" in caplog.text
+
+
+def test_a_busy_store_is_tried_again(store: SoftwareStore) -> None:
+    async def main() -> None:
+        store.faults.busy = True
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        store.faults.busy = False
+        await until(lambda: ring.keys["a"].state is KeyState.SERVING)
+        await ring.close()
+
+    asyncio.run(main())
+
+
+def test_a_required_key_that_is_away_stops_the_start(store: SoftwareStore) -> None:
+    async def main() -> None:
+        store.faults.away = True
+        ring = keyring(store, key_config("a"), key_config("b", required=True))
+        with pytest.raises(KeyringError) as caught:
+            await ring.open(10)
+        assert isinstance(caught.value.cause, UnavailableError)
+        assert str(caught.value).startswith("key 'b': network: ")
+        await ring.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_store_that_never_answers(store: SoftwareStore, required: bool) -> None:
+    async def main() -> None:
+        store.faults.hang = True
+        ring = keyring(store, key_config("a", required=required))
+        if required:
+            with pytest.raises(KeyringError, match=r"did not answer within 0\.05 s"):
+                await ring.open(0.05)
+        else:
+            await ring.open(0.05)
+            assert ring.keys["a"].state is KeyState.UNAVAILABLE
+        await ring.close()
+
+    asyncio.run(main())
+    assert store.calls.closed == 1
+
+
+def test_a_key_that_turns_out_wrong_later_is_blocked(store: SoftwareStore, caplog: pytest.LogCaptureFixture) -> None:
+    """The start is over; the key is not tried again, since only a person can help."""
+
+    async def main() -> None:
+        store.faults.away = True
+        ring = keyring(store, key_config("a"), key_config("nope"))
+        await ring.open(10)
+        store.faults.away = False
+        await until(lambda: ring.keys["nope"].state is KeyState.BLOCKED)
+        await until(lambda: ring.keys["a"].state is KeyState.SERVING)
+        tries = store.calls.opened
+        await asyncio.sleep(0.05)
+        assert store.calls.opened == tries
+        with pytest.raises(ServiceError) as caught:
+            ring.keys["nope"].usable()
+        assert (caught.value.code, caught.value.reason) == (Code.FAILED_PRECONDITION, "KEY_BLOCKED")
+        await ring.close()
+
+    asyncio.run(main())
+    assert "key 'nope' is blocked until somebody acts: object: there is no key nope" in caplog.text
+
+
+def test_a_backend_with_a_defect(store: SoftwareStore, caplog: pytest.LogCaptureFixture) -> None:
+    async def open_key(*_: object) -> Any:
+        raise ZeroDivisionError("no backend should")
+
+    store.open_key = open_key  # type: ignore[method-assign]
+
+    async def main() -> None:
+        ring = keyring(store, key_config("a"))
+        with pytest.raises(KeyringError, match="failed in a way that no backend should"):
+            await ring.open(10)
+        await ring.close()
+
+    asyncio.run(main())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_retries_become_rarer(store: SoftwareStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def main() -> None:
+        store.faults.away = True
+        ring = Keyring([key_config("a")], Stores({}, store.backends))
+
+        async def watched(delay_s: float) -> None:
+            if delay_s:
+                waits.append(delay_s)
+            await sleep(0)
+
+        monkeypatch.setattr(asyncio, "sleep", watched)
+        await ring.open(10)
+        while len(waits) < 12:
+            await sleep(0)
+        await ring.close()
+
+    asyncio.run(main())
+    for number, wait_s in enumerate(waits):
+        longest = min(30.0, 0.5 * 2**number)
+        assert longest / 2 <= wait_s <= longest
+
+
+def test_closing_goes_on_when_one_store_fails_to(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(SoftwareStore):
+        async def close(self) -> None:
+            raise OSError("cannot")
+
+    broken, fine = Broken(), SoftwareStore()
+    stores = Stores({}, {"one": broken, "two": fine}.__getitem__)  # type: ignore[arg-type]
+    stores.store("one:a")
+    stores.store("two:a")
+    asyncio.run(stores.close())
+    assert fine.calls.closed == 1
+    assert "a key store did not close" in caplog.text
+
+
+def test_a_store_is_opened_once_and_given_its_settings() -> None:
+    seen: list[Any] = []
+
+    def open_store(settings: Any) -> SoftwareStore:
+        seen.append(settings)
+        return SoftwareStore()
+
+    stores = Stores({"one": {"sessions": 4}}, lambda _: open_store)
+    assert stores.store("one:a") is stores.store("ONE:b")
+    stores.store("two:c")
+    assert seen == [{"sessions": 4}, {}]
