@@ -188,12 +188,15 @@ class _ChainError(Exception):
     """Why a chain does not hold, as a clause."""
 
 
+_MALFORMED = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     """A certificate is parsed field by field, when a field is asked for: any may turn out to be malformed."""
     try:
         yield
-    except (ValueError, UnsupportedAlgorithm):
+    except _MALFORMED:
         raise _ChainError("a certificate cannot be read") from None
 
 
@@ -227,7 +230,7 @@ def _check_certificate(certificate: x509.Certificate, now: datetime) -> None:
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*_MALFORMED, TypeError, InvalidSignature):
         return False
     return True
 
@@ -399,4 +402,7 @@ def check(facts: KeyFacts, public_key: PublicKey, roots: tuple[x509.Certificate,
 
 def load_roots(pem: bytes) -> tuple[x509.Certificate, ...]:
     """The root certificates of a PEM file. Raises ValueError when there is none, or one cannot be read."""
-    return tuple(x509.load_pem_x509_certificates(pem))
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from None
