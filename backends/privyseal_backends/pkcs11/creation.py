@@ -33,6 +33,8 @@ from privyseal_backends.interface import (
 from privyseal_backends.pkcs11.errors import backend_error, meaning
 from privyseal_backends.pkcs11.key import check_same, sign, try_decryption
 from privyseal_backends.pkcs11.objects import (
+    MAPPER,
+    find_objects,
     find_private_key,
     key_template,
     read_attributes,
@@ -100,54 +102,99 @@ def parse_private_key(der: bytes, purpose: Purpose) -> ImportedKey:
     return ImportedKey(key)
 
 
-def generate(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, modulus_bits: int) -> Pkcs11Uri:
-    """Generate a key pair on a read-write session and prove it. Returns the URI with the new key's CKA_ID."""
+def generate(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, modulus_bits: int) -> Pkcs11Uri:
+    """Generate a key pair and prove it. Returns the URI with the new key's CKA_ID. The token is logged in."""
     named = _named(uri)
-    check_free(session, uri, named)
 
-    def make(private_template: dict[Attribute, Any]) -> None:
-        session.generate_keypair(
-            KeyType.RSA,
-            modulus_bits,
-            id=named.object_id,
-            label=named.object_label,
-            store=True,
-            capabilities=MechanismFlag(0),
-            mechanism=pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN,
-            public_template=_public_template(purpose),
-            private_template={**_LEFT_TO_THE_TOKEN, **private_template},
+    def make(session: pkcs11.Session) -> None:
+        _with_what_the_token_takes(
+            purpose,
+            lambda private_template: session.generate_keypair(
+                KeyType.RSA,
+                modulus_bits,
+                id=named.object_id,
+                label=named.object_label,
+                store=True,
+                capabilities=MechanismFlag(0),
+                mechanism=pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+                public_template=_public_template(purpose),
+                private_template={**_LEFT_TO_THE_TOKEN, **private_template},
+            ),
         )
-
-    with _nothing_left_on_failure(session, named, "to generate a key"):
-        _with_what_the_token_takes(make, purpose)
         _prove(session, named, purpose, None)
+
+    _make(token, uri, named, make, "to generate a key")
     return named
 
 
-def put(session: pkcs11.Session, uri: Pkcs11Uri, purpose: Purpose, imported: ImportedKey) -> Pkcs11Uri:
-    """Create the key's two objects on a read-write session and prove it. Returns the URI with its CKA_ID."""
+def put(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, imported: ImportedKey) -> Pkcs11Uri:
+    """Create the key's two objects and prove it. Returns the URI with its CKA_ID. The token is logged in."""
     named = _named(uri)
-    check_free(session, uri, named)
     common = {Attribute.KEY_TYPE: KeyType.RSA, Attribute.ID: named.object_id, Attribute.LABEL: named.object_label}
 
-    def make(private_template: dict[Attribute, Any]) -> None:
+    def make(session: pkcs11.Session) -> None:
         kind = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
-        session.create_object({**kind, **common, **private_template, **_numbers(imported)})
-
-    with _nothing_left_on_failure(session, named, "to take a key"):
-        _with_what_the_token_takes(make, purpose)
-        kind = {Attribute.CLASS: ObjectClass.PUBLIC_KEY}
-        public_numbers = _public_numbers(imported.public_key)
-        session.create_object({**kind, **common, **_public_template(purpose), **public_numbers})
+        _with_what_the_token_takes(
+            purpose,
+            lambda private_template: session.create_object(
+                {**kind, **common, **private_template, **_numbers(imported)}
+            ),
+        )
+        public = {**_public_template(purpose), **_public_numbers(imported.public_key)}
+        session.create_object({Attribute.CLASS: ObjectClass.PUBLIC_KEY, **common, **public})
         _prove(session, named, purpose, imported.public_key)
+
+    _make(token, uri, named, make, "to take a key")
     return named
+
+
+def remove(token: pkcs11.Token, named: Pkcs11Uri) -> None:
+    """Destroy the objects of a key that was just made. Raises `PKCS11Error`."""
+    with _session(token) as session:
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+            for made in find_objects(session, key_template(named, kind)):
+                made.destroy()
+
+
+def _make(
+    token: pkcs11.Token, uri: Pkcs11Uri, named: Pkcs11Uri, make: Callable[[pkcs11.Session], None], doing: str
+) -> None:
+    """Make a key where nothing has its name. When that fails, remove whatever was made of it, on another session, since
+    the one that failed may be of no use; and say so when that fails too."""
+    with _session(token) as session:
+        _check_free(session, uri, named)
+    try:
+        with _session(token) as session:
+            make(session)
+    except (PKCS11Error, BackendError) as error:
+        failure = backend_error(error, doing) if isinstance(error, PKCS11Error) else error
+        try:
+            remove(token, named)
+        except PKCS11Error as second:
+            raise OperatorError(
+                "object",
+                f"{failure}; and the token answered {meaning(second).name} when asked to remove what was made",
+                f"delete the {named.key_words} with the token's own tool",
+            ) from None
+        raise failure from None
+
+
+@contextlib.contextmanager
+def _session(token: pkcs11.Token) -> Iterator[pkcs11.Session]:
+    """A read-write session that is closed again; the login is another session's."""
+    session = token.open(rw=True, attribute_mapper=MAPPER)
+    try:
+        yield session
+    finally:
+        with contextlib.suppress(PKCS11Error):
+            session.close()
 
 
 def _named(uri: Pkcs11Uri) -> Pkcs11Uri:
     return replace(uri, object_id=uri.object_id or secrets.token_bytes(_ID_BYTES))
 
 
-def _with_what_the_token_takes(make: Callable[[dict[Attribute, Any]], None], purpose: Purpose) -> None:
+def _with_what_the_token_takes(purpose: Purpose, make: Callable[[dict[Attribute, Any]], object]) -> None:
     """Make the private object with every attribute named or, on a token that does not know one of those that say
     nothing of custody, without these."""
     template = _private_template(purpose)
@@ -159,41 +206,16 @@ def _with_what_the_token_takes(make: Callable[[dict[Attribute, Any]], None], pur
         make({name: value for name, value in template.items() if name not in _DISPENSABLE})
 
 
-def check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> None:
+def _check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> None:
     """Raise `OperatorError` when an object of that label, or of that CKA_ID, is on the token already."""
     for part in (replace(uri, object_id=None), replace(named, object_label=None)):
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-            if list(session.get_objects(dict(key_template(part, kind)))):
+            if find_objects(session, key_template(part, kind)):
                 raise OperatorError(
                     "object",
                     f"the {uri.token_words} already has a {part.key_words}, and nothing is replaced",
                     "choose another object= in the URI, or delete the old one with the token's own tool",
                 )
-
-
-def remove(session: pkcs11.Session, named: Pkcs11Uri) -> None:
-    """Destroy the objects of a key that was just made."""
-    for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-        for made in list(session.get_objects(dict(key_template(named, kind)))):
-            made.destroy()
-
-
-@contextlib.contextmanager
-def _nothing_left_on_failure(session: pkcs11.Session, named: Pkcs11Uri, doing: str) -> Iterator[None]:
-    """Remove whatever was made under the new CKA_ID when the block fails, and say so when that fails too."""
-    try:
-        yield
-    except (PKCS11Error, BackendError) as error:
-        failure = backend_error(error, doing) if isinstance(error, PKCS11Error) else error
-        try:
-            remove(session, named)
-        except PKCS11Error as second:
-            raise OperatorError(
-                "object",
-                f"{failure}; and the token answered {meaning(second).name} when asked to remove what was made",
-                f"delete the {named.key_words} with the token's own tool",
-            ) from None
-        raise failure from None
 
 
 def _prove(session: pkcs11.Session, named: Pkcs11Uri, purpose: Purpose, expected: PublicKey | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pkcs11
+import pkcs11._pkcs11 as binding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from pkcs11.attributes import AttributeMapper
 from pkcs11.constants import Attribute, ObjectClass
@@ -16,12 +18,14 @@ from pkcs11.exceptions import (
     AttributeTypeInvalid,
     AttributeValueInvalid,
     FunctionFailed,
+    PKCS11Error,
 )
 from pkcs11.mechanisms import KeyType
 
 from privyseal_backends.interface import OperatorError, PublicKey
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
+_BATCH = 10
 _ULONG = struct.Struct("L")
 _NOT_GIVEN = 2 ** (8 * _ULONG.size) - 1
 """CK_UNAVAILABLE_INFORMATION: a token's way to say that a number has no value."""
@@ -134,12 +138,27 @@ def key_template(uri: Pkcs11Uri, kind: ObjectClass) -> Mapping[Attribute, Any]:
     return template
 
 
+def find_objects(session: pkcs11.Session, template: Mapping[Attribute, Any]) -> list[pkcs11.Object]:
+    """Every object like the template. Raises `PKCS11Error`.
+
+    `Session.get_objects` would hold the session's lock, when the search cannot begin, for as long as anybody keeps the
+    exception; so the search is ended here whatever happens.
+    """
+    search = cast("Any", binding).SearchIter(session, dict(template), _BATCH)
+    try:
+        search.__enter__()
+        return [each for batch in search for each in batch]
+    finally:
+        with contextlib.suppress(PKCS11Error):
+            search.__exit__(None, None, None)
+
+
 def find_private_key(session: pkcs11.Session, uri: Pkcs11Uri) -> pkcs11.PrivateKey:
     """The one RSA private key that the URI names. Raises `OperatorError` when there is none or more than one."""
-    found = list(session.get_objects(dict(key_template(uri, ObjectClass.PRIVATE_KEY))))
+    found = find_objects(session, key_template(uri, ObjectClass.PRIVATE_KEY))
     if not found:
         remedy = "correct the URI, or make the key with `privyseal-server key create`"
-        if any(True for _ in list(session.get_objects(dict(key_template(uri, ObjectClass.PUBLIC_KEY))))):
+        if find_objects(session, key_template(uri, ObjectClass.PUBLIC_KEY)):
             remedy = "a public key of that name is there without its private key: make or restore the key"
         raise OperatorError("object", f"the {uri.token_words} has no private {uri.key_words}", remedy)
     if len(found) > 1:
@@ -189,6 +208,6 @@ def _beside(
         template[Attribute.LABEL] = uri.object_label
     shown = (
         (_read(each, Attribute.MODULUS), _read(each, Attribute.PUBLIC_EXPONENT))
-        for each in list(session.get_objects(template))
+        for each in find_objects(session, template)
     )
     return {(n, e) for n, e in shown if n and e and modulus in (None, n)}

@@ -32,7 +32,7 @@ from privyseal_backends.pkcs11.custody import custody, find_protection
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
 from privyseal_backends.pkcs11.key import TokenKey, check_same, try_decryption, unfit_ciphertext
 from privyseal_backends.pkcs11.module import MODULES, Module, init_string, locate
-from privyseal_backends.pkcs11.objects import MAPPER, KeyAttributes, find_private_key, read_attributes, read_public_key
+from privyseal_backends.pkcs11.objects import KeyAttributes, find_private_key, read_attributes, read_public_key
 from privyseal_backends.pkcs11.queue import Batch, Decryption, Operation, Result
 from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.pkcs11.signing import SigningThreads
@@ -135,12 +135,12 @@ class Pkcs11Store:
         """Generate a key inside the token; see `KeyCreator.create_key`. The URI names it by `object=`; its CKA_ID is
         that of the URI's `id=` or else random."""
         creation.check_size(purpose, modulus_bits)
-        return await self._make(uri, lambda session, new: creation.generate(session, new, purpose, modulus_bits))
+        return await self._make(uri, lambda token, new: creation.generate(token, new, purpose, modulus_bits))
 
     async def import_key(self, uri: str, private_key_pkcs1_der: bytes, purpose: Purpose = Purpose.TYPE1) -> Pkcs11Key:
         """Put an existing key into the token; see `KeyCreator.import_key`. Its CKA_ID is as in `create_key`."""
         imported = creation.parse_private_key(private_key_pkcs1_der, purpose)
-        return await self._make(uri, lambda session, new: creation.put(session, new, purpose, imported))
+        return await self._make(uri, lambda token, new: creation.put(token, new, purpose, imported))
 
     async def close(self) -> None:
         """Finish what is queued, then log out and finalise; see `KeyStore.close`. A module with a call inside it that
@@ -178,20 +178,16 @@ class Pkcs11Store:
             kind = Pkcs11DecryptionKey if may_decrypt(attributes) else Pkcs11Key
             return kind(TokenKey(exact, public_key), description, self._signing_threads(place))
 
-    async def _make(self, uri: str, make: Callable[[pkcs11.Session, Pkcs11Uri], Pkcs11Uri]) -> Pkcs11Key:
+    async def _make(self, uri: str, make: Callable[[pkcs11.Token, Pkcs11Uri], Pkcs11Uri]) -> Pkcs11Key:
         parsed = parse(uri)
         if parsed.object_label is None:
             raise CallerError("URI", "the PKCS#11 URI does not name the new key", "add object=LABEL")
 
         def work(abandoned: Abandoned) -> Pkcs11Key:
             with self._place(parsed) as place, place.login.session(parsed.pin_source, self._settings):
-                session = place.token.open(rw=True, attribute_mapper=MAPPER)
-                try:
-                    named = make(session, parsed)
-                    if abandoned:
-                        creation.remove(session, named)
-                finally:
-                    session.close()
+                named = make(place.token, parsed)
+                if abandoned:
+                    creation.remove(place.token, named)
             return self._open(named, None)
 
         return await on_thread(work, "make a key", self._settings.create_timeout_s)
