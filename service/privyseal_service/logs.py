@@ -22,8 +22,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
+        line = {**line, **getattr(record, "fields", {}), **line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, separators=(",", ":"))
@@ -35,7 +35,7 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end; an exception follows on lines of its own."""
         fields = "".join(f" {name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items())
-        message = record.getMessage().encode("unicode_escape").decode() if not record.exc_info else record.getMessage()
+        message = record.getMessage().encode("unicode_escape").decode()
         line = f"{_time(record)} {record.levelname.lower():7} {message}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -1,0 +1,44 @@
+"""The process: private files, no core dumps, and the word to systemd."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from privyseal_service.process import notify
+
+HARDENED = """
+import ctypes, json, os, resource
+from privyseal_service.process import harden
+harden()
+print(json.dumps([os.umask(0), resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)]))
+"""
+
+
+def test_hardened() -> None:
+    done = subprocess.run([sys.executable, "-c", HARDENED], capture_output=True, text=True, check=True)
+    umask, core, dumpable = json.loads(done.stdout)
+    assert (umask, core) == (0o077, [0, 0])
+    assert dumpable == 0
+
+
+@pytest.mark.parametrize("form", ["path", "abstract"])
+def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    name = str(tmp_path / "n") if form == "path" else f"@privyseal-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name if form == "path" else "\0" + name[1:])
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        notify("READY=1")
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_nobody_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify("READY=1")
