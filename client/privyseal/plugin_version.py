@@ -28,10 +28,15 @@ _VERSION = re.compile(
 
 @dataclass(frozen=True)
 class Decision:
-    """The format, and the version that it rests on; None when none was found."""
+    """The format, the version that it rests on (None when none was found), and whether that could be understood."""
 
     scheme: SignatureScheme
     version: str | None
+
+    @property
+    def certain(self) -> bool:
+        """Whether the format follows from a version, and not from the lack of one."""
+        return _parse(self.version) is not None
 
 
 def decide(working_folder: Path, package_files: Sequence[Path] = ()) -> Decision:
@@ -42,7 +47,7 @@ def decide(working_folder: Path, package_files: Sequence[Path] = ()) -> Decision
 
 def scheme_for(version: str | None) -> SignatureScheme:
     """The format that devices with this version of the plugin take."""
-    match = _VERSION.fullmatch(version.strip()) if version else None
+    match = _parse(version)
     if match is None:
         return SignatureScheme.CAPGO_V2
     release = tuple(int(part) for part in match.group(1, 2, 3))
@@ -51,6 +56,10 @@ def scheme_for(version: str | None) -> SignatureScheme:
     if first is not None and (release < first or (release == first and match.group(4))):
         return SignatureScheme.CAPGO_V2
     return SignatureScheme.CAPGO_V3
+
+
+def _parse(version: str | None) -> re.Match[str] | None:
+    return _VERSION.fullmatch(version.strip()) if version else None
 
 
 def installed_version(working_folder: Path, package_files: Sequence[Path] = ()) -> str | None:

@@ -7,6 +7,7 @@ privyseal.v1, google.rpc details, `privyseal-request-id` in the trailing metadat
 from __future__ import annotations
 
 import base64
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -61,9 +62,13 @@ class SigningServer:
     """Methods whose answers are changed in one bit."""
     public_key: rsa.RSAPublicKey | None = None
     """Shown instead of the key's own."""
+    pkcs1_pem: str = ""
+    """Shown as the PKCS#1 form instead of the shown key's."""
     show_public_key: bool = True
     batch_errors: dict[int, tuple[int, str]] = field(default_factory=dict)
     """Index of a checksum in a batch: the code and message of its error."""
+    batch_lost: int = 0
+    """How many results of a batch are left out, from the end."""
     faults: dict[str, deque[Fault]] = field(default_factory=dict)
     before: Callable[[str], None] = lambda method: None
     """Called with the method's name before each answer."""
@@ -176,7 +181,8 @@ class _Signing(signing_pb2_grpc.SigningServiceServicer):
 
         def make():
             results = [result(index, checksum) for index, checksum in enumerate(request.checksums)]
-            return signing_pb2.BatchSignChecksumsResponse(results=results, key_version="01")
+            kept = results[: len(results) - self.state.batch_lost]
+            return signing_pb2.BatchSignChecksumsResponse(results=kept, key_version="01")
 
         return self.state.answer("BatchSignChecksums", request, context, make)
 
@@ -233,7 +239,7 @@ def described(state: SigningServer) -> keys_pb2.Key:
         key.public_key.CopyFrom(
             keys_pb2.PublicKey(
                 spki_pem=public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
-                pkcs1_pem=pkcs1,
+                pkcs1_pem=state.pkcs1_pem or pkcs1,
                 fingerprint=sha256(spki_der).hexdigest(),
                 capgo_key_id="".join(pkcs1.splitlines()[1:-1])[:20],
                 modulus_bits=public.key_size,
@@ -253,14 +259,20 @@ def described(state: SigningServer) -> keys_pb2.Key:
     return key
 
 
+@functools.cache
+def _load(private_key_pem: bytes) -> rsa.RSAPrivateKey:
+    """The key; checking its primes takes a tenth of a second, once."""
+    key = load_pem_private_key(private_key_pem, None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
+
+
 @contextmanager
 def signing_server(
     private_key_pem: bytes, *, credentials: grpc.ServerCredentials | None = None, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[SigningServer]:
     """Run a server with this key on a free port of loopback: with TLS when there are credentials, else without."""
-    key = load_pem_private_key(private_key_pem, None)
-    assert isinstance(key, rsa.RSAPrivateKey)
-    state = SigningServer(key)
+    state = SigningServer(_load(private_key_pem))
     pool = ThreadPoolExecutor(16)
     server = grpc.server(pool, options=(("grpc.so_reuseport", 0),))
     signing_pb2_grpc.add_SigningServiceServicer_to_server(_Signing(state), server)

@@ -126,13 +126,14 @@ def _scheme(bundle_format: BundleFormat, package_json: str | None) -> SignatureS
 
     files = [Path(name.strip()) for name in (package_json or "").split(",") if name.strip()]
     decision = plugin_version.decide(Path.cwd(), files)
-    if decision.version is None:
-        warn(
-            f"no {plugin_version.PLUGIN} was found, so this is {decision.scheme.value}, as Capgo's CLI has it; "
-            "newer devices refuse that: pass --format to be sure"
-        )
-    else:
+    if decision.certain:
         say(f"{plugin_version.PLUGIN} {decision.version} takes {decision.scheme.value}.")
+    else:
+        found = f"the version {decision.version} of {plugin_version.PLUGIN} says nothing"
+        warn(
+            f"{found if decision.version else f'no {plugin_version.PLUGIN} was found'}, so this is "
+            f"{decision.scheme.value}, as Capgo's CLI has it; newer devices refuse that: pass --format to be sure"
+        )
     return decision.scheme
 
 
