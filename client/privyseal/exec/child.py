@@ -53,8 +53,10 @@ class SpawnError(PrivysealError):
 
 
 def without_token(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for other people's code, which has no need of PRIVYSEAL_TOKEN."""
-    return {name: value for name, value in environ.items() if name != "PRIVYSEAL_TOKEN"}
+    """The environment for other people's code, which has no need of PRIVYSEAL_TOKEN, nor of the silence that our own
+    command asks of gRPC."""
+    ours = {("GRPC_VERBOSITY", "NONE")}
+    return {name: value for name, value in environ.items() if name != "PRIVYSEAL_TOKEN" and (name, value) not in ours}
 
 
 @contextmanager

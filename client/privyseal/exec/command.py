@@ -91,4 +91,10 @@ def exec_command(
         return execute(command, options, os.environ, connect)
     except PrivysealError as error:
         _tell(str(error))
-        return OWN_FAILURE
+    except OSError as error:
+        _tell(f"{error.filename or 'the signing agent'}: {error.strerror or error}")
+    except Exception as error:  # a defect is an own failure too, and not the command's
+        if os.environ.get("PRIVYSEAL_DEBUG"):
+            raise
+        _tell(f"unexpected {type(error).__name__}; run it again with PRIVYSEAL_DEBUG=1 to see where")
+    return OWN_FAILURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,8 @@ OWN_FAILURE = 125
 NOTHING_SIGNED = 1
 """The exit code when the command succeeded and a signature was due that never came through the agent."""
 
-TESTED_CLI = ((8, 68, 1), (8, 68, 1))
-"""The first and the last version of @capgo/cli that was tested with the hook."""
+TESTED_CLI = ((8, 50, 3), (8, 68, 1))
+"""The first and the last version of @capgo/cli that passed tests/interop/test_capgo_exec.py (docs/capgo-cli.md)."""
 
 
 @dataclass(frozen=True)
@@ -164,18 +165,13 @@ def _run(
 
 def approve(version: str | None, *, strict: bool) -> None:
     """Warn of, or with --strict refuse, a CLI that was not tested. None is a program that is not the Capgo CLI."""
-    first, last = (".".join(map(str, bound)) for bound in TESTED_CLI)
-    tested = first if first == last else f"{first} to {last}"
     if version is None:
-        caution(f"the program that asks for a signature is not @capgo/cli, which was tested at {tested}", strict=strict)
+        caution("the program that asks for a signature is not @capgo/cli, for which this is made", strict=strict)
         return
-    parts = version.split(".")
-    if not (len(parts) == 3 and all(map(str.isdecimal, parts)) and TESTED_CLI[0] <= _numbers(parts) <= TESTED_CLI[1]):
-        caution(f"@capgo/cli {version} was not tested, {tested} was", strict=strict)
-
-
-def _numbers(parts: Sequence[str]) -> tuple[int, ...]:
-    return tuple(map(int, parts))
+    release = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", version, re.ASCII)
+    if release is None or not TESTED_CLI[0] <= tuple(map(int, release.groups())) <= TESTED_CLI[1]:
+        first, last = (".".join(map(str, bound)) for bound in TESTED_CLI)
+        caution(f"@capgo/cli {version} was not tested; {first} to {last} were", strict=strict)
 
 
 def judge(command: Command, agent: Agent, *, allow_none: bool) -> int:
