@@ -36,15 +36,15 @@ HEAD = re.compile(
 class Outcome(enum.Enum):
     """What became of a call."""
 
-    ALLOWED = "allowed"
+    ANSWERED = "answered"
     """It was done, and its answer left after this record was on disk."""
     DENIED = "denied"
     """Identity, grant, quota or a frozen key stood against it; the key was not touched."""
-    INVALID = "invalid"
-    """Its input is none that an operation takes; the key was not touched."""
+    REFUSED = "refused"
+    """The request is none that an operation or the key serves; the key was not touched."""
     FAILED = "failed"
-    """The key store or the service failed; no result left."""
-    ABANDONED = "abandoned"
+    """It was allowed, and the key store or the service did not do it; no result left."""
+    CANCELLED = "cancelled"
     """The caller had gone, or its deadline had passed. The key may have been used; no result left."""
 
 

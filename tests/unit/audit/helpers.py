@@ -24,7 +24,7 @@ def decision(number: int = 0, **changes: object) -> Decision:
         "caller": CALLER,
         "peer": "ipv4:127.0.0.1:40000",
         "operation": "sign-checksum",
-        "outcome": Outcome.ALLOWED,
+        "outcome": Outcome.ANSWERED,
         "code": "OK",
         "key": "demo",
         "key_version": "a1b2",

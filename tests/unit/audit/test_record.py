@@ -1,0 +1,201 @@
+"""Records: their form, their bounds, and that they follow the published schema."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from importlib.resources import files
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privyseal_service.audit.layout import is_record, record_number, time_of
+from privyseal_service.audit.record import (
+    MAX_LINE_BYTES,
+    Caller,
+    Context,
+    DenialSummary,
+    EndReason,
+    Outcome,
+    SegmentEnd,
+    SegmentStart,
+    Source,
+    Stop,
+    Token,
+    encode,
+    format_time,
+    parse_time,
+)
+from tests.unit.audit.helpers import CALLER, SOURCE, START_US, decision
+from tests.unit.audit.json_schema import problems
+
+SCHEMA = json.loads(files("privyseal_service.audit").joinpath("record.schema.json").read_text())
+
+END = SegmentEnd(
+    3, EndReason.SYNC_FAILED, 100, 2, "ab" * 32, verified=False, set_aside_bytes=7, set_aside_sha256="cd" * 32
+)
+TEXT_FIELDS = [
+    "request_id",
+    "peer",
+    "operation",
+    "code",
+    "reason",
+    "key",
+    "key_version",
+    "scheme",
+    "grant",
+    "store_request_id",
+]
+EXAMPLES = [
+    decision(1),
+    decision(2, context=Context(), queue_s=None, store_s=None, checksum=None, signature_sha256=None),
+    decision(3, outcome=Outcome.DENIED, code="PERMISSION_DENIED", reason="NO_GRANT", caller=Caller("")),
+    decision(4, caller=Caller("oidc:https://ci.example:repo", Token("https://ci.example", "repo", (("ref", "main"),)))),
+    decision(
+        5, operation="wrap-session-key", checksum=None, wrapped_key_sha256=bytes(32), item=7, store_request_id="x"
+    ),
+    DenialSummary(START_US, "dns:a.example", 17, START_US - 9, START_US - 1, {"sign-checksum PERMISSION_DENIED": 17}),
+    SegmentStart(START_US, 4, (END, SegmentEnd(2, EndReason.ROTATED, 50, 1, "ef" * 32))),
+    SegmentStart(START_US, 1, ()),
+    Stop(START_US),
+]
+
+texts = st.text(max_size=8) | st.text(min_size=1, max_size=3).map(lambda piece: piece * 600)
+digests = st.none() | st.binary(min_size=32, max_size=32)
+proofs = st.none() | st.builds(
+    Token, texts, texts, st.lists(st.tuples(texts, texts), max_size=14, unique_by=lambda claim: claim[0]).map(tuple)
+)
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: record.kind)
+def test_records_follow_the_schema(record):
+    line = encode(record, SOURCE, 9)
+    assert problems(json.loads(line), SCHEMA) == []
+    assert is_record(line)
+    assert record_number(line) == 9
+    assert time_of(line).decode() + "Z" == format_time(record.time_us)
+    assert b"\n" not in line
+
+
+def test_a_decision_reads_as_documented():
+    body = json.loads(encode(decision(1), SOURCE, 2))
+    assert list(body)[:6] == ["v", "n", "time", "replica", "worker", "kind"]
+    assert body["caller"] == {
+        "name": "dns:build.demo.example",
+        "proof": {"type": "certificate", "fingerprint": "ab" * 32},
+    }
+    assert body["outcome"] == "answered"
+    assert body["queue_s"] == 0.00025
+    assert body["time"].startswith("2026-05-28T")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.fixed_dictionaries(dict.fromkeys(TEXT_FIELDS, texts)),
+    st.builds(Caller, texts, proofs),
+    st.builds(Context, texts, texts, texts, texts),
+    digests,
+    st.integers(0, 2**53),
+)
+def test_whatever_a_caller_sends_becomes_a_record(fields, caller, context, digest, number):
+    record = decision(**fields, caller=caller, context=context, checksum=digest)
+    line = encode(record, SOURCE, number + 1)
+    assert problems(json.loads(line), SCHEMA) == []
+    assert is_record(line)
+
+
+@pytest.mark.parametrize("character", ["\x01", "\U0001f512", "\ud800", '"', "\\"])
+def test_the_longest_record_fits_an_entry(character):
+    long = character * 2_000
+    record = decision(
+        **dict.fromkeys(TEXT_FIELDS, long),
+        key_fingerprint=long,
+        caller=Caller(long, Token(long, long, tuple((f"{i}{long}", long) for i in range(40)))),
+        context=Context(long, long, long, long),
+        checksum=bytes(32),
+        signature_sha256=bytes(32),
+        wrapped_key_sha256=bytes(32),
+        item=2**40,
+    )
+    source = Source("r" * 64, "w" * 64)
+    assert len(encode(record, source, 10**18)) <= MAX_LINE_BYTES
+    summary = DenialSummary(START_US, long, 99, START_US, START_US, {f"{i}{long}": i for i in range(99)})
+    assert len(encode(summary, source, 10**18)) <= MAX_LINE_BYTES
+    start = SegmentStart(START_US, 1, (END,) * 16)
+    assert len(encode(start, source, 10**18)) <= MAX_LINE_BYTES
+
+
+def test_cut_texts_are_marked():
+    body = json.loads(encode(decision(1, key="k" * 300), SOURCE, 2))
+    assert len(body["key"]) == 256
+    assert body["key"].endswith("k…")
+
+
+@pytest.mark.parametrize("field", ["checksum", "signature_sha256", "wrapped_key_sha256"])
+@pytest.mark.parametrize("length", [0, 16, 24, 31, 33])
+def test_nothing_but_a_digest_has_a_place(field, length):
+    """A session key has 16, 24 or 32 bytes; no field takes one of 16 or 24, and none is meant for one of 32."""
+    with pytest.raises(ValueError, match=field):
+        decision(1, **{field: bytes(length)})
+
+
+@given(st.integers(0, 253_402_300_799_999_999))
+def test_times_come_back_and_sort_as_text(time_us):
+    text = format_time(time_us)
+    assert len(text) == 27
+    assert parse_time(text) == time_us
+    assert text[:19] == datetime.fromtimestamp(time_us // 10**6, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    assert (format_time(time_us + 1) if time_us < 253_402_300_799_999_999 else "~") > text
+
+
+@pytest.mark.parametrize("time_us", [-(10**17), 10**18])
+def test_times_out_of_range_are_refused(time_us):
+    with pytest.raises(ValueError):
+        format_time(time_us)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "ä", "a" * 65, 'a"b'])
+def test_names_that_no_worker_may_have(name):
+    with pytest.raises(ValueError):
+        Source("replica", name)
+
+
+@pytest.mark.parametrize("end", [END, SegmentEnd(2, EndReason.ROTATED, 50, 1, "ef" * 32)])
+def test_ends_come_back(end):
+    assert SegmentEnd.from_json(orjson.loads(orjson.dumps(end.to_json()))) == end
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"segment": -1},
+        {"size_bytes": "7"},
+        {"records": True},
+        {"reason": "tired"},
+        {"verified": "yes"},
+        {"records": 1.5},
+    ],
+)
+def test_ends_of_another_form_are_refused(change):
+    with pytest.raises(ValueError):
+        SegmentEnd.from_json(END.to_json() | change)
+
+
+def test_the_same_record_is_always_the_same_bytes():
+    caller = Caller(CALLER.name, CALLER.proof)
+    assert encode(decision(1, caller=caller), SOURCE, 2) == encode(decision(1), SOURCE, 2)
+
+
+def test_the_schema_refuses_what_is_not_in_it():
+    body = json.loads(encode(decision(1), SOURCE, 2))
+    for change in (
+        {"extra": 1},
+        {"v": 2},
+        {"n": 0},
+        {"time": "2026-05-28T20:26:40Z"},
+        {"checksum": "AB"},
+        {"kind": "stop"},
+    ):
+        assert problems(body | change, SCHEMA), change
