@@ -1,0 +1,151 @@
+"""The real program, with the software store behind its entry point or with a SoftHSM token."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.support.pki import CA
+from tests.support.service import entry_point, secure_channel
+
+PROGRAM = str(Path(sys.executable).parent / "privyseal-server")
+CALLER = "dns:a.build.example"
+
+
+@dataclass
+class Place:
+    """A folder with certificates and a configuration, and the environment of programs that use it."""
+
+    folder: Path
+    ca: CA
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "privyseal.toml"
+
+    def configure(self, keys: str, *, head: str = "", grants: str | None = None) -> None:
+        """Write the configuration: `head`, a mutual-TLS listener, `keys`, and a grant of all to CALLER on `demo`."""
+        listener = (
+            '[[listeners]]\naddress = "127.0.0.1:0"\nauth = "mtls"\n'
+            'certificate = "server.pem"\ncertificate_key = "server-key.pem"\n'
+            'client_cas = [{ file = "ca.pem", names = ["dns:*.build.example"] }]\n'
+        )
+        grant = (
+            f'[[grants]]\nname = "all"\ncallers = ["{CALLER}"]\nkeys = ["demo"]\n'
+            'operations = ["wrap-session-key", "sign-checksum", "unwrap-session-key"]\n'
+        )
+        self.config.write_text("\n".join([head, listener, keys, grant if grants is None else grants]))
+
+    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the program to its end, from another folder."""
+        return subprocess.run(
+            [PROGRAM, *arguments],
+            env=self.environment | more,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @contextmanager
+    def serving(self, **more: str) -> Iterator[Serving]:
+        """Start `serve`, wait until it listens, and end it."""
+        process = subprocess.Popen(
+            [PROGRAM, "serve", "--config", str(self.config)],
+            env=self.environment | more,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "log").open("w"),
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            words = process.stdout.readline().split()
+            assert words[:2] == ["listening", "mtls"], (self.folder / "log").read_text()
+            yield Serving(process, words[2], self)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@dataclass
+class Serving:
+    """A running program."""
+
+    process: subprocess.Popen[str]
+    address: str
+    place: Place
+
+    def channel(self) -> grpc.Channel:
+        """A channel of CALLER."""
+        ca = self.place.ca
+        return secure_channel(self.address, ca, ca.issue(dns=[CALLER.removeprefix("dns:")]))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    @property
+    def log(self) -> str:
+        return (self.place.folder / "log").read_text()
+
+
+@pytest.fixture(scope="session")
+def session_ca() -> CA:
+    return CA()
+
+
+@pytest.fixture
+def place(tmp_path: Path, session_ca: CA) -> Place:
+    session_ca.write(tmp_path)
+    session_ca.server().write(tmp_path, "server")
+    return Place(tmp_path, session_ca)
+
+
+@pytest.fixture(scope="session")
+def private_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def pem(private_key: rsa.RSAPrivateKey, form: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
+    return private_key.private_bytes(Encoding.PEM, form, NoEncryption())
+
+
+KEY = '[[keys]]\nname = "demo"\nuri = "software:demo"\nschemes = ["capgo", "capgo-v2", "capgo-v3"]\n'
+
+
+@pytest.fixture
+def software(place: Place, private_key: rsa.RSAPrivateKey) -> Place:
+    """A place whose key `demo` is in the software store; faults go into the settings, or come with files."""
+    (place.folder / "demo.pem").write_bytes(pem(private_key))
+    place.environment = entry_point(place.folder, "software", "tests.fakes.software_store:open_store")
+    configure_software(place)
+    return place
+
+
+def configure_software(place: Place, *, key: str = KEY, head: str = "", **settings: object) -> None:
+    """Configure the software store; `settings` are faults by name."""
+    lines = [f"{name} = {_toml(value)}" for name, value in settings.items()]
+    store = "\n".join(["[stores.software]", f'keys = {{ demo = "{place.folder}/demo.pem" }}', *lines])
+    place.configure(key, head=f"{head}\n{store}")
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,197 @@
+"""`privyseal-server serve` as an operator starts and stops it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+
+from privyseal.v1 import signing_pb2 as pb
+from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from tests.integration.service.conftest import KEY, PROGRAM, Place, configure_software
+
+SIGN = pb.SignChecksumRequest(checksum=hashlib.sha256(b"zip").digest(), scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
+
+
+def sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one sentence that a failed command said."""
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("privyseal-server: ")
+    return line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_it_is_told_to_stop(software: Place, number: signal.Signals) -> None:
+    with software.serving() as serving, serving.channel() as channel:
+        answer, call = SigningServiceStub(channel).SignChecksum.with_call(SIGN, timeout=20)
+        assert len(answer.signature) == 256
+        assert serving.stop(number) == 0
+        assert f'request_id="{dict(call.trailing_metadata())["privyseal-request-id"]}"' in serving.log
+        assert "stopped" in serving.log
+
+
+def test_a_stop_finishes_what_is_in_flight(software: Place) -> None:
+    configure_software(software, delay_s=0.5)
+    with software.serving() as serving, serving.channel() as channel:
+        calls = [SigningServiceStub(channel).SignChecksum.future(SIGN, timeout=30) for _ in range(8)]
+        # A short call after them on the same connection: they were all taken in by then.
+        with pytest.raises(grpc.RpcError):
+            SigningServiceStub(channel).SignChecksum(pb.SignChecksumRequest(), timeout=20)
+        assert serving.stop() == 0
+        assert [len(call.result().signature) for call in calls] == [256] * 8
+
+
+def test_it_is_stopped_while_it_starts(software: Place) -> None:
+    configure_software(software, head="[server]\nopen_wait_s = 600", hang=True)
+    process = subprocess.Popen(
+        [PROGRAM, "serve", "--config", str(software.config)],
+        env=software.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        # It blocks SIGTERM's default action once its handler is there; until then the signal ends it otherwise.
+        assert process.stdout is not None
+        status = Path(f"/proc/{process.pid}/status")
+        while not int(_field(status, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+
+
+def _field(status: Path, name: str) -> str:
+    return next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(name))
+
+
+def test_systemd_is_told(software: Place, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        with software.serving(NOTIFY_SOCKET=str(tmp_path / "notify")) as serving:
+            assert systemd.recv(100) == b"READY=1"
+            assert serving.stop() == 0
+            assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_json_logs(software: Place) -> None:
+    configure_software(software, head='[log]\nformat = "json"')
+    with software.serving() as serving, serving.channel() as channel:
+        SigningServiceStub(channel).SignChecksum(SIGN, timeout=20)
+        serving.stop()
+        lines = [json.loads(line) for line in serving.log.splitlines()]
+    (decision,) = [line for line in lines if line["logger"] == "privyseal.decision"]
+    assert (decision["message"], decision["caller"], decision["grant"]) == ("answered", "dns:a.build.example", "all")
+    assert decision["scheme"] == "capgo-v3"
+
+
+def test_a_socket_is_private(software: Place) -> None:
+    configure_software(software)
+    unix = '[[listeners]]\naddress = "unix:s"\nauth = "none"\n'
+    software.config.write_text(software.config.read_text() + unix)
+    with software.serving() as serving:
+        assert serving.process.stdout is not None
+        assert serving.process.stdout.readline() == f"listening none unix:{software.folder}/s\n"
+        assert (software.folder / "s").stat().st_mode & 0o077 == 0
+        assert "HAS NO TLS" in serving.log
+
+
+def test_a_store_that_is_away_does_not_stop_the_start(software: Place) -> None:
+    gate = software.folder / "away"
+    gate.touch()
+    configure_software(software, away_file=str(gate))
+    with software.serving() as serving, serving.channel() as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            SigningServiceStub(channel).SignChecksum(SIGN, timeout=20)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "is unavailable" in serving.log
+        assert serving.stop() == 0
+
+
+def test_sentences_and_exit_codes(software: Place) -> None:
+    serve = ("serve", "--config", str(software.config))
+    configure_software(software, key=KEY + "required = true\n", away=True)
+    assert "key 'demo': network: the store" in sentence(software.run(*serve), 3)
+    configure_software(software, key=KEY + 'fingerprint = "' + "0" * 64 + '"\n')
+    assert "key 'demo': object: another key has the name" in sentence(software.run(*serve), 1)
+    configure_software(software, key=KEY.replace('"capgo", "capgo-v2", "capgo-v3"', '"rsassa-pss-sha256"'))
+    assert "key 'demo': mechanism: the key cannot serve rsassa-pss-sha256" in sentence(software.run(*serve), 1)
+    configure_software(software, key=KEY + 'custody = { protection = "hardware" }\n')
+    assert "key 'demo': custody: protection is software" in sentence(software.run(*serve), 1)
+    configure_software(software, unknown=1)
+    assert "there is no setting 'unknown'" in sentence(software.run(*serve), 1)
+    configure_software(software, key=KEY.replace("software:demo", "hardware:demo"))
+    assert "no key store serves the scheme 'hardware'" in sentence(software.run(*serve), 1)
+    configure_software(software, key=KEY + "colour = 1\n")
+    assert "keys[0].colour: there is no such setting" in sentence(software.run(*serve), 2)
+    configure_software(software)
+    (software.folder / "server-key.pem").write_bytes(software.ca.server().key_pem)
+    assert "server-key.pem is not the key of" in sentence(software.run(*serve), 2)
+
+
+def test_an_address_that_is_taken(software: Place) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        software.config.write_text(
+            software.config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}")
+        )
+        done = software.run("serve", "--config", str(software.config))
+    assert done.returncode == 2
+    assert "cannot listen at 127.0.0.1" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve"], "Missing option '--config'"),
+        (["serve", "--config", "/nonexistent/p.toml"], "/nonexistent/p.toml: there is no such file"),
+        (["serve", "--colour"], "No such option"),
+        (["dance"], "No such command 'dance'"),
+        (["check"], "Missing option '--config'"),
+        (["key", "create"], "name the key by --config FILE NAME, or by --uri URI"),
+        (["key", "create", "demo", "--uri", "software:x"], "name the key by --config FILE NAME, or by --uri URI"),
+        (["key", "import"], "Missing argument 'PEM'"),
+        (["key", "create", "--uri", "software:x", "--bits", "1024"], "'1024' is not one of"),
+        (["key", "create", "--uri", "software:x", "--bits", "4096"], "a key for Capgo has 2048 bits"),
+        (["key", "create", "--uri", "nonsense"], "a key's URI begins with its key store"),
+    ],
+)
+def test_usage(software: Place, arguments: list[str], says: str) -> None:
+    assert says in sentence(software.run(*arguments), 2)
+
+
+def list_modules(place: Place) -> Path:
+    """Have every program of the place write the modules that it had imported when it ended; the file."""
+    file = place.folder / "modules"
+    write = f"atexit.register(lambda: open({str(file)!r}, 'w').write('\\n'.join(sys.modules)))"
+    (place.folder / "sitecustomize.py").write_text(f"import atexit, sys\n{write}\n")
+    return file
+
+
+def test_help_imports_little(software: Place) -> None:
+    modules = list_modules(software)
+    assert software.run("--help").returncode == 0
+    imported = set(modules.read_text().split())
+    assert "click" in imported
+    assert not {"grpc", "pydantic", "cryptography", "asyncio", "importlib.metadata"} & imported
+
+
+def test_a_service_imports_only_the_backends_of_its_keys(software: Place) -> None:
+    modules = list_modules(software)
+    with software.serving() as serving:
+        assert serving.stop() == 0
+    imported = set(modules.read_text().split())
+    assert "tests.fakes.software_store" in imported
+    backends = {"privyseal_backends.aws_kms", "privyseal_backends.google_kms", "privyseal_backends.pkcs11"}
+    assert not {"boto3", "botocore", "google.cloud.kms", "pkcs11", "click.testing", *backends} & imported
