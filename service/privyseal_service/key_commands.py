@@ -83,6 +83,8 @@ def check_bits(purpose: Purpose, bits: int) -> None:
     """Raise TargetError for a size that the service does not serve the purpose with."""
     if purpose is Purpose.TYPE1 and bits != 2048:
         raise TargetError(f"a key for Capgo has 2048 bits, since devices read exactly 256 bytes, not {bits}")
+    if bits not in {2048, 3072, 4096}:
+        raise TargetError(f"a key has 2048, 3072 or 4096 bits, not {bits}")
 
 
 async def create(target: Target, bits: int, backends: Callable[[str], OpenStore] = backend) -> KeyDescription:
