@@ -153,14 +153,18 @@ class CodeError(Exception):
         self.code = code
 
 
-class Closeable(Protocol):
+class Attachment(Protocol):
     """What hangs on a module and ends before it does. `close` raises nothing but `PKCS11Error`."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it holds something that would be lost with the module's state."""
 
     def close(self) -> None:
         """End it."""
 
 
-T = TypeVar("T", bound=Closeable)
+T = TypeVar("T", bound=Attachment)
 
 
 class Module:
@@ -178,8 +182,10 @@ class Module:
         self._opening = threading.Lock()
         self._lib: ThreadSafeLib | None = None
         self._reserved: str | None = None
-        self._attached: dict[Hashable, Closeable] = {}
+        self._attached: dict[Hashable, Attachment] = {}
         self._running = False
+        self._refreshing = False
+        self._generation = 0
         self._turn: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     @property
@@ -203,6 +209,7 @@ class Module:
         """Around everything that calls into the module: counts the call in, refuses it after a fork or the end."""
         self.check_process()
         with self._state:
+            self._state.wait_for(lambda: not self._refreshing)
             if not self._running:
                 raise UnavailableError("module", f"{self.path} is closed", "open the key again")
             self._inside += 1
@@ -226,6 +233,30 @@ class Module:
                     "module", f"{self.path} was initialised with another init string", "use one in a process"
                 )
             self._users += 1
+
+    @property
+    def generation(self) -> int:
+        """How often the module was initialised."""
+        return self._generation
+
+    def refresh(self, generation: int, timeout_s: float) -> None:
+        """Finalise and initialise the module of that generation, while nothing on it is in use, so that it looks at its
+        tokens anew. Does nothing when somebody did so already, is logged in, or is inside for `timeout_s`."""
+        with self._opening:
+            with self._state:
+                quiet = self._state.wait_for(lambda: self._inside == 0, timeout_s)
+                in_use = any(each.in_use for each in self._attached.values())
+                if not quiet or in_use or not self._running or generation != self._generation:
+                    return
+                self._running, self._refreshing = False, True
+                self._attached = {}
+            try:
+                self._finalize()
+                self._start()
+            finally:
+                with self._state:
+                    self._refreshing = False
+                    self._state.notify_all()
 
     def attach(self, key: Hashable, make: Callable[[], T]) -> T:
         """What hangs on the module under `key`, made at the first time, closed before the module is finalised."""
@@ -261,6 +292,7 @@ class Module:
             self._turn = threading.RLock()
         with self._state:
             self._running = True
+            self._generation += 1
 
     def _initialize(self) -> None:
         if self._lib is not None:
@@ -300,14 +332,17 @@ class Module:
             attached, self._attached = self._attached, {}
         for each in attached.values():
             self._close(each)
+        self._finalize()
+        return True
+
+    def _finalize(self) -> None:
         try:
             if self._lib is not None:
                 self._lib.finalize()
         except (CodeError, PKCS11Error) as error:
             _log.warning("%s would not finalise: %s", self.path, error)
-        return True
 
-    def _close(self, attached: Closeable) -> None:
+    def _close(self, attached: Attachment) -> None:
         try:
             attached.close()
         except PKCS11Error as error:

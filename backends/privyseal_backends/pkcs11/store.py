@@ -41,6 +41,7 @@ from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_toke
 from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
 
 _SOFTWARE_THREADS = 2
+_LOOK_AGAIN_S = (0.05, 0.15)
 
 
 class Pkcs11Key:
@@ -198,14 +199,34 @@ class Pkcs11Store:
         path = locate(uri)
         module = MODULES.acquire(path, init_string(path, self._settings.init_strings))
         self._keep(module)
+        place = self._find(module, uri)
         with module.call():
             try:
-                token = find_token(module, uri)
-                info = describe_token(module, token)
-                login = module.attach((info.slot_id, info.serial, info.label), lambda: TokenLogin(token))
-                yield _Place(module, token, info, login)
+                yield place
             except PKCS11Error as error:
                 raise backend_error(error, "to open a key") from None
+
+    def _find(self, module: Module, uri: Pkcs11Uri) -> _Place:
+        """Find the token and log in, with a second and a third look: a process that initialises SoftHSM at the moment
+        when another one does may see no token in it, or one that does not work, until it initialises it again."""
+        for pause_s in _LOOK_AGAIN_S:
+            generation = module.generation
+            try:
+                return self._log_in(module, uri)
+            except BackendError as error:
+                if error.part != "token":
+                    raise
+            time.sleep(pause_s)
+            module.refresh(generation, self._settings.open_timeout_s)
+        return self._log_in(module, uri)
+
+    def _log_in(self, module: Module, uri: Pkcs11Uri) -> _Place:
+        with module.call():
+            token = find_token(module, uri)
+            info = describe_token(module, token)
+            login = module.attach((info.slot_id, info.serial, info.label), lambda: TokenLogin(token))
+            with login.session(uri.pin_source, self._settings):
+                return _Place(module, token, info, login)
 
     def _keep(self, module: Module) -> None:
         """Remember a module until the store is closed: finalising it earlier would forget a refused PIN."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +24,8 @@ from privyseal_backends.pkcs11.pin import read_pin
 from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
-_FIND_ATTEMPTS = 3
-_FIND_PAUSE_S = 0.1
+_UNLUCKY = "CKR_GENERAL_ERROR"
+"""What SoftHSM answers to a login at the moment when another process initialises it."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,15 @@ def find_token(module: Module, uri: Pkcs11Uri) -> pkcs11.Token:
     """The one token that the URI names. Call it inside `module.call()`.
 
     Raises `OperatorError` when there is none or more than one, and `UnavailableError` when a slot that might hold it
-    does not answer.
+    does not answer; their part is "token", or "module" where the URI wants another library.
     """
     _check_library(module, uri)
-    for attempt in range(1, _FIND_ATTEMPTS + 1):
-        tokens, broken = _tokens(module)
-        matching = [token for token in tokens if _matches(token, uri)]
-        if len(matching) == 1:
-            return matching[0]
-        if matching:
-            raise _ambiguous(uri, matching)
-        if attempt < _FIND_ATTEMPTS:
-            # Processes that initialise SoftHSM at one moment may see it without tokens for that moment.
-            time.sleep(_FIND_PAUSE_S)
+    tokens, broken = _tokens(module)
+    matching = [token for token in tokens if _matches(token, uri)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise _ambiguous(uri, matching)
     if broken:
         raise UnavailableError(
             "token",
@@ -185,6 +180,11 @@ class TokenLogin:
                 self._check_same_pin(pin_source)
             yield self._session
 
+    @property
+    def in_use(self) -> bool:
+        """Whether there is a login, or a refusal to remember."""
+        return self._session is not None or self._refused is not None
+
     def close(self) -> None:
         """Log out and close the login session, before the module is finalised."""
         with self._lock:
@@ -235,7 +235,8 @@ class TokenLogin:
                 f"the token {self._label!r} refused the PIN from {pin_source}",
                 "correct it and start again; it will not be tried again, since a few wrong PINs lock a token",
             )
-        elif what.fault is Fault.OPERATOR:
+        elif what.fault in (Fault.OPERATOR, Fault.CALLER) or (what.fault is Fault.DOUBTFUL and what.name != _UNLUCKY):
+            # An answer that nobody here knows may be a vendor's way to refuse a PIN: it is not tried again either.
             failure = OperatorError(
                 what.part, f"the token {self._label!r} answered {what.name} to the login", what.remedy
             )
