@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,15 +64,8 @@ class CapgoApi:
         self._thread.join()
 
     def settings(self) -> dict[str, str]:
-        """What in `plugins.CapacitorUpdater` of an app's configuration sends the CLI here."""
-        return {
-            "localHost": self.url,
-            "localWebHost": self.url,
-            "localApi": self.url,
-            "localApiFiles": self.url,
-            "localSupa": self.url,
-            "localSupaAnon": "anon",
-        }
+        """See settings_for."""
+        return settings_for(self.url)
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """The answer to one request; 501 to one that is not known."""
@@ -168,9 +162,23 @@ _CONSTANT: Mapping[tuple[str, str], Any] = {
 }
 
 
+def settings_for(url: str) -> dict[str, str]:
+    """What in `plugins.CapacitorUpdater` of an app's configuration sends the CLI to the stand-in at `url`."""
+    services = ("localHost", "localWebHost", "localApi", "localApiFiles", "localSupa")
+    return {**dict.fromkeys(services, url), "localSupaAnon": "anon"}
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT; prints the address."""
+    with CapgoApi() as api:
+        print(api.url, flush=True)
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
 class _Server(ThreadingHTTPServer):
     api: CapgoApi
     daemon_threads = True
+    request_queue_size = 1024  # the CLI uploads 500 files at once, and waits for seconds after a refused connection
 
 
 class _Handler(BaseHTTPRequestHandler):
