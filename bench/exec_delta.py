@@ -1,8 +1,8 @@
 """How long a delta upload takes under `privyseal exec`, in multiples of the same upload with a key file.
 
 Both upload the same folder with the published Capgo CLI to the tests' stand-in of Capgo's API on loopback, in turn. The
-service is the real program, with mutual TLS and a key in SoftHSM. It needs node, npm and softhsm2. It prints the medians
-and their ratio last: once with the sending left out, and once for all of it.
+service is the real program, with mutual TLS and a key in SoftHSM. It needs node, npm and softhsm2. The medians and
+their ratio come last: once with the sending left out, and once for all of it.
 
     .venv/bin/python bench/exec_delta.py [--files 2000] [--runs 3]
 """

@@ -36,7 +36,7 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _SHIM = """#!/bin/sh
 # {name} does not load the signing hook of `privyseal exec`: the Capgo CLI is not to sign under it.
 case "$*" in
-*capgo*)
+*capgo* | *--bun*)
   echo "privyseal exec: {name} cannot run the Capgo CLI here, it would sign with a local key; run it with node" >&2
   exit {code} ;;
 esac

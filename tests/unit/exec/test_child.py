@@ -75,6 +75,11 @@ def test_deep_in_a_script_other_runtimes_cannot_run_the_cli(with_bun, name):
     assert f"{name} cannot run the Capgo CLI here" in done.stderr
 
 
+def test_bun_cannot_take_the_place_of_node(with_bun):
+    done = subprocess.run(["/bin/sh", "-c", "bun --bun run release"], env=with_bun, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (126, "")
+
+
 def test_other_runtimes_may_do_all_else(with_bun):
     done = subprocess.run(["/bin/sh", "-c", "bun run 'my build'"], env=with_bun, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "real bun: run my build\n")
