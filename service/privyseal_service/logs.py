@@ -2,51 +2,80 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
 import sys
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
+
+import orjson
 
 if TYPE_CHECKING:
     from privyseal_service.config import LogConfig
+
+_KEPT = ("time", "level", "logger", "message")
+
+
+class _Clock:
+    """The time of a record as RFC 3339 in UTC. The second is formatted once, since many records share one."""
+
+    def __init__(self) -> None:
+        self._second = (-1, "")
+
+    def text(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        known, text = self._second
+        if known != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, text)
+        return f"{text}.{int(record.created * 1_000_000) % 1_000_000:06}Z"
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC, RFC 3339), level, logger, message, and the event's own fields."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = _Clock()
+
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         line: dict[str, Any] = {
-            "time": _time(record),
+            "time": self._clock.text(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line = {**line, **getattr(record, "fields", {}), **line}
+        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        line.update((name, value) for name, value in fields.items() if name not in _KEPT)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, separators=(",", ":"))
+        return orjson.dumps(line, default=str).decode()
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, message, then the event's own fields as name=value. Control characters are escaped."""
+    """Time, level, message, then the event's own fields as name=value. Whatever is not printable ASCII is escaped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = _Clock()
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end; an exception follows on lines of its own."""
-        fields = "".join(f" {name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items())
-        message = record.getMessage().encode("unicode_escape").decode()
-        line = f"{_time(record)} {record.levelname.lower():7} {message}{fields}"
+        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        shown = "".join(f" {name}={_shown(value)}" for name, value in fields.items())
+        line = f"{self._clock.text(record)} {record.levelname.lower():7} {_printable(record.getMessage())}{shown}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _shown(value: object) -> str:
-    return json.dumps(value, default=str) if isinstance(value, (str, dict)) else str(value)
+    if isinstance(value, (int, float)):
+        return str(value)
+    return _printable(orjson.dumps(value, default=str).decode())
 
 
-def _time(record: logging.LogRecord) -> str:
-    moment = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+def _printable(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def log_handler(config: LogConfig, stream: TextIO | None = None) -> logging.Handler:
