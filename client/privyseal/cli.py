@@ -124,5 +124,7 @@ def _exit_code(error: PrivysealError) -> int:
 
 def _silence_stdout() -> None:
     """Keep the interpreter from trying, at its end, to write once more what could not be written."""
+    if sys.stdout is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -70,12 +71,21 @@ class SigningServer:
     batch_lost: int = 0
     """How many results of a batch are left out, from the end."""
     faults: dict[str, deque[Fault]] = field(default_factory=dict)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set at the end, so that no delay outlives the server."""
     before: Callable[[str], None] = lambda method: None
     """Called with the method's name before each answer."""
 
     def fail(self, method: str, *faults: Fault) -> None:
         """The next calls of a method meet these."""
         self.faults.setdefault(method, deque()).extend(faults)
+
+    def wait_for(self, method: str) -> None:
+        """Wait until a call of the method has come."""
+        deadline_s = time.monotonic() + 30
+        while method not in self.methods():
+            assert time.monotonic() < deadline_s, f"no call of {method} came"
+            time.sleep(0.01)
 
     def methods(self) -> list[str]:
         return [call.method for call in self.calls]
@@ -94,10 +104,8 @@ class SigningServer:
             self._meet(queue.popleft(), context, f"request-{number}")
         return make()
 
-    @staticmethod
-    def _meet(fault: Fault, context: grpc.ServicerContext, request_id: str) -> None:
-        if fault.delay_s:
-            time.sleep(fault.delay_s)
+    def _meet(self, fault: Fault, context: grpc.ServicerContext, request_id: str) -> None:
+        self.stopping.wait(fault.delay_s)
         if fault.code is None:
             return
         packed = []
@@ -284,5 +292,6 @@ def signing_server(
     try:
         yield state
     finally:
+        state.stopping.set()
         server.stop(None).wait()
         pool.shutdown()

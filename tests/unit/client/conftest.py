@@ -150,6 +150,23 @@ class Program:
         out, err = process.communicate(timeout=60)
         return Result(process.returncode, (out or b"").decode(), (err or b"").decode())
 
+    def run_after(self, prelude: str, *arguments: object, **options: object) -> Result:
+        """Run the program in a process that first does `prelude` in Python, such as setting a limit."""
+        process = self.start_after(prelude, *arguments, **options)
+        out, err = process.communicate(timeout=60)
+        return Result(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+    def start_after(self, prelude: str, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        # No preexec_fn: it would run Python between fork and exec in a process that has gRPC's threads.
+        code = f"import os, resource, signal, sys\n{prelude}\nos.execv(sys.argv[1], sys.argv[1:])"
+        settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(PROGRAM), *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environ,
+            **settings,
+        )
+
     def files(self) -> set[str]:
         """All names in the folder, hidden ones too."""
         return {path.name for path in self.folder.iterdir()}
