@@ -23,7 +23,8 @@ class Settings:
     read_write: bool = False
     """Open sessions read-write; AWS CloudHSM wants it."""
     init_strings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """What to pass to a module in C_Initialize, by the module's file, as NSS's `configdir='sql:…' …`."""
+    """What to pass to a module in C_Initialize, by the module's absolute path, as NSS's
+    `configdir='sql:…' …`."""
     try_low_pin_count: bool = False
     """Log in although the token says that the last login failed. Left out, the backend refuses: a service that starts
     again and again with a wrong PIN would lock the token."""
@@ -47,8 +48,11 @@ def _boolean(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _strings(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(x, str) and x for pair in value.items() for x in pair)
+def _by_file(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(path, str) and path.startswith("/") and isinstance(text, str) and text
+        for path, text in value.items()
+    )
 
 
 _CHECKS: Mapping[str, tuple[Callable[[object], bool], str]] = {
@@ -56,7 +60,7 @@ _CHECKS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "threads": (_integer(1, 256), "a whole number from 1 to 256"),
     "group": (_integer(1, 256), "a whole number from 1 to 256"),
     "read_write": (_boolean, "true or false"),
-    "init_strings": (_strings, 'a table of strings, { "/path/module.so" = "…" }'),
+    "init_strings": (_by_file, 'a table by absolute path, { "/path/module.so" = "…" }'),
     "try_low_pin_count": (_boolean, "true or false"),
     "open_timeout_s": (_seconds, "a number of seconds up to 3600"),
     "create_timeout_s": (_seconds, "a number of seconds up to 3600"),

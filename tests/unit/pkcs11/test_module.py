@@ -195,7 +195,7 @@ loop.close()
 
 def test_a_forked_process_is_told_to_start_by_spawn(token: SoftHsmToken) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORK, token.uri("demo")],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, token.uri("demo")],
         env=os.environ | token.environment,
         cwd=Path(__file__).parents[3],
         capture_output=True,

@@ -42,6 +42,7 @@ def test_each_setting_is_taken() -> None:
         ({"read_write": 1}, "read_write"),
         ({"init_strings": "x"}, "init_strings"),
         ({"init_strings": {"/m.so": 1}}, "init_strings"),
+        ({"init_strings": {"m.so": "x"}}, "init_strings"),
         ({"init_strings": {"/m.so": ""}}, "init_strings"),
         ({"try_low_pin_count": "yes"}, "try_low_pin_count"),
         ({"open_timeout_s": 0}, "open_timeout_s"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privyseal_backends.interface import CallerError
@@ -118,6 +118,7 @@ def test_a_pin_in_the_uri_is_refused_with_a_reason_and_not_shown(value: str) -> 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(
     token=texts,
     label=texts,
@@ -139,6 +140,7 @@ def test_whatever_is_percent_encoded_comes_back(
     )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=200), st.from_regex(r"pkcs11:[a-z0-9;=%?&\-]{0,60}", fullmatch=True)))
 def test_no_text_raises_anything_but_a_sentence(text: str) -> None:
     try:
