@@ -87,7 +87,7 @@ def _make_venv() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     base = _base_python()
     failure = f"Python {version} could not make a virtual environment"
-    if _succeeds(base, "-c", "import ensurepip"):
+    if _succeeds(base, "-m", "ensurepip", "--version"):
         _must(failure, str(base), "-m", "venv", str(VENV))
         return
     wheel = ensure(PIP_WHEEL, _pip_wheel)
