@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,12 @@ def _check_listener(config: ListenerConfig) -> Finding:
         "certificate_until": f"{tls.not_after:%Y-%m-%d}",
         "client_cas": len(tls.authorities),
     }
-    left = tls.not_after - datetime.datetime.now(datetime.timezone.utc)
-    notes = (f"its certificate expires in {left.days} days; renew it",) if left < _RENEW else ()
-    return Finding("listener", config.address, facts, notes=notes)
+    return Finding("listener", config.address, facts, notes=tuple(_listener_notes(config, tls.not_after)))
+
+
+def _listener_notes(config: ListenerConfig, not_after: datetime.datetime) -> Iterator[str]:
+    left = not_after - datetime.datetime.now(datetime.timezone.utc)
+    if left < _RENEW:
+        yield f"its certificate expires in {left.days} days; renew it"
+    if config.certificate_key and config.certificate_key.stat().st_mode & 0o077:
+        yield f"others can read {config.certificate_key}; chmod 600 it"

@@ -27,7 +27,8 @@ from pydantic import (
     model_validator,
 )
 
-from privyseal_backends.interface import PURPOSES, Export, Origin, Protection
+from privyseal_backends.interface import PURPOSES, CallerError, Export, Origin, Protection
+from privyseal_backends.registry import uri_scheme
 from privyseal_service.callers import CallerPattern
 from privyseal_service.grants import GRANTABLE, Grant, Operation
 from privyseal_service.identity import DeniedCertificates
@@ -223,6 +224,15 @@ class KeyConfig(_Model):
     custody: CustodyBar = CustodyBar()
     required: bool = False
 
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str) -> str:
+        try:
+            uri_scheme(uri)
+        except CallerError as error:
+            raise ValueError(f"{error.message}; {error.remedy}") from None
+        return uri
+
     @field_validator("fingerprint")
     @classmethod
     def _check_fingerprint(cls, value: str | None) -> str | None:
@@ -274,6 +284,12 @@ class Config(_Model):
             twice = [name for name, times in Counter(names).items() if times > 1]
             if twice:
                 raise ValueError(f"{what}: two have the name {twice[0]!r}")
+        used = {uri_scheme(key.uri) for key in self.keys}
+        for scheme in self.stores:
+            if scheme not in used:
+                raise ValueError(
+                    f"stores.{scheme}: no key is in this key store; those of the keys are {', '.join(used)}"
+                )
         known = {key.name for key in self.keys}
         for place, grant in enumerate(self.grants):
             for name in grant.keys:

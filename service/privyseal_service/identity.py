@@ -7,7 +7,7 @@ so) its common name. The authority that issued it must be bound to the name it v
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from privyseal_service.callers import INSECURE, CallerNameError, CallerPattern, common_name, dns_name, spiffe_name
 
-_MOST_INTERMEDIATES = 4
+_MOST_SENT = 6
+"""Certificates that a peer may send, its own among them. It chooses them, so what they cost is bounded."""
+
+_MOST_SENT_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class _Proven:
 class CertificateIdentifier:
     """For a mutual-TLS listener. A certificate is parsed once; expiry and denial are looked at in every call."""
 
-    _MOST_CACHED = 4096
+    _MOST_CACHED = 512
 
     def __init__(
         self,
@@ -119,17 +122,19 @@ class CertificateIdentifier:
         self._denied = denied or DeniedCertificates()
         self._clock = clock
         # By the PEM's bytes: an address is used again by another caller, a certificate is not.
-        self._proven: dict[tuple[bytes, bytes], _Proven] = {}
+        self._known: dict[tuple[bytes, bytes], _Proven | IdentityError] = {}
 
     def identify(self, peer: Peer) -> Caller:
         """The caller that the peer's certificate proves. Raises IdentityError."""
         shown = (peer.certificate, peer.chain)
-        proven = self._proven.get(shown)
+        proven = self._known.get(shown)
         if proven is None:
-            proven = self._prove(peer)
-            if len(self._proven) >= self._MOST_CACHED:
-                self._proven.clear()
-            self._proven[shown] = proven
+            proven = self._learn(peer)
+            if len(self._known) >= self._MOST_CACHED:
+                self._known.clear()
+            self._known[shown] = proven
+        if isinstance(proven, IdentityError):
+            raise IdentityError(str(proven), proven.proof)
         proof = proven.caller.proof
         if not self._denied.fingerprints.isdisjoint(proven.fingerprints):
             raise IdentityError("the certificate is on the list of denied fingerprints", proof)
@@ -142,14 +147,13 @@ class CertificateIdentifier:
             raise IdentityError("the certificate, or one that vouches for it, is not valid yet", proof)
         return proven.caller
 
-    def _prove(self, peer: Peer) -> _Proven:
-        if not peer.certificate:
-            raise IdentityError("the peer showed no certificate")
+    def _learn(self, peer: Peer) -> _Proven | IdentityError:
         try:
-            leaf = x509.load_pem_x509_certificate(peer.certificate)
-            sent = x509.load_pem_x509_certificates(peer.chain) if peer.chain else []
-        except ValueError:
-            raise IdentityError("the certificate cannot be parsed") from None
+            return self._prove(*_parse(peer))
+        except IdentityError as error:
+            return error
+
+    def _prove(self, leaf: x509.Certificate, sent: Sequence[x509.Certificate]) -> _Proven:
         details = {"certificate": _fingerprint(leaf), "serial": f"{leaf.serial_number:x}"}
         seen = Proof("mtls", details)
         if not _for_clients(leaf):
@@ -158,12 +162,12 @@ class CertificateIdentifier:
             name = certificate_name(leaf, allow_common_name=self._allow_common_name)
         except CallerNameError as error:
             raise IdentityError(str(error), seen) from None
-        path = self._vouched(leaf, [certificate for certificate in sent if certificate != leaf], name)
+        path = self._vouched(leaf, sent, name)
         if path is None:
             raise IdentityError(f"no client CA that may vouch for {name} issued the certificate", seen)
-        details["authority"] = _fingerprint(path[-1])
+        proof = Proof("mtls", {**details, "authority": _fingerprint(path[-1])})
         return _Proven(
-            Caller(name, Proof("mtls", details)),
+            Caller(name, proof),
             tuple(_fingerprint(certificate) for certificate in path[:-1]),
             tuple(certificate.serial_number for certificate in path[:-1]),
             max(certificate.not_valid_before_utc.timestamp() for certificate in path),
@@ -171,29 +175,45 @@ class CertificateIdentifier:
         )
 
     def _vouched(
-        self, leaf: x509.Certificate, sent: list[x509.Certificate], name: str
+        self, leaf: x509.Certificate, sent: Sequence[x509.Certificate], name: str
     ) -> list[x509.Certificate] | None:
         """The path from the leaf to a client CA that issued it and may vouch for the name, both included."""
         bound = [a.certificate for a in self._authorities if any(pattern.matches(name) for pattern in a.names)]
-        return _path([leaf], sent, bound)
+        return _path([leaf], [certificate for certificate in sent if certificate != leaf], bound)
+
+
+def _parse(peer: Peer) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """The peer's own certificate, and all that it sent."""
+    if not peer.certificate:
+        raise IdentityError("the peer showed no certificate")
+    if len(peer.certificate) + len(peer.chain) > _MOST_SENT_BYTES:
+        raise IdentityError(f"the peer sent more than {_MOST_SENT_BYTES} bytes of certificates")
+    try:
+        leaf = x509.load_pem_x509_certificate(peer.certificate)
+        sent = x509.load_pem_x509_certificates(peer.chain) if peer.chain else []
+    except ValueError:
+        raise IdentityError("the certificate cannot be parsed") from None
+    if len(sent) > _MOST_SENT:
+        raise IdentityError(f"the peer sent more than {_MOST_SENT} certificates")
+    return leaf, sent
 
 
 def _path(
-    path: list[x509.Certificate], sent: Iterable[x509.Certificate], anchors: Sequence[x509.Certificate]
+    path: list[x509.Certificate], unused: list[x509.Certificate], anchors: Sequence[x509.Certificate]
 ) -> list[x509.Certificate] | None:
-    """The path continued to one of the anchors, by certificates that were sent and may issue what they issued."""
+    """The path continued to one of the anchors, by certificates that were sent and may issue what they issued. Each
+    that was sent is tried once: it is taken out of `unused`."""
     below = len(path) - 1
     for anchor in anchors:
         if _issued(path[-1], anchor) and may_issue(anchor, intermediates_below=below):
             return [*path, anchor]
-    if below >= _MOST_INTERMEDIATES:
-        return None
-    for candidate in sent:
-        if candidate in path or not _issued(path[-1], candidate):
+    for candidate in list(unused):
+        if candidate not in unused or not _issued(path[-1], candidate):
             continue
+        unused.remove(candidate)
         # Name constraints are TLS's to check, and it may have taken another path: with them, nothing is proven here.
         if may_issue(candidate, intermediates_below=below) and not _has(candidate, ExtensionOID.NAME_CONSTRAINTS):
-            found = _path([*path, candidate], sent, anchors)
+            found = _path([*path, candidate], unused, anchors)
             if found is not None:
                 return found
     return None

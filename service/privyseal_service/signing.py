@@ -20,6 +20,7 @@ from privyseal_backends.interface import (
     Key,
     Signature,
     SigningInput,
+    SigningResult,
 )
 from privyseal_service import errors
 from privyseal_service.decisions import Outcome, Recorder, Trail
@@ -231,17 +232,35 @@ def _open(trail: Trail, served: ServedKey) -> Key:
 async def _sign(
     trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], deadline_s: float, *, batch: bool
 ) -> Answer:
-    results = await _open(trail, served).sign(inputs, deadline_s)
+    key = _open(trail, served)
+    try:
+        results = await key.sign(inputs, deadline_s)
+    except BackendError as error:
+        results = [error] * len(inputs)
     if len(results) != len(inputs):
         raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
     served.note(results[-1])
     trail.took(results)
-    told = tuple(r.value if isinstance(r, Signature) else _told(trail, served, r) for r in results)
+    told = _results(trail, served, results)
     if isinstance(told[0], ServiceError):
         trail.failure = told[0]
         if not batch:
             raise told[0]
     return Answer(trail.key_version, told)
+
+
+def _results(trail: Trail, served: ServedKey, results: Sequence[SigningResult]) -> tuple[bytes | ServiceError, ...]:
+    """The results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
+    known: dict[str, ServiceError] = {}
+    told: list[bytes | ServiceError] = []
+    for result in results:
+        if isinstance(result, Signature):
+            told.append(result.value)
+        else:
+            kind = f"{type(result).__name__}: {result}"
+            known[kind] = known.get(kind) or _told(trail, served, result)
+            told.append(known[kind])
+    return tuple(told)
 
 
 def _encrypt(trail: Trail, served: ServedKey, request: WrapSessionKey) -> Answer:

@@ -56,6 +56,7 @@ class Issued:
         certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
         certificate.write_bytes(self.chain_pem)
         key.write_bytes(self.key_pem)
+        key.chmod(0o600)
         return certificate, key
 
 

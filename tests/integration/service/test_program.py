@@ -130,7 +130,7 @@ def test_sentences_and_exit_codes(software: Place) -> None:
     assert "key 'demo': custody: protection is software" in sentence(software.run(*serve), 1)
     configure_software(software, unknown=1)
     assert "there is no setting 'unknown'" in sentence(software.run(*serve), 1)
-    configure_software(software, key=KEY.replace("software:demo", "hardware:demo"))
+    software.configure(KEY.replace("software:demo", "hardware:demo"))
     assert "no key store serves the scheme 'hardware'" in sentence(software.run(*serve), 1)
     configure_software(software, key=KEY + "colour = 1\n")
     assert "keys[0].colour: there is no such setting" in sentence(software.run(*serve), 2)

@@ -402,6 +402,22 @@ def test_errors_of_the_store(farm: Farm, failure: Exception, code: grpc.StatusCo
             assert refusal.message == f"internal error; its log entry has the request id {refusal.request_id}"
 
 
+def test_what_befalls_a_batch_alike_is_logged_once(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
+    farm.store.faults.fail = lambda _: BusyError("queue", "hsm-7 is full")
+    batch(farm, [CHECKSUM] * 100)
+    assert caplog.text.count("hsm-7 is full") == 1
+
+
+def test_a_store_that_raises_what_it_should_return(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sign_never(*_: object) -> list[object]:
+        raise UnavailableError("network", "hsm-7 is away")
+
+    for key in farm.store.open_keys:
+        monkeypatch.setattr(key, "sign", sign_never)
+    assert refused(lambda: sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)).code is grpc.StatusCode.UNAVAILABLE
+    assert [result.error.code for result in batch(farm, [CHECKSUM] * 3).results] == [Code.UNAVAILABLE] * 3
+
+
 def test_a_defect_is_in_the_log_with_its_request_id(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
     farm.store.faults.fail = lambda _: ZeroDivisionError("hsm-7")
     refusal = refused(lambda: sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3))

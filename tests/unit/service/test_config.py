@@ -170,6 +170,8 @@ NONE = '[[listeners]]\naddress = "{}"\nauth = "none"\n'
         (LISTENER + KEY.replace('"capgo"', '"rsassa-pss-sha256"'),
          "keys[0].schemes: capgo-v3 and rsassa-pss-sha256 need a key each, since one key must not give"),
         (LISTENER + KEY.replace('"capgo"', '"rsaes-oaep-sha1"'), "schemes: capgo-v3 and rsaes-oaep-sha1 need a key"),
+        (LISTENER + KEY.replace("pkcs11:", ""), "keys[0].uri: a key's URI begins with its key store; write pkcs11:"),
+        ("[stores.pkcs1]\nsessions = 1\n" + LISTENER + KEY, "stores.pkcs1: no key is in this key store; those of the"),
         (LISTENER + KEY + 'fingerprint = "AB"\n', "keys[0].fingerprint: must be the 64 lower-case hex digits"),
         (LISTENER + KEY + 'custody = { export = "never" }\n',
          "keys[0].custody.export: must be one of: possible, unknown, possible-once, never-possible"),

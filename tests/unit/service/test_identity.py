@@ -174,7 +174,41 @@ def test_chains_without_end() -> None:
     root = issuer = CA("Root")
     for number in range(8):
         issuer = CA(f"CA {number}", parent=issuer)
-    assert "may vouch" in refusal(issuer.issue(dns=["a.build.example"]), root, "dns:*.build.example")
+    assert "more than 6 certificates" in refusal(issuer.issue(dns=["a.build.example"]), root, "dns:*.build.example")
+
+
+def test_a_heap_of_certificates(ca: CA) -> None:
+    issued = ca.issue(dns=["a.build.example"])
+    heap = Peer("", issued.pem, issued.pem * 80)
+    with pytest.raises(IdentityError, match="bytes of certificates"):
+        identifier((ca, ["dns:*.build.example"])).identify(heap)
+
+
+def test_a_maze_of_certificates_is_walked_once(ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer can send certificates that all fit together and lead nowhere; each is tried once."""
+    stranger = CA("Stranger")
+    maze = [CA("Stranger", parent=stranger) for _ in range(5)]
+    for each in maze:
+        each.key = stranger.key
+    tries = []
+    issued = stranger.issue(dns=["a.build.example"])
+    monkeypatch.setattr("privyseal_service.identity._issued", lambda *pair: tries.append(pair) or True)
+    monkeypatch.setattr("privyseal_service.identity.may_issue", lambda certificate, **_: certificate != ca.certificate)
+    sent = Peer("", issued.pem, issued.pem + b"".join(each.pem for each in maze))
+    with pytest.raises(IdentityError, match="may vouch"):
+        identifier((ca, ["dns:*.build.example"])).identify(sent)
+    assert len(tries) <= 6 * 6
+
+
+def test_what_proves_nothing_is_not_parsed_again(ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    who, shown = identifier((ca, ["dns:*.build.example"])), peer(ca.issue(dns=["a.other.example"]))
+    with pytest.raises(IdentityError) as first:
+        who.identify(shown)
+    monkeypatch.delattr("privyseal_service.identity._parse")
+    with pytest.raises(IdentityError) as second:
+        who.identify(shown)
+    assert str(first.value) == str(second.value)
+    assert second.value.proof == first.value.proof
 
 
 def test_expiry_is_looked_at_in_every_call(ca: CA) -> None:
@@ -257,4 +291,4 @@ def test_many_certificates_do_not_fill_the_memory(ca: CA, monkeypatch: pytest.Mo
     who = identifier((ca, ["dns:*.build.example"]))
     for number in range(10):
         who.identify(peer(ca.issue(dns=[f"a{number}.build.example"])))
-    assert len(who._proven) <= 3
+    assert len(who._known) <= 3

@@ -339,6 +339,39 @@ def test_idle_peers_are_dropped(config: dict[str, Any], store: SoftwareStore, ca
         channel.unsubscribe(watch)
 
 
+def frames_of(address: str, sent: bytes, wanted: int) -> bytes:
+    """Speak HTTP/2 to a listener without TLS; the payload of the first frame of the wanted type."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]) + sent)
+        stream = connection.makefile("rb")
+        while True:
+            head = stream.read(9)
+            payload = stream.read(int.from_bytes(head[:3], "big"))
+            if head[3] == wanted:
+                return payload
+
+
+@pytest.fixture
+def plain(config: dict[str, Any], store: SoftwareStore) -> Iterator[str]:
+    config["listeners"] = [{"address": "127.0.0.1:0", "auth": "none"}]
+    config["server"]["max_concurrent_streams"] = 17
+    with RunningService(config, store.backends) as running:
+        yield running.address()
+
+
+def test_streams_are_bounded(plain: str) -> None:
+    settings = frames_of(plain, b"", 4)
+    pairs = {settings[i : i + 2]: settings[i + 2 : i + 6] for i in range(0, len(settings), 6)}
+    assert int.from_bytes(pairs[b"\x00\x03"], "big") == 17  # RFC 9113, 6.5.2: SETTINGS_MAX_CONCURRENT_STREAMS
+
+
+def test_too_many_pings_end_a_connection(plain: str) -> None:
+    ping = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + b"12345678"
+    farewell = frames_of(plain, ping * 20, 7)
+    assert int.from_bytes(farewell[4:8], "big") == 11  # RFC 9113, 7: ENHANCE_YOUR_CALM
+
+
 def test_headers_are_bounded(farm: Farm) -> None:
     metadata = (("x-long", "a" * 40_000),)
     with pytest.raises(grpc.RpcError) as caught:
