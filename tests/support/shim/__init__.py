@@ -21,6 +21,7 @@ import enum
 import functools
 import mmap
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -221,8 +222,11 @@ def _compiled() -> Path:
 
 
 def _compiler() -> list[str]:
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        found = shutil.which(name) if name else None
+    named = shlex.split(os.environ.get("CC", ""))
+    if named:
+        return named
+    for name in ("cc", "gcc", "clang"):
+        found = shutil.which(name)
         if found:
             return [found]
     if find_spec("ziglang"):
