@@ -14,9 +14,13 @@ PROGRESS_FROM_S = 0.3
 PROGRESS_EVERY_S = 0.1
 
 
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _coloured() -> bool:
     # https://no-color.org: set and not empty, whatever it says.
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return _is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _styled(word: str, colour: str) -> str:
@@ -58,7 +62,7 @@ class ProgressLine:
     def __init__(self, verb: str, total_bytes: int, *, wanted: bool) -> None:
         self._verb = verb
         self._total_bytes = max(total_bytes, 1)
-        self._wanted = wanted and sys.stderr.isatty()
+        self._wanted = wanted and _is_terminal()
         self._next_s = time.monotonic() + PROGRESS_FROM_S
         self._shown = False
 
@@ -77,5 +81,5 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         if self._shown:
             self._wanted = False
-            sys.stderr.write("\r" + " " * (len(self._verb) + 8) + "\r")
+            sys.stderr.write("\r" + " " * (len(self._verb) + len(" 100 %")) + "\r")
             sys.stderr.flush()

@@ -66,6 +66,10 @@ class SigningServer:
     pkcs1_pem: str = ""
     """Shown as the PKCS#1 form instead of the shown key's."""
     show_public_key: bool = True
+    hidden: bool = False
+    """Whether ListKeys leaves the key out."""
+    schemes: tuple[signing_pb2.WrapScheme.ValueType, ...] = (signing_pb2.WRAP_SCHEME_CAPGO,)
+    evidence: tuple[str, str] = ("CKA_SENSITIVE", "false")
     batch_errors: dict[int, tuple[int, str]] = field(default_factory=dict)
     """Index of a checksum in a batch: the code and message of its error."""
     batch_lost: int = 0
@@ -220,9 +224,10 @@ class _Keys(keys_pb2_grpc.KeyServiceServicer):
 
     @_aborting
     def ListKeys(self, request, context):
-        return self.state.answer(
-            "ListKeys", request, context, lambda: keys_pb2.ListKeysResponse(keys=[described(self.state)])
-        )
+        def make():
+            return keys_pb2.ListKeysResponse(keys=[] if self.state.hidden else [described(self.state)])
+
+        return self.state.answer("ListKeys", request, context, make)
 
     @_aborting
     def GetKey(self, request, context):
@@ -238,7 +243,7 @@ def described(state: SigningServer) -> keys_pb2.Key:
     spki_der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     key = keys_pb2.Key(
         name=state.name,
-        wrap_schemes=[signing_pb2.WRAP_SCHEME_CAPGO],
+        wrap_schemes=state.schemes,
         signature_schemes=[signing_pb2.SIGNATURE_SCHEME_CAPGO_V2, signing_pb2.SIGNATURE_SCHEME_CAPGO_V3],
         state=keys_pb2.KEY_STATE_SERVING,
     )
@@ -261,7 +266,7 @@ def described(state: SigningServer) -> keys_pb2.Key:
                 origin_reasons=["it was read from a file"],
                 export=keys_pb2.EXPORT_POSSIBLE,
                 export_reasons=["anybody can read the file"],
-                evidence=[keys_pb2.Evidence(name="CKA_SENSITIVE", value="false")],
+                evidence=[keys_pb2.Evidence(name=state.evidence[0], value=state.evidence[1])],
             )
         )
     return key

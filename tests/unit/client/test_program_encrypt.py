@@ -463,6 +463,11 @@ class TestStreams:
         assert result.code == 1
         assert "Bad file descriptor" in result.sentence()
 
+    def test_closed_stderr(self, served, bundle):
+        result = served.run_after("os.close(2)", *ENCRYPT, "bundle.zip", *V3, "--json")
+        assert result.code == 0
+        assert len(json.loads(result.out)["checksum"]) == 512
+
     def test_ascii_terminal(self, served, bundle):
         shutil.copy(bundle, served.folder / "bündel.zip")
         served.environ |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
