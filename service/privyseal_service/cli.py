@@ -87,8 +87,8 @@ def serve(config_file: Path) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
-    standard error. Exits with 1 when a key cannot serve as configured, 2 for a configuration or a certificate that
-    cannot be used, 3 when the store of a required key is away.
+    standard error. Exits with 1 when a key cannot serve as configured, 2 for a configuration, a certificate or an
+    address that cannot be used, 3 when the store of a required key is away.
 
     \b
     Example:

@@ -32,6 +32,11 @@ def check_enrollment(config: KeyConfig, description: KeyDescription) -> None:
 
 def _check_scheme(scheme: Scheme, description: KeyDescription) -> None:
     mechanism = MECHANISMS[scheme]
+    if mechanism not in description.mechanisms:
+        able = ", ".join(sorted(able.value for able in description.mechanisms)) or "nothing that the service offers"
+        why = description.refusals.get(mechanism, f"it does not make {mechanism.value}; it makes {able}")
+        raise MisfitError("mechanism", f"the key cannot serve {scheme.value}: {why.rstrip('.')}")
+    # A backend says so first; this holds for one that does not.
     bits, wanted = description.public_key.modulus_bits, MODULUS_BITS[mechanism]
     if bits not in wanted:
         sizes = " or ".join(f"RSA-{size}" for size in sorted(wanted))
@@ -41,10 +46,6 @@ def _check_scheme(scheme: Scheme, description: KeyDescription) -> None:
             f"{scheme.value} needs {sizes}{why} and this key is RSA-{bits}",
             f"make a key of {sizes} for it",
         )
-    if mechanism not in description.mechanisms:
-        able = ", ".join(sorted(able.value for able in description.mechanisms)) or "nothing that the service offers"
-        why = description.refusals.get(mechanism, f"it does not make {mechanism.value}; it makes {able}")
-        raise MisfitError("mechanism", f"the key cannot serve {scheme.value}: {why.rstrip('.')}")
 
 
 def _check_custody(bar: CustodyBar, description: KeyDescription) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import grpc
@@ -64,6 +65,7 @@ def test_it_is_stopped_while_it_starts(software: Place) -> None:
         status = Path(f"/proc/{process.pid}/status")
         while not int(_field(status, "SigCgt"), 16) >> (signal.SIGTERM - 1) & 1:
             assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "")
@@ -71,6 +73,13 @@ def test_it_is_stopped_while_it_starts(software: Place) -> None:
 
 def _field(status: Path, name: str) -> str:
     return next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(name))
+
+
+def test_it_leaves_no_core(software: Place) -> None:
+    with software.serving() as serving:
+        limits = Path(f"/proc/{serving.process.pid}/limits").read_text().splitlines()
+        (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
+        assert core[4:6] == ["0", "0"]
 
 
 def test_systemd_is_told(software: Place, tmp_path: Path) -> None:

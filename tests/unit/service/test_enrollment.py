@@ -79,6 +79,12 @@ def test_capgo_on_rsa_3072(rsa_3072: rsa.RSAPrivateKey) -> None:
     assert error.remedy == "make a key of RSA-2048 for it"
 
 
+def test_the_store_s_reason_comes_before_the_size(rsa_3072: rsa.RSAPrivateKey) -> None:
+    """No size of key makes AWS KMS serve Capgo."""
+    error = misfit(StoredKey(rsa_3072, frozenset({Mechanism.PSS_SHA256}), {Mechanism.TYPE1: AWS}), WrapScheme.CAPGO)
+    assert AWS in error.message
+
+
 def test_rsassa_on_a_small_key() -> None:
     error = misfit(StoredKey(rsa.generate_private_key(65537, 1024), frozenset({Mechanism.PSS_SHA256})), PSS)
     assert "needs RSA-2048 or RSA-3072 or RSA-4096 and this key is RSA-1024" in error.message

@@ -372,6 +372,14 @@ def test_too_many_pings_end_a_connection(plain: str) -> None:
     assert int.from_bytes(farewell[4:8], "big") == 11  # RFC 9113, 7: ENHANCE_YOUR_CALM
 
 
+def test_connections_grow_no_older_than_configured(config: dict[str, Any], store: SoftwareStore) -> None:
+    config["listeners"] = [{"address": "127.0.0.1:0", "auth": "none"}]
+    config["server"]["max_connection_age_s"] = 0.2
+    with RunningService(config, store.backends) as running:
+        farewell = frames_of(running.address(), b"", 7)
+    assert int.from_bytes(farewell[4:8], "big") == 0  # RFC 9113, 7: NO_ERROR
+
+
 def test_headers_are_bounded(farm: Farm) -> None:
     metadata = (("x-long", "a" * 40_000),)
     with pytest.raises(grpc.RpcError) as caught:
