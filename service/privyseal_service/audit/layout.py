@@ -73,48 +73,12 @@ def segment_numbers(folder: Path) -> list[int]:
     return sorted(int(name.partition(".")[0]) for name in names if _SEGMENT_NAME.fullmatch(name))
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a segment: where it begins, its bytes without the newline, whether it has the form of a record."""
-
-    offset: int
-    data: bytes
-    is_record: bool
-
-    @property
-    def end(self) -> int:
-        """Where the next line begins."""
-        return self.offset + len(self.data) + 1
-
-
-def is_record(line: bytes) -> bool:
-    """Whether a line has a record's head and end. A torn or overwritten line has not."""
-    return len(line) <= MAX_LINE_BYTES and line.endswith(b"}") and b"\0" not in line and bool(HEAD.match(line))
-
-
-def split_lines(data: bytes, offset: int = 0) -> Iterator[Line]:
-    """The complete lines in `data`, which begins at `offset` of its segment; a last piece without newline is none."""
-    start = 0
-    while (end := data.find(b"\n", start)) >= 0:
-        line = data[start:end]
-        yield Line(offset + start, line, is_record(line))
-        start = end + 1
-
-
-def record_number(line: bytes) -> int:
-    """The number of a record (1 and up). Raises ValueError for another line."""
-    head = HEAD.match(line)
-    if head is None:
-        raise ValueError("not a record")
-    return int(head["n"])
-
-
-def time_of(record: bytes) -> bytes:
-    """A record's time as text, without the Z: its order is time's. Raises ValueError for another line."""
-    head = HEAD.match(record)
-    if head is None:
-        raise ValueError("not a record")
-    return head["time"]
+def head_of(line: bytes) -> re.Match[bytes] | None:
+    """The head of a line (groups n, time without its Z, replica, worker, kind) if the line has the form of a record. A
+    torn or overwritten one has not."""
+    if len(line) > MAX_LINE_BYTES or not line.endswith(b"}") or b"\0" in line:
+        return None
+    return HEAD.match(line)
 
 
 def read_fresh(path: Path) -> bytes:
@@ -147,19 +111,32 @@ def read_first_line(path: Path) -> bytes:
     return line[:-1] if line.endswith(b"\n") else b""
 
 
+def end_of_records(data: bytes) -> int:
+    """Where the last complete record of a segment ends, newline included; 0 when there is none. It looks from the end,
+    so that a long segment costs no more than a short one."""
+    end = data.rfind(b"\n") + 1
+    while end:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        if head_of(data[start : end - 1]) is not None:
+            return end
+        end = start
+    return 0
+
+
 def survey(segment: int, data: bytes) -> tuple[SegmentEnd, int]:
     """How a segment ended whose worker left no word, and the number of its last record (0: it has none).
 
     All up to the last complete record counts, also what was never answered for: a record too many hurts nobody. What
     follows is set aside.
     """
-    end, records, number, stopped = 0, 0, 0, False
-    for line in split_lines(data):
-        if line.is_record:
-            head = HEAD.match(line.data)
-            assert head is not None  # is_record has just matched it
-            end, records, number, stopped = line.end, records + 1, int(head["n"]), head["kind"] == b"stop"
+    end = start = records = 0
+    last: re.Match[bytes] | None = None
+    for line in data.split(b"\n")[:-1]:  # what follows the last newline is no whole line
+        start += len(line) + 1
+        if (head := head_of(line)) is not None:
+            end, records, last = start, records + 1, head
     tail = data[end:]
+    stopped = last is not None and last["kind"] == b"stop"
     return SegmentEnd(
         segment=segment,
         reason=EndReason.STOPPED if stopped and not tail else EndReason.CRASHED,
@@ -168,7 +145,7 @@ def survey(segment: int, data: bytes) -> tuple[SegmentEnd, int]:
         sha256=sha256(data[:end]).hexdigest(),
         set_aside_bytes=len(tail),
         set_aside_sha256=sha256(tail).hexdigest() if tail else "",
-    ), number
+    ), int(last["n"]) if last is not None else 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Everything that reads a tree takes a function `node(level, index)`: the hash of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -41,6 +41,16 @@ def root_of(hashes: Sequence[bytes]) -> bytes:
         if odd is not None:
             row.append(odd)
     return row[0]
+
+
+def edge_root(rows: Iterable[Sequence[bytes]]) -> bytes:
+    """The root over rows of subtree hashes, the smallest subtrees first: in each row those that no larger one covers.
+    A row's subtrees are 256 times as large as those of the row before."""
+    below: list[bytes] = []
+    for row in rows:
+        hashes = [*row, *below]
+        below = [root_of(hashes)] if hashes else []
+    return below[0] if below else EMPTY_ROOT
 
 
 def _largest_power_below(number: int) -> int:

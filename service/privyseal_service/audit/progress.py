@@ -10,6 +10,7 @@ from pathlib import Path
 
 from privyseal_service.audit.layout import (
     Synced,
+    end_of_records,
     ends_told_by,
     lock,
     read_first_line,
@@ -17,7 +18,6 @@ from privyseal_service.audit.layout import (
     read_synced,
     segment_numbers,
     segment_path,
-    survey,
 )
 
 
@@ -72,7 +72,7 @@ class WorkerSegments:
         return self._lengths_of_the_ended(numbers, numbers)
 
     def _lengths_of_the_ended(self, wanted: list[int], numbers: list[int]) -> list[tuple[int, int]]:
-        """The length of each wanted segment, as a later one tells it; else what a survey of the file finds."""
+        """The length of each wanted segment, as a later one tells it; else all complete records."""
         told: dict[int, int] = {}
         for number in numbers:
             ends = ends_told_by(read_first_line(segment_path(self._folder, number))) or ()
@@ -80,8 +80,7 @@ class WorkerSegments:
         lengths = []
         for number in wanted:
             if number not in told:
-                end, _ = survey(number, read_fresh(segment_path(self._folder, number)))
-                told[number] = end.size_bytes
+                told[number] = end_of_records(read_fresh(segment_path(self._folder, number)))
             lengths.append((number, told[number]))
         return lengths
 

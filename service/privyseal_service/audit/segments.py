@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.files import FILE_MODE, Files, SystemFiles, make_folder
@@ -38,8 +38,7 @@ _LOCK_PATIENCE_S = 5.0
 _ENDS_KEPT = 16
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Where a record stands: the worker, its segment, the byte at which its line begins, and the record's number."""
 
     worker: str
@@ -48,8 +47,7 @@ class Position:
     number: int
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A record that is safely on disk. `leaf_hash` is 32 bytes, RFC 6962's hash of the line without its newline."""
 
     position: Position

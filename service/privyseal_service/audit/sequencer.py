@@ -24,7 +24,7 @@ import orjson
 from privyseal_service.audit.checkpoint import Checkpoint, Signer, VerifierKey, open_checkpoint
 from privyseal_service.audit.errors import AuditError, LogIntegrityError
 from privyseal_service.audit.files import Files, SystemFiles, make_folder, write_whole
-from privyseal_service.audit.layout import Layout, is_record, open_lock, segment_numbers, segment_path, time_of
+from privyseal_service.audit.layout import Layout, head_of, open_lock, segment_numbers, segment_path
 from privyseal_service.audit.merkle import EMPTY_ROOT
 from privyseal_service.audit.progress import Cursor, WorkerSegments
 from privyseal_service.audit.tiles import GrowingTree, TileReader, last_full_tiles
@@ -97,16 +97,16 @@ class _State:
 _NEW = _State(0, EMPTY_ROOT, {})
 
 
-def merge_order(pieces: Iterable[tuple[str, list[bytes]]]) -> list[bytes]:
+def merge_order(pieces: Iterable[tuple[str, list[tuple[bytes, bytes]]]]) -> list[bytes]:
     """The records of some workers, in order, in the order in which the tree takes them: by time, each worker's as they
-    came. It depends on the pieces (worker, records) alone."""
+    came. It depends on the pieces (worker, times and records) alone."""
     keyed: list[tuple[bytes, str, int, bytes]] = []
     latest: dict[str, bytes] = {}
     for worker, records in pieces:
         newest = latest.get(worker, b"")
-        for record in records:
+        for time_, record in records:
             # A clock that was set back must not put a worker's record before an earlier one of its own.
-            newest = max(newest, time_of(record))
+            newest = max(newest, time_)
             keyed.append((newest, worker, len(keyed), record))
         latest[worker] = newest
     keyed.sort()
@@ -292,14 +292,14 @@ class Sequencer:
         for record in merge_order((span.worker, self._read(span)) for span in spans):
             tree.append(record)
 
-    def _read(self, span: Span) -> list[bytes]:
-        """The records of a span. What has not the form of a record cannot be an entry; it is reported."""
+    def _read(self, span: Span) -> list[tuple[bytes, bytes]]:
+        """The times and records of a span. What has not the form of a record cannot be an entry; it is reported."""
         path = segment_path(self._layout.worker(span.worker), span.segment)
         with path.open("rb") as file:
             file.seek(span.start)
             data = file.read(span.end - span.start)
-        records = [line for line in data.split(b"\n") if is_record(line)]
-        damaged = span.end - span.start - sum(map(len, records)) - len(records)
+        records = [(head["time"], line) for line in data.split(b"\n") if (head := head_of(line)) is not None]
+        damaged = span.end - span.start - sum(len(line) + 1 for _, line in records)
         if damaged:
             self._report(f"{damaged} bytes of synced audit records are damaged in {path} after byte {span.start}")
         return records

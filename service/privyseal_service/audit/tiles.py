@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
-from privyseal_service.audit.merkle import HASH_BYTES, Node, leaf_hash, root_of
+from privyseal_service.audit.merkle import HASH_BYTES, Node, edge_root, leaf_hash, root_of
 
 TILE_WIDTH = 256
 _HEIGHT = 8
@@ -111,11 +111,7 @@ class GrowingTree:
 
     def root(self) -> bytes:
         """The root of the whole tree, 32 bytes."""
-        below: list[bytes] = []
-        for hashes in self._levels:
-            row = hashes + below
-            below = [root_of(row)] if row else []
-        return below[0] if below else root_of([])
+        return edge_root(self._levels)
 
     def take_full(self) -> list[tuple[str, bytes]]:
         """Paths and contents of the full tiles and bundles that came about since the last call."""

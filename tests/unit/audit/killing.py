@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -66,46 +67,49 @@ def kill(child: int) -> None:
         sys.exit(f"a child ended by itself: status {status}")
 
 
+class Outlet:
+    """A pipe that children write lines into. No thread reads it: a process with one thread alone can fork and go on in
+    the child."""
+
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+        self.data = bytearray()
+
+    def take(self) -> int:
+        """Read what is there now; the number of lines so far."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.data += os.read(self.read_end, 1 << 16)
+        return self.data.count(b"\n")
+
+
 def main() -> None:
     root, rounds, chance = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
     key = Signer.generate("audit.example.com/replica-1")
-    answered, published = bytearray(), bytearray()
-    pipes = [os.pipe(), os.pipe()]
-    # No reading threads: a process with one thread alone can fork and go on in the child.
-    for pipe in pipes:
-        os.set_blocking(pipe[0], False)
+    answered, published = Outlet(), Outlet()
     for _ in range(rounds):
-        children = [spawn(lambda out, name=name: worker(root, name, out), pipes[0][1]) for name in ("w0", "w1")]
-        children.append(spawn(lambda out: sequencer(root, key.private_text(), out), pipes[1][1]))
-        end = time.monotonic() + chance.uniform(0.01, 0.06)
-        while time.monotonic() < end:
-            for pipe, into in zip(pipes, (answered, published), strict=True):
-                take(pipe[0], into)
-            time.sleep(0.002)
+        children = [spawn(lambda out, name=name: worker(root, name, out), answered.write_end) for name in ("w0", "w1")]
+        children.append(spawn(lambda out: sequencer(root, key.private_text(), out), published.write_end))
+        # Some progress first, however slow the machine is; then a moment that nobody chose.
+        answers, checkpoints = answered.take() + chance.randrange(1, 200), published.take() + chance.randrange(4)
+        while answered.take() < answers or published.take() < checkpoints:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.004))
         for child in chance.sample(children, len(children)):
             kill(child)
-        for pipe, into in zip(pipes, (answered, published), strict=True):
-            take(pipe[0], into)
+        answered.take()
+        published.take()
     print(
         json.dumps(
             {
                 "key": str(key.verifier),
                 "private": key.private_text(),
-                "answered": answered.decode().split(),
-                "published": [json.loads(line) for line in published.splitlines()],
+                "answered": answered.data.decode().split(),
+                "published": [json.loads(line) for line in published.data.splitlines()],
             }
         )
     )
-
-
-def take(descriptor: int, into: bytearray) -> None:
-    """What is in a pipe now."""
-    while True:
-        try:
-            chunk = os.read(descriptor, 1 << 16)
-        except BlockingIOError:
-            return
-        into += chunk
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from privyseal_service.audit.errors import AuditUnavailableError
-from privyseal_service.audit.layout import Layout, segment_numbers, segment_path, split_lines
+from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
 from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.segments import Journal
 from tests.unit.audit.helpers import SOURCE, decision
@@ -87,7 +87,7 @@ def main() -> None:
     lines = set()
     worker = Layout(folder / "audit").worker(SOURCE.worker)
     for segment in segment_numbers(worker):
-        lines |= {leaf_hash(line.data) for line in split_lines(segment_path(worker, segment).read_bytes())}
+        lines |= {leaf_hash(line) for line in segment_path(worker, segment).read_bytes().split(b"\n")}
     print(
         json.dumps(
             {

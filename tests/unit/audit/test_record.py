@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privyseal_service.audit.layout import is_record, record_number, time_of
+from privyseal_service.audit.layout import head_of
 from privyseal_service.audit.record import (
     MAX_LINE_BYTES,
     Caller,
@@ -73,9 +73,10 @@ proofs = st.none() | st.builds(
 def test_records_follow_the_schema(record):
     line = encode(record, SOURCE, 9)
     assert problems(json.loads(line), SCHEMA) == []
-    assert is_record(line)
-    assert record_number(line) == 9
-    assert time_of(line).decode() + "Z" == format_time(record.time_us)
+    head = head_of(line)
+    assert int(head["n"]) == 9
+    assert head["time"].decode() + "Z" == format_time(record.time_us)
+    assert (head["replica"], head["worker"], head["kind"]) == (b"replica-1", b"w0", record.kind.encode())
     assert b"\n" not in line
 
 
@@ -103,7 +104,7 @@ def test_whatever_a_caller_sends_becomes_a_record(fields, caller, context, diges
     record = decision(**fields, caller=caller, context=context, checksum=digest)
     line = encode(record, SOURCE, number + 1)
     assert problems(json.loads(line), SCHEMA) == []
-    assert is_record(line)
+    assert head_of(line)
 
 
 @pytest.mark.parametrize("character", ["\x01", "\U0001f512", "\ud800", '"', "\\"])

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from privyseal_service.audit.errors import AuditUnavailableError
-from privyseal_service.audit.layout import Layout, ends_told_by, read_synced, segment_numbers, segment_path, split_lines
+from privyseal_service.audit.layout import Layout, ends_told_by, head_of, read_synced, segment_numbers, segment_path
 from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.record import EndReason, Source
 from privyseal_service.audit.segments import Journal, Written
@@ -36,7 +36,7 @@ def lines_of(root: Path) -> list[bytes]:
     lines = []
     for number in numbers:
         data = segment_path(folder, number).read_bytes()[: told.get(number)]
-        lines += [line.data for line in split_lines(data) if line.is_record]
+        lines += [line for line in data.split(b"\n") if head_of(line)]
     return lines
 
 
