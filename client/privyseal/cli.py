@@ -8,6 +8,7 @@ interrupt and a termination.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -42,6 +43,9 @@ def _raise_signalled(number: int, _frame: FrameType | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit."""
+    # Modules live as long as the process: looking for garbage among them, at every 700 new objects and once more at the
+    # end, would be a fifth of the time of a small sealing.
+    gc.set_threshold(50_000, 20, 20)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             # What started the command may want it deaf to one of these, as `nohup` and a shell's `&` do.
@@ -50,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _run(arguments)
     except _SignalledError as signalled:
         code = EXIT_SIGNAL + signalled.number
+    gc.freeze()
     sys.exit(code)
 
 
