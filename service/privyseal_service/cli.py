@@ -246,6 +246,12 @@ def _show(target: Target, description: KeyDescription) -> None:
         raise CommandError(f"the key is there, and cannot serve as configured: {error}", REFUSED) from None
 
 
+def _log_defect() -> None:
+    import logging  # noqa: PLC0415
+
+    logging.getLogger("privyseal").debug("the program failed in a way that it should not", exc_info=True)
+
+
 def main() -> None:
     """The entry point: harden the process, run the command, and say what went wrong in one sentence."""
     from privyseal_service.process import harden  # noqa: PLC0415
@@ -261,4 +267,11 @@ def main() -> None:
         code = error.code if isinstance(error, CommandError) else USAGE
     except click.exceptions.Abort:
         code = 130
+    except OSError as error:
+        click.echo(f"privyseal-server: {error.strerror or type(error).__name__}; nothing more was done", err=True)
+        code = REFUSED
+    except Exception as error:  # noqa: BLE001 - an operator is owed a sentence; the trace is in the log at debug level
+        _log_defect()
+        click.echo(f"privyseal-server: a fault of the program itself, {type(error).__name__}: {error}", err=True)
+        code = REFUSED
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,10 +1,9 @@
-"""The process around the service: no core dumps, private files, and the word to systemd that it is ready."""
+"""The process around every command: private files, and no core dumps with PINs in them."""
 
 from __future__ import annotations
 
 import os
 import resource
-import socket
 import sys
 
 _PR_SET_DUMPABLE = 4
@@ -19,15 +18,3 @@ def harden() -> None:
 
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "cannot forbid core dumps")
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)), where it asked to be told: `READY=1`, `STOPPING=1`."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
-        notifier.connect(address)
-        notifier.sendall(state.encode())

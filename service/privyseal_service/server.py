@@ -25,9 +25,9 @@ from privyseal_service.handlers import KEY_SERVICE, SIGNING_SERVICE, Handlers
 from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.identity import CertificateIdentifier, Identifier, InsecureIdentifier
 from privyseal_service.keyring import Keyring, Stores
-from privyseal_service.process import notify
 from privyseal_service.reflection import Reflection
 from privyseal_service.signing import CallPath
+from privyseal_service.systemd import notify
 from privyseal_service.tls import TlsMaterial, load_tls
 
 if TYPE_CHECKING:

@@ -180,6 +180,23 @@ def test_usage(software: Place, arguments: list[str], says: str) -> None:
     assert says in sentence(software.run(*arguments), 2)
 
 
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_standard_output_is_full(software: Place, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [PROGRAM, command, "--config", str(software.config)],
+            env=software.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "privyseal-server: No space left on device; nothing more was done" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def list_modules(place: Place) -> Path:
     """Have every program of the place write the modules that it had imported when it ended; the file."""
     file = place.folder / "modules"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from privyseal_service.process import notify
+from privyseal_service.systemd import notify
 
 HARDENED = """
 import ctypes, json, os, resource
@@ -37,6 +37,14 @@ def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> N
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         notify("READY=1")
         assert systemd.recv(100) == b"READY=1"
+
+
+def test_a_socket_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    notify("READY=1")
+    assert "systemd could not be told READY=1: No such file or directory" in caplog.text
 
 
 def test_nobody_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
