@@ -61,7 +61,7 @@ class LogReader:
         """Where a record, named by its index or its leaf hash, is in the tree of the newest checkpoint, with proof."""
         note, checkpoint = self.checkpoint()
         if leaf is not None:
-            index = self._find(leaf, checkpoint.size)
+            index = self._find(leaf, checkpoint.size) if len(leaf) == HASH_BYTES else None
         if index is None or not 0 <= index < checkpoint.size:
             raise NotInLogError(f"the log has {checkpoint.size} records now")
         bundle, within = divmod(index, TILE_WIDTH)
