@@ -37,7 +37,7 @@ def _refuse_key_data(_context: click.Context, _parameter: click.Parameter, value
         )
 
 
-@bundle.command(epilog=_ENCRYPT_EPILOG)
+@bundle.command(epilog=_ENCRYPT_EPILOG, short_help="Encrypt a zip, wrap its session key, sign its checksum.")
 @click.argument("zip_path", metavar="ZIP")
 @click.argument("checksum", metavar="[CHECKSUM]", required=False)
 @key_option
@@ -150,7 +150,7 @@ Example:
 """
 
 
-@bundle.command(epilog=_DECRYPT_EPILOG)
+@bundle.command(epilog=_DECRYPT_EPILOG, short_help="Decrypt and verify, as a device does.")
 @click.argument("encrypted_path", metavar="ENCRYPTED")
 @click.argument("iv_session_key", metavar="IV_SESSION_KEY")
 @click.option(

@@ -24,7 +24,7 @@ def checksum() -> None:
     """Sign checksums."""
 
 
-@checksum.command(epilog=_EPILOG)
+@checksum.command(epilog=_EPILOG, short_help="Sign a SHA-256 and print the signature.")
 @click.argument("checksum_hex", metavar="HEX")
 @click.option(
     "--scheme", type=click.Choice([s.value for s in SignatureScheme]), required=True, help="How it is signed."

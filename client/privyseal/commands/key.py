@@ -21,7 +21,7 @@ def key() -> None:
     """Show the keys that you may use."""
 
 
-@key.command("list", epilog="\b\nExample:\n  privyseal key list --json\n")
+@key.command("list", short_help="List the keys that you may use.", epilog="\b\nExample:\n  privyseal key list --json\n")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
 @connection_options
 def list_(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
@@ -45,7 +45,7 @@ Examples:
 """
 
 
-@key.command(epilog=_SHOW_EPILOG)
+@key.command(epilog=_SHOW_EPILOG, short_help="Show a key: public key, custody, evidence.")
 @click.argument("name", required=False)
 @click.option(
     "--format",

@@ -487,7 +487,7 @@ class TestMemory:
         data = bundle.read_bytes()
         with bundle.open("wb") as file:
             file.write(data[:-22])
-            file.seek(160 << 20)
+            file.seek(96 << 20)
             file.write(data[-22:])
         arguments = (str(PROGRAM), *ENCRYPT, "bundle.zip", *V3, "--json")
         measured = subprocess.run(
