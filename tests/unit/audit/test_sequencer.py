@@ -6,6 +6,7 @@ import errno
 import random
 import shutil
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -59,7 +60,7 @@ class Sink:
 
     def assert_consistent(self) -> None:
         reader = LogReader(self.root)
-        for old, new in zip(self.seen, self.seen[1:]):  # noqa: B905
+        for old, new in pairwise(self.seen):
             proof = reader.consistency(old.size, new.size)
             verify_consistency(old.size, new.size, proof, old.root, new.root)
 
