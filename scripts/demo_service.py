@@ -75,14 +75,15 @@ def program(name: str) -> str:
 
 
 def stop_on_signals() -> None:
-    """Make SIGTERM and SIGHUP end this process as Ctrl-C does, so that what it started is stopped; and take the end of
-    the parent (make) for a SIGTERM."""
+    """Make SIGTERM and SIGHUP (but under nohup) end this process as Ctrl-C does, so that what it started is stopped;
+    and take the end of the parent (make) for a SIGTERM."""
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     die_with_parent()
 
 
