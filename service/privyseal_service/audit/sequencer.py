@@ -280,7 +280,9 @@ class Sequencer:
             left = share
             for segment, start, end in worker.beyond(self._state.cursors.get(name, Cursor(0, 0))):
                 if end - start > left:
-                    end = worker.line_boundary(segment, start, start + left, end)  # noqa: PLW2901
+                    # Not to the end of this segment: what is in the next one must wait.
+                    spans.append(Span(name, segment, start, worker.line_boundary(segment, start, start + left, end)))
+                    break
                 spans.append(Span(name, segment, start, end))
                 left -= end - start
                 if left <= 0:

@@ -171,6 +171,22 @@ def test_much_is_merged_in_fair_shares(tmp_path, monkeypatch):
     assert len(entries_of(tmp_path)) == 100 + 3 + 4
 
 
+@pytest.mark.parametrize("share", [900, 1_700, 2_500, 3_999, 7_001])
+def test_a_share_that_ends_within_a_segment_leaves_nothing_out(tmp_path, monkeypatch, share):
+    monkeypatch.setattr("privyseal_service.audit.sequencer._MERGE_BYTES", share)
+    monkeypatch.setattr("privyseal_service.audit.sequencer._SMALLEST_SHARE_BYTES", share)
+    journal = journal_of(tmp_path, rotate_bytes=4_000)
+    for i in range(60):
+        journal.append([decision(i)])
+    journal.close()
+    sequencer = Sequencer(tmp_path, SIGNER)
+    while sequencer.merge():
+        pass
+    sequencer.close()
+    assert_each_once_in_order(tmp_path, ["w0"])
+    assert len(entries_of(tmp_path)) == 60 + len(segment_numbers(Layout(tmp_path).worker("w0"))) + 1
+
+
 def test_damage_in_a_segment_is_reported_and_the_rest_is_merged(tmp_path):
     journal = journal_of(tmp_path)
     journal.append([decision(i) for i in range(5)])
