@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 
 import pytest
@@ -114,6 +115,21 @@ def test_the_environment_is_the_commands(tmp_path):
 def test_what_cannot_be_evaluated_is_one_sentence(tmp_path, text, said):
     with pytest.raises(InputError, match=said):
         read(tmp_path / "capacitor.config.js", text)
+
+
+def test_a_process_that_the_configuration_left_behind_is_not_waited_for(tmp_path):
+    text = """
+const { spawn } = require('child_process');
+const stdio = ['ignore', 'ignore', 'ignore', Number(process.argv[2])];
+const child = spawn('sleep', ['1000'], { detached: true, stdio });
+require('fs').writeFileSync('pid', String(child.pid));
+process.exit(3);
+"""
+    try:
+        with pytest.raises(InputError, match="node ended with exit code 3"):
+            read(tmp_path / "capacitor.config.js", text)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def test_without_node_there_is_a_sentence_too(tmp_path):

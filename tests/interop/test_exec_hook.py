@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -252,7 +254,9 @@ def test_a_real_key_file_is_hidden_and_not_touched(folder, env):
 
 
 def test_options_of_node_that_were_there_are_in_force(folder, tmp_path, signer):
-    (folder / "own.mjs").write_text("globalThis.own = 'loaded';")
+    (folder / "own.mjs").write_text(
+        "import { appendFileSync } from 'node:fs'; globalThis.own = 'loaded'; appendFileSync('loaded', 'x');"
+    )
     base = {**os.environ, "NODE_OPTIONS": f"--import {(folder / 'own.mjs').as_uri()} --stack-trace-limit=3"}
     with Agent(tmp_path / "agent", signer, signer.public_key, lambda _: None):
         env = child.environment(base, tmp_path, tmp_path / "agent", 5)
@@ -261,6 +265,7 @@ def test_options_of_node_that_were_there_are_in_force(folder, tmp_path, signer):
             " attempt(() => crypto.privateEncrypt(placeholder, checksum))]));"
         )
         assert node(folder, env, script) == ["loaded", 3, EXPECTED]
+    assert (folder / "loaded").read_text() == "x"  # by the script's own thread, and not by the hook's worker
 
 
 SIGN_TWICE = HELPERS + (
@@ -279,32 +284,40 @@ def test_without_an_agent_nothing_is_signed(folder, tmp_path, env):
 
 
 @contextmanager
-def scripted_agent(path, pieces, *, then_close=False):
-    """Accepts connections, reads a question, and answers each with these pieces."""
-    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as connections:
+def agent_that(answers, path):
+    """Calls `answers` with each connection and its number, in a thread of its own."""
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(4) as pool, ExitStack() as connections:
         listener.bind(str(path))
         listener.listen()
 
-        def serve():
-            while True:
+        def accept():
+            for number in itertools.count():
                 try:
                     connection = connections.enter_context(listener.accept()[0])
                 except OSError:
                     return
-                connection.recv(4096)
-                for piece in pieces:
-                    connection.sendall(piece)
-                    time.sleep(0.05)
-                if then_close:
-                    connection.close()
+                pool.submit(answers, connection, number)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
+        accepting = pool.submit(accept)
         try:
             yield
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            accepting.result()
+
+
+def scripted_agent(path, pieces, *, then_close=False):
+    """Reads a question from each connection, and answers it with these pieces."""
+
+    def answer(connection, _):
+        connection.recv(4096)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        if then_close:
+            connection.close()
+
+    return agent_that(answer, path)
 
 
 def test_an_agent_that_does_not_answer_is_not_waited_for_without_end(folder, tmp_path, env):
@@ -312,6 +325,31 @@ def test_an_agent_that_does_not_answer_is_not_waited_for_without_end(folder, tmp
         other = {**env, "PRIVYSEAL_AGENT_SOCKET": str(tmp_path / "silent"), "PRIVYSEAL_AGENT_TIMEOUT_MS": "300"}
         answers = node(folder, other, SIGN_TWICE)
     assert answers == ["error: privyseal: the signing agent did not answer in time"] * 2
+
+
+def test_a_late_answer_is_not_the_answer_to_the_next_question(folder, tmp_path, env):
+    delayed = threading.Event()
+
+    def answer(connection, number):
+        question = json.loads(connection.recv(4096))
+        if number == 0:
+            delayed.wait(20)
+        else:
+            delayed.set()
+            time.sleep(0.1)  # time for the late answer to arrive first
+        connection.sendall(json.dumps({"signature": question["data"]}).encode() + b"\n")
+
+    script = (
+        HELPERS
+        + """
+const sign = (data) => attempt(() => crypto.privateEncrypt(placeholder, data));
+console.log(JSON.stringify([sign(Buffer.alloc(32, 1)), sign(Buffer.alloc(32, 2))]));
+"""
+    )
+    with agent_that(answer, tmp_path / "late"):
+        other = {**env, "PRIVYSEAL_AGENT_SOCKET": str(tmp_path / "late"), "PRIVYSEAL_AGENT_TIMEOUT_MS": "500"}
+        answers = node(folder, other, script)
+    assert answers == ["error: privyseal: the signing agent did not answer in time", "02" * 32]
 
 
 def test_an_agent_that_goes_away_in_the_middle_is_an_error(folder, tmp_path, env):
