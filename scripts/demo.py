@@ -170,26 +170,33 @@ def demo(locks: ExitStack, steps: Steps) -> None:
     print("\nTo seal by hand: `make serve`, and its exports in another shell.")
 
 
-def main() -> int:
-    """Run the demo; 1 when a step failed, 130 after Ctrl-C."""
-    demo_service.stop_on_signals()
+def run_demo() -> None:
+    """Run the demo alone in this checkout."""
     print(f"Seal an app bundle with a key that never leaves its token. Commands are run in {DEMO.name}/.\n", flush=True)
+    with ExitStack() as locks:
+        waiting = "waiting for another `make demo` in this checkout"
+        locks.enter_context(demo_service.lock("demo.lock", fcntl.LOCK_EX, waiting))
+        demo(locks, Steps())
+
+
+def main() -> int:
+    """Run the demo; 1 when a step failed, 130 when it was interrupted."""
+    interruption = demo_service.Interruption()
     try:
-        with ExitStack() as locks:
-            locks.enter_context(
-                demo_service.lock("demo.lock", fcntl.LOCK_EX, "waiting for another `make demo` in this checkout")
-            )
-            demo(locks, Steps())
-    except DemoError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+        run_demo()
     except BrokenPipeError:
         # Whoever read the output has gone, as `head` does; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("demo: stopped", file=sys.stderr)
-        return 130
+    except BaseException as error:
+        # An interruption may surface as another error: of the program that it ended, of a file that it left half-written.
+        if interruption.came:
+            print("demo: stopped", file=sys.stderr)
+            return 130
+        if isinstance(error, DemoError):
+            print(f"demo: {error}", file=sys.stderr)
+            return 1
+        raise
     return 0
 
 

@@ -16,11 +16,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import dev_pki
@@ -74,17 +73,24 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def stop_on_signals() -> None:
-    """Make SIGTERM and SIGHUP (but under nohup) end this process as Ctrl-C does, so that what it started is stopped;
-    and take the end of the parent (make) for a SIGTERM."""
+class Interruption:
+    """Ctrl-C, SIGTERM and (but under nohup) SIGHUP end this process in one way, so that what it started is stopped.
 
-    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
+    The first of them raises KeyboardInterrupt wherever the process is; those that follow are for a process that is
+    already stopping. The end of the parent (make) counts as a SIGTERM.
+    """
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    die_with_parent()
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._stop)
+        die_with_parent()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if not self.came:
+            self.came = True
+            raise KeyboardInterrupt
 
 
 def die_with_parent() -> None:
@@ -275,13 +281,9 @@ def _listening(process: subprocess.Popen[str], log: Path) -> str:
 
 def stop(process: subprocess.Popen[str], patience_s: float = 15.0) -> int:
     """Ask the service to stop, insist when it does not, and return its exit code."""
-    if process.poll() is None:
-        process.terminate()
-    deadline = time.monotonic() + patience_s
-    while process.poll() is None:
-        # A second Ctrl-C must not leave the service behind.
-        with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
-            process.wait(max(0.1, deadline - time.monotonic()))
-        if time.monotonic() >= deadline:
-            process.kill()
-    return process.returncode
+    process.terminate()
+    try:
+        return process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

@@ -26,20 +26,18 @@ def prepare(locks: ExitStack) -> None:
     fcntl.flock(house, fcntl.LOCK_SH)
 
 
-def main() -> int:
-    """Serve until Ctrl-C or SIGTERM; 0 then, the service's own exit code when it ends by itself."""
-    demo_service.stop_on_signals()
+def serve() -> int:
+    """Serve for as long as the service runs; its exit code, 1 when it could not start."""
     try:
         with ExitStack() as locks:
             prepare(locks)
             service = locks.enter_context(demo_service.service("serve.log"))
-            programs = Path(sys.executable).parent
             print("Paste these lines into another shell:\n", file=sys.stderr, flush=True)
             for name, value in demo_service.client_environment(service.address).items():
                 print(f"export {name}={shlex.quote(value)}", flush=True)
             print(
-                f"\nThen `privyseal key list` works there (privyseal is in {programs}). Ctrl-C stops the service;\n"
-                f"its log is {service.log.relative_to(CHECKOUT)}.",
+                f"\nThen `privyseal key list` works there (privyseal is in {Path(sys.executable).parent}).\n"
+                f"Ctrl-C stops the service; its log is {service.log.relative_to(CHECKOUT)}.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -49,7 +47,16 @@ def main() -> int:
     except DemoError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+
+
+def main() -> int:
+    """Serve until Ctrl-C or SIGTERM; 0 then."""
+    interruption = demo_service.Interruption()
+    try:
+        return serve()
+    except BaseException:
+        if not interruption.came:
+            raise
         return 0
 
 
