@@ -189,7 +189,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
-        # An interruption may surface as another error: of the program that it ended, of a file that it left half-written.
+        # An interruption may surface as another error: of a program that it ended, of a file left half-written.
         if interruption.came:
             print("demo: stopped", file=sys.stderr)
             return 130
