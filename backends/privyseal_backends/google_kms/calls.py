@@ -13,7 +13,7 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from privyseal_backends.google_kms.failures import Again, Failure, Verb, failure
 from privyseal_backends.google_kms.slots import Slots, deadline_passed
-from privyseal_backends.interface import IntegrityError
+from privyseal_backends.interface import BackendError, DeadlineError, IntegrityError
 
 Message = TypeVar("Message")
 Checked = TypeVar("Checked")
@@ -59,22 +59,29 @@ class Caller:
         """Send until an answer passes `check`, which raises `IntegrityError` on one that is not true.
 
         `send` gets its timeout in seconds. Attempts are apart by full jitter (a random part of a pause that doubles)
-        and never run past the deadline; what was met last is raised when there is no room for another.
+        and never run past the deadline; when there is no room for another, what was met last is raised, and
+        `DeadlineError` only when nothing else was met.
         """
         clock = _Clock()
         untrue = 0
         attempt = 0
+        told: BackendError | None = None  # says more than that time ran out
         while True:
             try:
                 value = check(await self._attempt(send, deadline_s, clock))
+            except DeadlineError as error:
+                raise told or error from None
             except GoogleAPICallError as error:
                 met = failure(verb, error)
             except IntegrityError as error:
                 met = Failure(error, Again.A_FEW_TIMES)
             else:
                 return Answer(value, clock.queued_s, clock.store_s)
+            if not isinstance(met.error, DeadlineError):
+                told = met.error
             untrue += met.again is Again.A_FEW_TIMES
-            await self._pause(met, attempt, untrue, deadline_s)
+            if not await self._pause(met, attempt, untrue, deadline_s):
+                raise told or met.error
             attempt += 1
 
     async def _attempt(self, send: Callable[[float], Awaitable[Message]], deadline_s: float, clock: _Clock) -> Message:
@@ -91,15 +98,16 @@ class Caller:
             clock.store_s += time.monotonic() - began_s
             self._slots.release()
 
-    async def _pause(self, met: Failure, attempt: int, untrue: int, deadline_s: float) -> None:
-        """Wait before the next attempt, or raise what was met when there is to be none."""
+    async def _pause(self, met: Failure, attempt: int, untrue: int, deadline_s: float) -> bool:
+        """Wait before the next attempt; False, without waiting, when there is to be none."""
         if met.again is Again.NEVER or untrue > _FEW_TIMES:
-            raise met.error
+            return False
         room_s = deadline_s - time.monotonic() - met.pause_s - _SHORTEST_ATTEMPT_S
         if room_s <= 0:
-            raise met.error
+            return False
         longest_s = _PAUSE_AFTER_UNTRUTH_S
         if met.again is Again.UNTIL_THE_DEADLINE:
             longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
         jitter_s = random.uniform(0, min(longest_s, room_s))  # noqa: S311 - spreads load, guards nothing
         await asyncio.sleep(met.pause_s + jitter_s)
+        return True

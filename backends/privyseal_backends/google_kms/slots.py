@@ -32,7 +32,7 @@ class Slots:
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise deadline_passed()
-        if self._free and not self._waiting:
+        if self._free:  # then nobody waits: a place that comes free goes to whoever waits first
             self._free -= 1
             return
         loop = asyncio.get_running_loop()

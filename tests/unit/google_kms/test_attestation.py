@@ -181,6 +181,13 @@ class TestChains:
         assert outcome(answer, MANUFACTURER) is Outcome.FAILED
         assert not answer.proven
 
+    @pytest.mark.parametrize("count", [1, 4])
+    def test_a_chain_has_one_shape(self, count):
+        chain = (device.hsm().manufacturer_chain * 2)[:count]
+        answer = report(attestation(manufacturer_chain=chain))
+        assert outcome(answer, MANUFACTURER) is Outcome.FAILED
+        assert "not a partition's and a card's" in sentence(answer, MANUFACTURER)
+
     def test_short_keys_are_refused(self):
         hsm, short = device.hsm(), device.rsa_key(1024, 1)
         weak = pem(device.certificate("card:partition", short, "card", device.rsa_key(2048, 102)))

@@ -127,6 +127,12 @@ def test_time_that_ran_out_is_a_deadline(clock):
     assert len(clock.timeouts) == 1
 
 
+@pytest.mark.parametrize(("before", "kind"), [(BUSY, BusyError), (AWAY, UnavailableError), (UNTRUE, IntegrityError)])
+def test_what_was_met_before_time_ran_out_says_more(clock, before, kind):
+    with pytest.raises(kind):
+        clock.call([before, LATE], 1.0, takes_s=0.6)
+
+
 def test_what_a_person_must_mend_is_met_once(clock):
     with pytest.raises(OperatorError):
         clock.call([error(grpc.StatusCode.PERMISSION_DENIED)], math.inf)
