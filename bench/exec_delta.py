@@ -27,8 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.interop.capgo_api.server import API_KEY, settings_for  # noqa: E402
 from tests.support.capgo_cli import install, make_app  # noqa: E402
-from tests.support.pki import CA  # noqa: E402
-from tests.support.softhsm import import_rsa_key, make_token  # noqa: E402
+from tests.support.programs import serving_vectors  # noqa: E402
 
 VECTOR = ROOT / "tests" / "vectors" / "capgo-v3"
 API = "from tests.interop.capgo_api.server import main; main()"
@@ -36,52 +35,15 @@ BIN = Path(sys.executable).parent
 
 
 @contextmanager
-def running(words: list[str], env: Mapping[str, str]) -> Iterator[str]:
-    """A program in a process of its own, and the first line that it prints."""
-    process = subprocess.Popen(
-        words, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+def stand_in() -> Iterator[str]:
+    """The stand-in of Capgo's API in a process of its own; its address."""
+    process = subprocess.Popen([sys.executable, "-c", API], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
     finally:
         process.terminate()
         process.wait()
-
-
-def serve(folder: Path) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """The service's command line and environment, and the variables of its client (without the address)."""
-    token = make_token(folder, "bench")
-    import_rsa_key(token, "bench", VECTOR / "private.pem")
-    ca = CA()
-    ca.write(folder)
-    ca.server().write(folder, "server")
-    cert, cert_key = ca.issue(dns=["build.example"]).write(folder, "build")
-    (folder / "privyseal.toml").write_text(
-        f"""
-[[listeners]]
-address = "127.0.0.1:0"
-auth = "mtls"
-certificate = "server.pem"
-certificate_key = "server-key.pem"
-client_cas = [{{ file = "ca.pem", names = ["dns:*.example"] }}]
-
-[[keys]]
-name = "bench"
-uri = {json.dumps(token.uri("bench"))}
-schemes = ["capgo", "capgo-v2", "capgo-v3"]
-custody = {{ protection = "software", origin = "imported", export = "possible-once" }}
-
-[[grants]]
-name = "bench"
-callers = ["dns:build.example"]
-keys = ["bench"]
-operations = ["wrap-session-key", "sign-checksum"]
-"""
-    )
-    client = {"PRIVYSEAL_CA": folder / "ca.pem", "PRIVYSEAL_CERT": cert, "PRIVYSEAL_CERT_KEY": cert_key}
-    words = [str(BIN / "privyseal-server"), "serve", "--config", str(folder / "privyseal.toml")]
-    return words, dict(token.environment), {name: str(path) for name, path in client.items()}
 
 
 def release(folder: Path, api: str, files: int) -> Path:
@@ -135,11 +97,10 @@ def main() -> None:
         app = folder / "app"
         for each in (folder / "service", app):
             each.mkdir()
-        server, server_env, client_env = serve(folder / "service")
-        with running([sys.executable, "-c", API], {}) as api, running(server, server_env) as listening:
+        with stand_in() as api, serving_vectors(folder / "service") as (service, _):
             script = release(app, api, options.files)
             quiet = {"CI": "1", "CAPGO_DISABLE_TELEMETRY": "1", "HOME": name}
-            remote_env = {**quiet, **client_env, "PRIVYSEAL_SERVER": listening.split()[-1]}
+            remote_env = {**service.environment, **quiet, "PRIVYSEAL_KEY": "capgo-v3"}
             cli = ["node", str(script), "bundle", "upload", "--apikey", API_KEY, "--delta"]
 
             def local(*more: str) -> float:

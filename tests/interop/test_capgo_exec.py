@@ -21,6 +21,7 @@ import pytest
 from tests.fakes.signing_server import Fault
 from tests.interop.capgo_api.server import API_KEY, APP_ID, CapgoApi
 from tests.support.capgo_cli import install, make_app
+from tests.support.programs import serving_vectors
 from tests.unit.exec import program
 from tests.unit.exec.signers import VECTORS
 
@@ -184,6 +185,20 @@ def test_a_delta_upload_signs_every_file(make_release, name):
     assert (context.app_id, context.bundle_version) == (APP_ID, "1.2.3")
 
 
+def test_a_delta_upload_with_the_real_service_and_a_key_in_a_token(make_release, tmp_path):
+    release = make_release("capgo-v3")
+    (tmp_path / "service").mkdir()
+    with serving_vectors(tmp_path / "service") as (running, _):
+        release.env.update(
+            {name: value for name, value in running.environment.items() if name.startswith("PRIVYSEAL_")}
+        )
+        done = release.upload("--delta", flags=["--strict", "--key", "capgo-v3"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    zipped, delta = release.open()
+    assert (zipped, len(delta)) == (release.files, len(release.files) - 1)
+    assert release.operations == []  # none of them was the fake's
+
+
 def test_npx_with_the_cli_of_the_app(make_release):
     """The command as people write it; npx takes the CLI that is installed in the app."""
     release = make_release("capgo-v3")
@@ -205,10 +220,10 @@ def test_the_placeholders_path_is_a_key_for_the_clis_options(make_release):
     assert done.returncode == 0, done.stdout + done.stderr
     assert release.open()[0] == release.files
     (release.folder / "a.zip").write_bytes((VECTORS / "capgo-v3" / "bundle.zip").read_bytes())
-    for option in ('--key "$PRIVYSEAL_PLACEHOLDER_KEY"', '--key-data "$(cat "$PRIVYSEAL_PLACEHOLDER_KEY")"'):
-        done = release.exec("sh", "-c", f'node "{release.script}" bundle encrypt a.zip {"0" * 64} --json {option}')
-        assert done.returncode == 0, done.stderr
-        assert release.operations == ["WrapSessionKey", "SignChecksum"]
+    encrypt = f'node "{release.script}" bundle encrypt a.zip {"0" * 64} --json --key "$PRIVYSEAL_PLACEHOLDER_KEY"'
+    done = release.exec("sh", "-c", encrypt)
+    assert done.returncode == 0, done.stderr
+    assert release.operations == ["WrapSessionKey", "SignChecksum"]
 
 
 @pytest.mark.parametrize("option", ["--key-v2", "--key-data-v2"])

@@ -246,6 +246,28 @@ def test_the_key_file_is_there_for_hooked_processes_alone_and_in_the_working_fol
     assert not (folder / ".capgo_key_v2").exists()
 
 
+def test_what_is_no_path_is_answered_as_before(folder, env):
+    script = """
+import fs from 'node:fs';
+import { readFile } from 'node:fs/promises';
+const attempt = async (make) => { try { return String(await make()); } catch (error) { return error.code; } };
+fs.writeFileSync('file', 'text');
+const handle = await fs.promises.open('file');
+const odd = [undefined, null, 7.5, {}, Object.create(null), Symbol('x'), new URL('http://a/.capgo_key_v2'), 'a\\0b'];
+const answers = [];
+for (const path of odd) {
+  answers.push(fs.existsSync(path), await attempt(() => fs.statSync(path)), await attempt(() => readFile(path)));
+}
+answers.push(await attempt(() => readFile(handle)), fs.readFileSync(fs.openSync('file'), 'utf8'));
+console.log(JSON.stringify(answers));
+await handle.close();
+"""
+    hooked = node(folder, env, script)
+    unhooked = node(folder, {name: value for name, value in env.items() if name != "NODE_OPTIONS"}, script)
+    assert hooked == unhooked
+    assert hooked[-2:] == ["text", "text"]
+
+
 def test_a_real_key_file_is_hidden_and_not_touched(folder, env):
     (folder / ".capgo_key_v2").write_bytes(PRIVATE_KEY.read_bytes())
     script = "const fs = require('fs'); console.log(JSON.stringify(fs.readFileSync('.capgo_key_v2', 'utf8')))"

@@ -21,7 +21,7 @@ function install() {
   crypto.privateEncrypt = function privateEncrypt(key, buffer) {
     const padding = key?.padding || crypto.constants.RSA_PKCS1_PADDING;
     if (padding !== crypto.constants.RSA_PKCS1_PADDING) return sign(key, buffer);
-    if (textOf(key?.key ?? key) !== placeholder) {
+    if (textOf(key?.key ?? key)?.trim() !== placeholder) {
       throw new Error(
         'privyseal: refused to sign with a private key of this machine; under `privyseal exec` the key is at the ' +
           `signing service: take the key's option and file away, or name $PRIVYSEAL_PLACEHOLDER_KEY or ${KEY_FILE}`,
@@ -49,13 +49,13 @@ function redirect(module, name) {
 }
 
 function isKeyFile(path) {
-  const text = path instanceof URL && path.protocol === 'file:' ? fileURLToPath(path) : String(path);
-  return text.endsWith(KEY_FILE) && resolve(text) === resolve(KEY_FILE);
+  const name = path instanceof URL && path.protocol === 'file:' ? fileURLToPath(path) : textOf(path);
+  return name?.endsWith(KEY_FILE) && resolve(name) === resolve(KEY_FILE);
 }
 
-function textOf(key) {
-  if (ArrayBuffer.isView(key)) return bytesOf(key).toString('utf8').trim();
-  return typeof key === 'string' ? key.trim() : undefined;
+function textOf(value) {
+  if (ArrayBuffer.isView(value)) return bytesOf(value).toString('utf8');
+  return typeof value === 'string' ? value : undefined;
 }
 
 function bytesOf(data, encoding) {
