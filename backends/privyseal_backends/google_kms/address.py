@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
 from privyseal_backends.interface import CallerError, OperatorError
@@ -116,7 +117,8 @@ def _check_name(name: str) -> None:
 def parse_key_uri(uri: str) -> KeyAddress:
     """Read a key's URI. Raises `CallerError` when it is not of the form above, or has an unknown query field.
 
-    Query fields, each once: `endpoint` (see `parse_endpoint`) and `credentials=file:PATH`. They go before the settings.
+    Query fields, each once: `endpoint` (see `parse_endpoint`) and `credentials=file:PATH`, the path from the root on.
+    They go before the settings.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme.lower() != "gcpkms":
@@ -135,6 +137,8 @@ def parse_key_uri(uri: str) -> KeyAddress:
         kind, _, credentials_file = fields.pop("credentials").partition(":")
         if kind != "file" or not credentials_file:
             raise CallerError("URI", "the credentials are not named by a file", "write credentials=file:PATH")
+        if not PurePath(credentials_file).is_absolute():
+            raise CallerError("URI", "the credentials file's path is relative", "write it from the root on")
     if fields:
         unknown = min(fields)
         raise CallerError("URI", f"the query field {unknown!r} is unknown", "use endpoint and credentials alone")
@@ -150,6 +154,13 @@ def _text(settings: Mapping[str, object], name: str) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise _unfit(name, "a text that is not empty")
+
+
+def _path(settings: Mapping[str, object], name: str) -> str | None:
+    value = _text(settings, name)
+    if value is not None and not PurePath(value).is_absolute():
+        raise _unfit(name, "a path from the root on")
+    return value
 
 
 def _seconds(settings: Mapping[str, object], name: str, default: float) -> float:
@@ -175,9 +186,9 @@ def parse_settings(settings: Mapping[str, object]) -> Settings:
     """Read the backend's settings. Raises `OperatorError` on an unknown or unfit one.
 
     `endpoint`: a private or regional endpoint (`parse_endpoint`); by default cloudkms.googleapis.com.
-    `credentials_file`: JSON credentials; by default Google's application default credentials.
-    `attestation_roots`: a PEM file with the HSM manufacturer's and Google's root certificates; when it is set, an HSM
-    key is believed as far as its attestation proves, and no further.
+    `credentials_file`: JSON credentials, a path from the root on; by default Google's application default credentials.
+    `attestation_roots`: a PEM file, by a path from the root on, with the HSM manufacturer's and Google's root
+    certificates; when it is set, an HSM key is believed as far as its attestation proves, and no further.
     `concurrency`: calls in flight for each endpoint and credentials, 1 to 1000; by default 64.
     `attempt_timeout_s`: seconds until a single call is given up and tried again; by default 5.
     `open_timeout_s`: seconds that opening a key may take; by default 15.
@@ -192,8 +203,8 @@ def parse_settings(settings: Mapping[str, object]) -> Settings:
         raise OperatorError("settings", str(error), "correct the setting 'endpoint' of gcpkms") from None
     return Settings(
         endpoint=where,
-        credentials_file=_text(settings, "credentials_file"),
-        attestation_roots=_text(settings, "attestation_roots"),
+        credentials_file=_path(settings, "credentials_file"),
+        attestation_roots=_path(settings, "attestation_roots"),
         concurrency=_concurrency(settings),
         attempt_timeout_s=_seconds(settings, "attempt_timeout_s", Settings.attempt_timeout_s),
         open_timeout_s=_seconds(settings, "open_timeout_s", Settings.open_timeout_s),

@@ -52,6 +52,7 @@ def test_the_query_names_endpoint_and_credentials():
         (f"gcpkms://{NAME}?endpoint=a&endpoint=b", "twice"),
         (f"gcpkms://{NAME}?credentials=/etc/sa.json", "not named by a file"),
         (f"gcpkms://{NAME}?credentials=file:", "not named by a file"),
+        (f"gcpkms://{NAME}?credentials=file:sa.json", "path is relative"),
         (f"gcpkms://{NAME}?endpoint=http://10.0.0.1:80", "loopback alone"),
     ],
 )
@@ -112,13 +113,13 @@ def test_every_setting_is_read():
     assert parse_settings(
         {
             "endpoint": "kms.example",
-            "credentials_file": "sa.json",
-            "attestation_roots": "roots.pem",
+            "credentials_file": "/etc/sa.json",
+            "attestation_roots": "/etc/roots.pem",
             "concurrency": 8,
             "attempt_timeout_s": 2,
             "open_timeout_s": 3.5,
         }
-    ) == Settings(Endpoint("kms.example", 443), "sa.json", "roots.pem", 8, 2.0, 3.5)
+    ) == Settings(Endpoint("kms.example", 443), "/etc/sa.json", "/etc/roots.pem", 8, 2.0, 3.5)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,8 @@ def test_every_setting_is_read():
         {"endpoint": 1},
         {"endpoint": "http://kms.example:80"},
         {"credentials_file": ""},
+        {"credentials_file": "sa.json"},
+        {"attestation_roots": "~/roots.pem"},
         {"attestation_roots": ["a"]},
         {"concurrency": 0},
         {"concurrency": 1001},
