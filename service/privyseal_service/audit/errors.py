@@ -21,6 +21,10 @@ class AuditUnavailableError(AuditError):
         return AuditUnavailableError(*self.args)
 
 
+class WorkerBusyError(AuditUnavailableError):
+    """Another process writes under that worker's name."""
+
+
 class LogIntegrityError(AuditError):
     """The log's files contradict each other or a signed checkpoint. `place` says where, for a person."""
 

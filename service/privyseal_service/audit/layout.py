@@ -15,7 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -91,6 +91,19 @@ def read_fresh(path: Path) -> bytes:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def read_settled(path: Path) -> bytes:
+    """The bytes of a segment whose writer has ended, as they will stay. What it left unsynced is synced first, so that
+    a crash of the host cannot take back what is counted from now on. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # What cannot be synced is not on the device, and so not in what is read next.
+        with suppress(OSError):
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    return read_fresh(path)
 
 
 def ends_told_by(first_line: bytes) -> tuple[SegmentEnd, ...] | None:

@@ -14,7 +14,7 @@ from privyseal_service.audit.layout import (
     ends_told_by,
     lock,
     read_first_line,
-    read_fresh,
+    read_settled,
     read_synced,
     segment_numbers,
     segment_path,
@@ -80,7 +80,7 @@ class WorkerSegments:
         lengths = []
         for number in wanted:
             if number not in told:
-                told[number] = end_of_records(read_fresh(segment_path(self._folder, number)))
+                told[number] = end_of_records(read_settled(segment_path(self._folder, number)))
             lengths.append((number, told[number]))
         return lengths
 

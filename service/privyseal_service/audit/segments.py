@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from privyseal_service.audit.errors import AuditUnavailableError
+from privyseal_service.audit.errors import AuditUnavailableError, WorkerBusyError
 from privyseal_service.audit.files import FILE_MODE, Files, SystemFiles, make_folder
 from privyseal_service.audit.layout import (
     Layout,
@@ -20,6 +20,7 @@ from privyseal_service.audit.layout import (
     open_lock,
     pack_synced,
     read_fresh,
+    read_settled,
     segment_numbers,
     segment_path,
     survey,
@@ -36,6 +37,7 @@ ROTATE_BYTES = 64 << 20
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 1.0
 _LOCK_PATIENCE_S = 5.0
 _ENDS_KEPT = 16
+_MOST_WORKERS = 256
 
 
 class Position(NamedTuple):
@@ -90,7 +92,7 @@ class Journal:
     """Appends records to the segments of one worker of one replica.
 
     `append` may be called from many threads; calls that wait together share one write and one fdatasync. The folder is
-    locked: two writers of one name never meet.
+    locked: two writers of one name never meet; who comes second waits `lock_patience_s` and gets WorkerBusyError.
 
     When a write or a sync fails, all calls of that group raise AuditUnavailableError, and so does every later call at
     once and without touching the disk, until a thread in the background has got a record safely into a new segment. The
@@ -110,6 +112,7 @@ class Journal:
         files: Files | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
         on_change: StateListener = _ignore,
+        lock_patience_s: float = _LOCK_PATIENCE_S,
     ) -> None:
         self._source = source
         self._folder = Layout(root).worker(source.worker)
@@ -130,7 +133,7 @@ class Journal:
         self._marker: int | None = None
         try:
             make_folder(self._files, self._folder)
-            self._lock = self._take_lock()
+            self._lock = self._take_lock(lock_patience_s)
             self._marker = os.open(self._folder / "synced", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
             self._recover()
         except OSError as error:
@@ -193,12 +196,12 @@ class Journal:
     def _now_us(self) -> int:
         return self._clock_ns() // 1000
 
-    def _take_lock(self) -> int:
+    def _take_lock(self, patience_s: float) -> int:
         """The sequencer holds the lock for a moment when it looks at what a dead worker left: wait for it."""
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while (descriptor := open_lock(self._folder / "lock")) is None:
             if time.monotonic() > deadline:
-                raise BlockingIOError("another process writes there; give each worker a name of its own")
+                raise WorkerBusyError(f"another process writes to {self._folder}; give each worker its own name")
             time.sleep(0.02)
         return descriptor
 
@@ -207,7 +210,7 @@ class Journal:
         numbers = segment_numbers(self._folder)
         self._last_segment = numbers[-1] if numbers else 0
         for segment in reversed(numbers):
-            end, number = survey(segment, read_fresh(segment_path(self._folder, segment)))
+            end, number = survey(segment, read_settled(segment_path(self._folder, segment)))
             self._ended.insert(0, end)
             if number:
                 self._number = number
@@ -370,3 +373,13 @@ class Journal:
             set_aside_bytes=len(tail),
             set_aside_sha256=sha256(tail).hexdigest() if tail else "",
         )
+
+
+def open_journal(root: Path, replica: str, **options: Any) -> Journal:
+    """A journal under the first free name of w0, w1, …: for workers that come and go, also beside those of a release
+    that is being replaced, without leaving a folder for each. `options` are those of Journal, whose errors it raises.
+    """
+    for number in range(_MOST_WORKERS):
+        with contextlib.suppress(WorkerBusyError):
+            return Journal(root, Source(replica, f"w{number}"), lock_patience_s=0.0, **options)
+    raise WorkerBusyError(f"{_MOST_WORKERS} workers write to {root} already")

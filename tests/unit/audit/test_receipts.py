@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from hashlib import sha256
 
 import pytest
@@ -145,3 +147,12 @@ def test_files_of_another_form_are_refused(receipts, change):
 def test_files_that_are_none_are_refused(data):
     with pytest.raises(ReceiptError):
         parse_receipts(data)
+
+
+def test_checking_a_receipt_needs_the_standard_library_and_cryptography_alone():
+    code = (
+        "import sys; import privyseal_service.audit.receipts;"
+        "print([name for name in ('grpc', 'orjson', 'google', 'pydantic', 'click', 'asyncio') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

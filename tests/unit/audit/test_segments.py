@@ -12,11 +12,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from privyseal_service.audit.errors import AuditUnavailableError
+from privyseal_service.audit.errors import AuditUnavailableError, WorkerBusyError
 from privyseal_service.audit.layout import Layout, ends_told_by, head_of, read_synced, segment_numbers, segment_path
 from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.record import EndReason, Source
-from privyseal_service.audit.segments import Journal, Written
+from privyseal_service.audit.segments import Journal, Written, open_journal
 from tests.unit.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
 
 
@@ -91,14 +91,24 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
         Journal(tmp_path, SOURCE)
 
 
-def test_two_writers_of_one_name_never_meet(tmp_path, monkeypatch):
-    monkeypatch.setattr("privyseal_service.audit.segments._LOCK_PATIENCE_S", 0.1)
+def test_two_writers_of_one_name_never_meet(tmp_path):
     journal = Journal(tmp_path, SOURCE)
-    with pytest.raises(AuditUnavailableError, match="a name of its own"):
-        Journal(tmp_path, SOURCE)
+    with pytest.raises(WorkerBusyError, match="its own name"):
+        Journal(tmp_path, SOURCE, lock_patience_s=0.1)
     Journal(tmp_path, Source(SOURCE.replica, "w1")).close()
     journal.close()
     Journal(tmp_path, SOURCE).close()
+
+
+def test_workers_take_the_first_free_name(tmp_path):
+    journals = [open_journal(tmp_path, "replica-1") for _ in range(3)]
+    assert [journal.append([decision()])[0].position.worker for journal in journals] == ["w0", "w1", "w2"]
+    journals[1].close()
+    journals.append(open_journal(tmp_path, "replica-1"))
+    assert journals[3].append([decision()])[0].position.worker == "w1"
+    for journal in journals:
+        journal.close()
+    assert Layout(tmp_path).workers() == ["w0", "w1", "w2"]
 
 
 def test_numbers_go_on_over_restarts_and_rotation(tmp_path):
