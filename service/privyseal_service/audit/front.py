@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from privyseal_service.audit.errors import AuditUnavailableError
@@ -82,10 +83,15 @@ class AuditFront:
             group, more = self._next_group()
             if group:
                 answers = self._write(group)
-                self._loop.call_soon_threadsafe(self._answer, answers)
+                self._tell(self._answer, answers)
             if not more:
-                self._loop.call_soon_threadsafe(self._ended.set)
+                self._tell(self._ended.set)
                 return
+
+    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Have the loop call back. When it is closed already, nobody waits any more."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _next_group(self) -> tuple[list[_Call], bool]:
         """Wait for a call and take those behind it, up to some number of records; False after the last."""

@@ -11,7 +11,7 @@ from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.front import AuditFront
 from privyseal_service.audit.segments import Journal
 from tests.unit.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
-from tests.unit.audit.test_segments import assert_on_record
+from tests.unit.audit.test_segments import assert_on_record, lines_of
 
 
 class Gate:
@@ -177,6 +177,26 @@ def test_a_closed_front_refuses(tmp_path):
 
     asyncio.run(run())
     journal.close()
+
+
+def test_a_loop_that_ended_first_does_no_harm(tmp_path):
+    files = FaultyFiles()
+    journal = Journal(tmp_path, SOURCE, files=files)
+    files.fault = gate = Gate()
+
+    async def run():
+        front = AuditFront(journal)
+        call = asyncio.ensure_future(front.append([decision(1)]))
+        await reached(gate)
+        call.cancel()
+        return front
+
+    front = asyncio.run(run())
+    gate.open.set()
+    front._calls.put(None)
+    front._thread.join()
+    journal.close()
+    assert len(lines_of(tmp_path)) == 3
 
 
 def test_a_thread_and_the_front_may_use_one_journal(tmp_path):
