@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def check_command(command: Command, words: Sequence[str]) -> None:
         )
     if command.uploads and command.has_option("--no-key"):
         raise InputError("--no-key uploads the bundle unsigned", remedy="take the option away, or run without exec")
-    if any(app.is_private_key(word.encode()) for word in words):
+    if any(app.is_private_key(os.fsencode(word)) for word in words):
         raise InputError(
             "there is a private key among the words of the command",
             remedy="take the option away: the placeholder is found where the Capgo CLI looks for a key",

@@ -52,6 +52,11 @@ def test_streams_words_and_exit_code_pass_through(folder, env, tmp_path):
     assert program.left_behind(tmp_path) == []
 
 
+def test_words_that_are_no_text_pass_through(folder, env):
+    done = run(folder, env, "printf", "%s", os.fsdecode(b"\xff\xfe"), text=False)
+    assert (done.returncode, done.stdout) == (0, b"\xff\xfe")
+
+
 def test_a_command_that_signed_nothing_is_no_success(folder, env):
     done = run(folder, env, "true", flags=())
     assert done.returncode == 1
