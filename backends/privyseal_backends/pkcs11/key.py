@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -59,12 +60,19 @@ def sign(handle: pkcs11.PrivateKey, signing_input: SigningInput, size_bytes: int
     return bytes(value)
 
 
-def decrypt(handle: pkcs11.PrivateKey, ciphertext: bytes, mechanism: Mechanism, public_key: PublicKey) -> bytes:
+def decrypt(
+    handle: pkcs11.PrivateKey,
+    ciphertext: bytes,
+    mechanism: Mechanism,
+    public_key: PublicKey,
+    fresh: Callable[[], pkcs11.PrivateKey],
+) -> bytes:
     """One C_DecryptInit and C_Decrypt. Raises `PKCS11Error` where the token failed, and `CallerError`, always in the
     same words, where the ciphertext is at fault.
 
     Tokens answer a bad ciphertext with many values, CKR_GENERAL_ERROR among them; so after one that does not tell, the
-    token has to decrypt a trial of our own before the ciphertext is blamed.
+    token has to decrypt a trial of our own before the ciphertext is blamed. `fresh` gives the handle for that, on
+    another session: some tokens leave the operation that failed active in its own.
     """
     if len(ciphertext) != public_key.modulus_bytes:
         raise unfit_ciphertext()
@@ -74,9 +82,8 @@ def decrypt(handle: pkcs11.PrivateKey, ciphertext: bytes, mechanism: Mechanism, 
         fault = meaning(error).fault
         if fault not in (Fault.CALLER, Fault.DOUBTFUL, Fault.BUSY):
             raise
-    if not _passes_trial(handle, mechanism, public_key):
-        # Only what the token did with a ciphertext of our own says anything of the token.
-        try_decryption(handle, mechanism, public_key)
+    # Only what the token does with a ciphertext of our own says anything of the token.
+    try_decryption(fresh(), mechanism, public_key)
     raise unfit_ciphertext()
 
 
@@ -97,14 +104,6 @@ def try_decryption(handle: pkcs11.PrivateKey, mechanism: Mechanism, public_key: 
 def unfit_ciphertext() -> CallerError:
     """The one answer to every ciphertext that was not made for the key: more would tell an attacker what was wrong."""
     return CallerError("ciphertext", "it was not made for this key and scheme", "wrap it with the key's public key")
-
-
-def _passes_trial(handle: pkcs11.PrivateKey, mechanism: Mechanism, public_key: PublicKey) -> bool:
-    try:
-        try_decryption(handle, mechanism, public_key)
-    except PKCS11Error:
-        return False
-    return True
 
 
 def _decrypt(handle: pkcs11.PrivateKey, ciphertext: bytes, mechanism: Mechanism, public_key: PublicKey) -> bytes:

@@ -148,22 +148,28 @@ class _Worker:
         except PKCS11Error as error:
             self._discard_session()
             raise _lost(error, operation) from None
-        except OperatorError as error:
-            # A token that went away shows no objects rather than an error (SoftHSM does).
-            raise UnavailableError("token", f"the key's handle went stale and {error.message}", error.remedy) from None
 
     def _once(self, key: TokenKey, operation: Operation) -> bytes:
         handle = self._handle(key)
         if isinstance(operation, SigningInput):
             return sign(handle, operation, key.public_key.modulus_bytes)
-        return decrypt(handle, operation.ciphertext, operation.mechanism, key.public_key)
+        return decrypt(handle, operation.ciphertext, operation.mechanism, key.public_key, lambda: self._fresh(key))
+
+    def _fresh(self, key: TokenKey) -> pkcs11.PrivateKey:
+        """The key's handle on a new session."""
+        self._discard_session()
+        return self._handle(key)
 
     def _handle(self, key: TokenKey) -> pkcs11.PrivateKey:
         handle = self._handles.get(key)
         if handle is None:
             if self._session is None:
                 self._session = self._owner.token.open(rw=self._owner.read_write, attribute_mapper=MAPPER)
-            handle = self._handles[key] = find_again(self._session, key)
+            try:
+                handle = self._handles[key] = find_again(self._session, key)
+            except OperatorError as error:
+                # It was there once. A token that went away shows no objects rather than an error (SoftHSM does).
+                raise UnavailableError("token", f"the key is gone: {error.message}", error.remedy) from None
         return handle
 
     def _discard_session(self) -> None:

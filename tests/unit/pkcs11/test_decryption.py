@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
 from privyseal_backends.interface import (
+    BusyError,
     CallerError,
     DeadlineError,
     Decrypter,
@@ -133,23 +134,33 @@ def test_every_unfit_ciphertext_gets_the_same_answer(token: SoftHsmToken) -> Non
 
 
 @pytest.mark.parametrize("code", [Ckr.ENCRYPTED_DATA_INVALID, Ckr.GENERAL_ERROR, Ckr.FUNCTION_FAILED, 0x20, 0x21, 0x41])
-def test_whatever_the_token_calls_it(token: SoftHsmToken, shim: FaultShim, code: int) -> None:
+@pytest.mark.parametrize("lie", [True, False])
+def test_whatever_the_token_calls_it(token: SoftHsmToken, shim: FaultShim, code: int, lie: bool) -> None:
+    """Without `lie` the token leaves the operation active in the session, as some do after a bad ciphertext."""
+
     async def refuse() -> None:
         async with decrypter(token.uri("decrypter", module_path=shim.path), threads=1) as key:
-            shim.fail("C_Decrypt", code, times=1, lie=True)
+            shim.fail("C_Decrypt", code, times=1, lie=lie)
+            good = wrap(key.description.public_key, bytes(16))
             with pytest.raises(CallerError, match="not made for this key"):
-                await key.decrypt(wrap(key.description.public_key, bytes(16)), Mechanism.OAEP_SHA1, in_time())
+                await key.decrypt(good, Mechanism.OAEP_SHA1, in_time())
+            assert (await key.decrypt(good, Mechanism.OAEP_SHA1, in_time())).value == bytes(16)
 
     asyncio.run(refuse())
 
 
-def test_a_failing_token_is_not_the_ciphertexts_fault(token: SoftHsmToken, shim: FaultShim) -> None:
+@pytest.mark.parametrize("lie", [True, False])
+def test_a_failing_token_is_not_the_ciphertexts_fault(token: SoftHsmToken, shim: FaultShim, lie: bool) -> None:
     async def fail() -> None:
         async with decrypter(token.uri("decrypter", module_path=shim.path), threads=1) as key:
             good = wrap(key.description.public_key, bytes(16))
-            for code in (Ckr.GENERAL_ERROR, Ckr.DEVICE_ERROR):
-                shim.fail("C_Decrypt", code, lie=True)
-                with pytest.raises(UnavailableError):
+            for code, kind in (
+                (Ckr.GENERAL_ERROR, UnavailableError),
+                (Ckr.DEVICE_ERROR, UnavailableError),
+                (Ckr.FUNCTION_FAILED, BusyError),
+            ):
+                shim.fail("C_Decrypt", code, lie=lie)
+                with pytest.raises(kind):
                     await key.decrypt(good, Mechanism.OAEP_SHA1, in_time())
                 shim.clear()
                 assert (await key.decrypt(good, Mechanism.OAEP_SHA1, in_time())).value == bytes(16)

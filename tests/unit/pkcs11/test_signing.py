@@ -167,8 +167,9 @@ def test_a_key_that_was_deleted_is_unavailable_and_not_misconfigured(tmp_path: P
             key = await store.open_key(token.uri("demo"))
             values(await key.sign(type1(), in_time()))
             delete_objects(token, "demo")
-            (result,) = await key.sign(type1(), in_time())
-            assert isinstance(result, UnavailableError)
+            for _ in range(2):
+                (result,) = await key.sign(type1(), in_time())
+                assert isinstance(result, UnavailableError)
             import_rsa_key(token, "demo", VECTORS / "capgo-v3" / "private.pem")
             assert kinds(await key.sign(type1(), in_time())) == ["Signature"]
 
