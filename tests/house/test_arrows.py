@@ -1,8 +1,9 @@
-"""Who may import whom: the service imports backends and stubs, the client and the backends nothing of ours."""
+"""Who may import whom: the service imports backends, stubs and transparency, client and backends nothing of ours."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ ROOTS = {
     "backends/privyseal_backends": {"privyseal_backends"},
     "service/privyseal_service": {"privyseal_service", "privyseal_backends", "privyseal"},
 }
+# What the client's root has for both sides: the service keeps the log with what everybody checks it with.
+SHARED = ("privyseal.v1", "privyseal.transparency")
 # gRPC and the operations of a key store have no place where only the mathematics and the rules are.
 DOMAIN = ("operations", "grants", "callers")
 
@@ -48,20 +51,39 @@ def test_arrows_point_one_way(root):
     assert wrong == {}
 
 
-def test_the_service_takes_stubs_and_the_version_from_the_client_and_no_more():
+def test_the_service_takes_stubs_transparency_and_the_version_from_the_client_and_no_more():
     wrong = {
         name(file): sorted(more)
         for file in modules("service/privyseal_service")
-        if (
-            more := {
-                i
-                for i in imports(file)
-                if i.split(".")[0] == "privyseal" and not i.startswith("privyseal.v1") and i != "privyseal.__version__"
-            }
-        )
+        if (more := {i for i in imports(file) if i.split(".")[0] == "privyseal" and not may_be_shared(i)})
     }
 
     assert wrong == {}
+
+
+def may_be_shared(imported: str) -> bool:
+    return imported == "privyseal.__version__" or any(f"{imported}.".startswith(f"{name}.") for name in SHARED)
+
+
+@pytest.mark.parametrize("imported", ["privyseal", "privyseal.errors", "privyseal.v1beta", "privyseal.transparency_"])
+def test_nothing_else_of_the_client_is_shared(imported):
+    assert not may_be_shared(imported)
+
+
+def test_transparency_is_pure():
+    found = {i for file in modules("client/privyseal/transparency") for i in imports(file)}
+
+    outside = {i for i in found if i.split(".")[0] not in {*sys.stdlib_module_names, "cryptography"}}
+    assert {i for i in outside if not i.startswith("privyseal.transparency.")} == set()
+    assert {i.split(".")[0] for i in found} & {
+        "os",
+        "socket",
+        "ssl",
+        "http",
+        "pathlib",
+        "threading",
+        "asyncio",
+    } == set()
 
 
 @pytest.mark.parametrize("module", DOMAIN)

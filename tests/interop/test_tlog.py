@@ -12,9 +12,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from privyseal_service.audit.checkpoint import Signer, open_checkpoint
+from privyseal.transparency.checkpoint import Signer, open_checkpoint
+from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.layout import Layout
-from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal

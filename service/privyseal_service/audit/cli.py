@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from privyseal_service.audit.checkpoint import VerifierKey
+    from privyseal.transparency.checkpoint import VerifierKey
     from privyseal_service.audit.selection import Selection
 
 NOT_VERIFIED, USAGE = 1, 2
@@ -30,7 +30,7 @@ def _fail(message: str, code: int) -> NoReturn:
 @contextmanager
 def _sentences() -> Iterator[None]:
     """Turn what goes wrong with files, keys and logs into one sentence and an exit code."""
-    from privyseal_service.audit.errors import AuditError, KeyFileError  # noqa: PLC0415
+    from privyseal.transparency.errors import AuditError, KeyFileError  # noqa: PLC0415
 
     try:
         yield
@@ -179,7 +179,7 @@ def _require(folder: Path) -> None:
 
 def _read_keys(texts: Sequence[str]) -> list[VerifierKey]:
     """The keys, each given as itself or as a file with it."""
-    from privyseal_service.audit.checkpoint import VerifierKey  # noqa: PLC0415
+    from privyseal.transparency.checkpoint import VerifierKey  # noqa: PLC0415
 
     return [VerifierKey.parse(text if "+" in text else Path(text).read_text()) for text in texts]
 

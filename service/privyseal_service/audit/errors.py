@@ -1,10 +1,8 @@
-"""What can go wrong with the audit trail."""
+"""What can go wrong with keeping the audit trail. What anyone can find wrong with it is privyseal.transparency's."""
 
 from __future__ import annotations
 
-
-class AuditError(Exception):
-    """A fault of the audit trail; its text is one sentence for an operator and holds no secret."""
+from privyseal.transparency.errors import AuditError
 
 
 class AuditUnavailableError(AuditError):
@@ -36,18 +34,6 @@ class LogIntegrityError(AuditError):
 
 class NotInLogError(AuditError):
     """The log has no such record, checkpoint or tree size (yet)."""
-
-
-class KeyFileError(AuditError):
-    """An audit key, private or public, that cannot be used; the text says what is wrong and what to do."""
-
-
-class NoteError(AuditError):
-    """A checkpoint or signed note that is malformed, or that no known key signed."""
-
-
-class ReceiptError(AuditError):
-    """A receipt that does not prove what it claims; the text says which part fails."""
 
 
 class PublishError(AuditError):

@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from privyseal_service.audit.checkpoint import Signer, VerifierKey
-from privyseal_service.audit.errors import KeyFileError
+from privyseal.transparency.checkpoint import Signer, VerifierKey
+from privyseal.transparency.errors import KeyFileError
 from privyseal_service.audit.files import SystemFiles
 
 _MAX_KEY_BYTES = 4_096

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Protocol, TextIO
 from urllib.parse import urlsplit
 
-from privyseal_service.audit.checkpoint import Checkpoint, Note, VerifierKey, cosigned_by
-from privyseal_service.audit.errors import AuditError, PublishError
+from privyseal.transparency.checkpoint import Checkpoint, Note, VerifierKey, cosigned_by
+from privyseal.transparency.errors import AuditError
+from privyseal_service.audit.errors import PublishError
 from privyseal_service.audit.files import FILE_MODE, SystemFiles, make_folder, write_whole
 from privyseal_service.audit.reader import LogReader
 

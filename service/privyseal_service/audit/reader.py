@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from privyseal_service.audit.checkpoint import Checkpoint, Note
-from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
-from privyseal_service.audit.layout import Layout
-from privyseal_service.audit.merkle import (
+from privyseal.transparency.checkpoint import Checkpoint, Note
+from privyseal.transparency.merkle import (
     HASH_BYTES,
     ProofError,
     consistency_proof,
@@ -18,6 +16,8 @@ from privyseal_service.audit.merkle import (
     tree_root,
     verify_inclusion,
 )
+from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
+from privyseal_service.audit.layout import Layout
 from privyseal_service.audit.tiles import TILE_WIDTH, TileReader, tile_width
 
 SEARCHED_ENTRIES = 1_000_000

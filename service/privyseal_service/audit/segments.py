@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.errors import AuditUnavailableError, WorkerBusyError
 from privyseal_service.audit.files import FILE_MODE, Files, SystemFiles, make_folder
 from privyseal_service.audit.layout import (
@@ -25,7 +26,6 @@ from privyseal_service.audit.layout import (
     segment_path,
     survey,
 )
-from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.record import EndReason, Record, SegmentEnd, SegmentStart, Source, Stop, encode
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from typing import TypeAlias
 
 import orjson
 
-from privyseal_service.audit.checkpoint import Checkpoint, Signer, VerifierKey, open_checkpoint
-from privyseal_service.audit.errors import AuditError, LogIntegrityError
+from privyseal.transparency.checkpoint import Checkpoint, Signer, VerifierKey, open_checkpoint
+from privyseal.transparency.errors import AuditError
+from privyseal.transparency.merkle import EMPTY_ROOT
+from privyseal_service.audit.errors import LogIntegrityError
 from privyseal_service.audit.files import Files, SystemFiles, make_folder, write_whole
 from privyseal_service.audit.layout import Layout, head_of, open_lock, segment_numbers, segment_path
-from privyseal_service.audit.merkle import EMPTY_ROOT
 from privyseal_service.audit.progress import Cursor, WorkerSegments
 from privyseal_service.audit.tiles import GrowingTree, TileReader, last_full_tiles
 

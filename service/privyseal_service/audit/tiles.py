@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from privyseal.transparency.merkle import HASH_BYTES, Node, edge_root, leaf_hash, root_of
 from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
-from privyseal_service.audit.merkle import HASH_BYTES, Node, edge_root, leaf_hash, root_of
 
 TILE_WIDTH = 256
 _HEIGHT = 8

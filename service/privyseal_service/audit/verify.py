@@ -15,8 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from privyseal_service.audit.checkpoint import Checkpoint, VerifierKey, cosigned_by, open_checkpoint, split_notes
-from privyseal_service.audit.errors import AuditError, LogIntegrityError, NoteError, NotInLogError
+from privyseal.transparency.checkpoint import Checkpoint, VerifierKey, cosigned_by, open_checkpoint, split_notes
+from privyseal.transparency.errors import AuditError, NoteError
+from privyseal.transparency.merkle import EMPTY_ROOT, HASH_BYTES, edge_root, root_of
+from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
 from privyseal_service.audit.layout import (
     Layout,
     end_of_records,
@@ -27,7 +29,6 @@ from privyseal_service.audit.layout import (
     segment_numbers,
     segment_path,
 )
-from privyseal_service.audit.merkle import EMPTY_ROOT, HASH_BYTES, edge_root, root_of
 from privyseal_service.audit.record import MAX_LINE_BYTES, SegmentEnd
 from privyseal_service.audit.tiles import ENTRIES, TILE_WIDTH, TileReader, split_hashes, tile_path, tile_width
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from privyseal_service.audit.checkpoint import Signer
+from privyseal.transparency.checkpoint import Signer
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal
 from privyseal_service.audit.sequencer import Sequencer

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.segments import Journal
 from tests.unit.audit.helpers import SOURCE, decision
 

@@ -7,7 +7,7 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privyseal_service.audit.checkpoint import (
+from privyseal.transparency.checkpoint import (
     Checkpoint,
     Note,
     SignatureType,
@@ -17,8 +17,8 @@ from privyseal_service.audit.checkpoint import (
     open_checkpoint,
     split_notes,
 )
-from privyseal_service.audit.errors import KeyFileError, NoteError
-from privyseal_service.audit.merkle import EMPTY_ROOT
+from privyseal.transparency.errors import KeyFileError, NoteError
+from privyseal.transparency.merkle import EMPTY_ROOT
 
 # C2SP signed-note, "Verifier keys", example.
 EXAMPLE_KEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
+from privyseal.transparency.errors import KeyFileError
 from privyseal_service.audit.cli import audit
-from privyseal_service.audit.errors import KeyFileError
 from privyseal_service.audit.keys import load_key, make_key
 from privyseal_service.audit.publish import FileSink
 from privyseal_service.audit.record import Caller, DenialSummary, Outcome, Source

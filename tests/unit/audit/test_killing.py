@@ -10,8 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from privyseal_service.audit.checkpoint import Signer, VerifierKey, open_checkpoint
-from privyseal_service.audit.merkle import leaf_hash, root_of, verify_consistency
+from privyseal.transparency.checkpoint import Signer, VerifierKey, open_checkpoint
+from privyseal.transparency.merkle import leaf_hash, root_of, verify_consistency
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal

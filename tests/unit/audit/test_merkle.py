@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privyseal_service.audit.merkle import (
+from privyseal.transparency.merkle import (
     EMPTY_ROOT,
     ProofError,
     consistency_proof,

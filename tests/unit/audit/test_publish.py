@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privyseal_service.audit.checkpoint import Checkpoint, Note, SignatureType, Signer, VerifierKey, cosigned_by
+from privyseal.transparency.checkpoint import Checkpoint, Note, SignatureType, Signer, VerifierKey, cosigned_by
+from privyseal.transparency.merkle import verify_consistency
 from privyseal_service.audit.errors import PublishError
-from privyseal_service.audit.merkle import verify_consistency
 from privyseal_service.audit.publish import FileSink, HttpsSink, Publisher, StreamSink, WitnessSink
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from privyseal_service.audit.checkpoint import Signer, open_checkpoint
+from privyseal.transparency.checkpoint import Signer, open_checkpoint
+from privyseal.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
 from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
 from privyseal_service.audit.layout import Layout
-from privyseal_service.audit.merkle import leaf_hash, verify_consistency, verify_inclusion
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal

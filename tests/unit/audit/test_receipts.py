@@ -10,11 +10,11 @@ from hashlib import sha256
 
 import pytest
 
-from privyseal_service.audit.checkpoint import Signer, VerifierKey
-from privyseal_service.audit.errors import ReceiptError
-from privyseal_service.audit.merkle import leaf_hash
+from privyseal.transparency.checkpoint import Signer, VerifierKey
+from privyseal.transparency.errors import ReceiptError
+from privyseal.transparency.merkle import leaf_hash
+from privyseal.transparency.receipts import Proven, Receipt, check, pack_receipts, parse_receipts
 from privyseal_service.audit.reader import LogReader
-from privyseal_service.audit.receipts import Proven, Receipt, check, pack_receipts, parse_receipts
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal
 from privyseal_service.audit.sequencer import Sequencer
@@ -151,7 +151,7 @@ def test_files_that_are_none_are_refused(data):
 
 def test_checking_a_receipt_needs_the_standard_library_and_cryptography_alone():
     code = (
-        "import sys; import privyseal_service.audit.receipts;"
+        "import sys; import privyseal.transparency.receipts;"
         "print([name for name in ('grpc', 'orjson', 'google', 'pydantic', 'click', 'asyncio') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,11 +12,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from privyseal_service.audit.checkpoint import Checkpoint, Signer, open_checkpoint
-from privyseal_service.audit.errors import AuditError, AuditUnavailableError, LogIntegrityError, NoteError
+from privyseal.transparency.checkpoint import Checkpoint, Signer, open_checkpoint
+from privyseal.transparency.errors import AuditError, NoteError
+from privyseal.transparency.merkle import leaf_hash, root_of, verify_consistency
+from privyseal_service.audit.errors import AuditUnavailableError, LogIntegrityError
 from privyseal_service.audit.files import SystemFiles
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from privyseal_service.audit.merkle import leaf_hash, root_of, verify_consistency
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal

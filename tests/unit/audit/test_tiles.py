@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privyseal.transparency.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of, tree_root
 from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
 from privyseal_service.audit.files import SystemFiles, write_whole
-from privyseal_service.audit.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of, tree_root
 from privyseal_service.audit.tiles import (
     ENTRIES,
     GrowingTree,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from privyseal_service.audit.checkpoint import Checkpoint, Signer, open_checkpoint
+from privyseal.transparency.checkpoint import Checkpoint, Signer, open_checkpoint
+from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from privyseal_service.audit.merkle import leaf_hash
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal
 from privyseal_service.audit.sequencer import Sequencer
