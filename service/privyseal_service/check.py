@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from privyseal_backends.interface import BackendError, KeyDescription, UnavailableError
 from privyseal_backends.registry import backend
-from privyseal_service.enrollment import check_enrollment, worded
+from privyseal_service.enrollment import MisfitError, check_enrollment, check_one_purpose, worded
 from privyseal_service.keyring import Stores
 from privyseal_service.tls import TlsError, load_tls
 
@@ -71,7 +71,23 @@ async def check(config: Config, backends: Callable[[str], OpenStore] = backend) 
         keys = await asyncio.gather(*(_check_key(key, stores, granted=key.name in granted) for key in config.keys))
     finally:
         await stores.close()
-    return [*(_check_listener(listener) for listener in config.listeners), *keys]
+    return [*(_check_listener(listener) for listener in config.listeners), *_check_purposes(config, keys)]
+
+
+def _check_purposes(config: Config, found: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings, with those spoiled that are one RSA key for two purposes."""
+    pairs = list(zip(config.keys, found, strict=True))
+    known = [(key, str(finding.facts["fingerprint"])) for key, finding in pairs if finding.ok]
+    for key, finding in pairs:
+        yield _check_purpose(key, finding, known) if finding.ok else finding
+
+
+def _check_purpose(config: KeyConfig, finding: Finding, known: Sequence[tuple[KeyConfig, str]]) -> Finding:
+    try:
+        check_one_purpose(config, str(finding.facts["fingerprint"]), known)
+    except MisfitError as error:
+        return replace(finding, part=error.part, message=error.message, remedy=error.remedy)
+    return finding
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:

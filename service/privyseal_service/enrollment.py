@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from privyseal_backends.interface import KeyDescription, OperatorError
+from privyseal_backends.interface import PURPOSES, KeyDescription, OperatorError, Purpose
 from privyseal_service.operations import MECHANISMS, MODULUS_BITS, Scheme
 
 if TYPE_CHECKING:
@@ -28,6 +29,27 @@ def check_enrollment(config: KeyConfig, description: KeyDescription) -> None:
     for scheme in config.schemes:
         _check_scheme(scheme, description)
     _check_custody(config.custody, description)
+
+
+def check_one_purpose(config: KeyConfig, fingerprint: str, others: Iterable[tuple[KeyConfig, str]]) -> None:
+    """Raise MisfitError when one of the other keys, each with its fingerprint, is the same RSA key for another purpose:
+    two names of one key would give a block of bytes the two meanings that one name may not."""
+    for other, found in others:
+        if found == fingerprint and _purposes(other) != _purposes(config):
+            raise MisfitError(
+                "object",
+                f"it is the same RSA key as {other.name!r}, which is for {_worded_purpose(other)}, and this one is for"
+                f" {_worded_purpose(config)}",
+                "one key must not give a block of bytes two meanings: make a second key",
+            )
+
+
+def _purposes(config: KeyConfig) -> frozenset[Purpose]:
+    return frozenset(PURPOSES[MECHANISMS[scheme]] for scheme in config.schemes)
+
+
+def _worded_purpose(config: KeyConfig) -> str:
+    return " and ".join(sorted(purpose.value for purpose in _purposes(config)))
 
 
 def _check_scheme(scheme: Scheme, description: KeyDescription) -> None:

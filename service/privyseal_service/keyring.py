@@ -26,7 +26,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_backends.registry import backend, uri_scheme
 from privyseal_service import errors
-from privyseal_service.enrollment import check_enrollment
+from privyseal_service.enrollment import check_enrollment, check_one_purpose
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -182,7 +182,9 @@ class Keyring:
     async def _try_to_open(self, served: ServedKey) -> bool:
         """Whether there is nothing more to try."""
         try:
-            served.opened(await open_key(served.config, self._stores))
+            key = await open_key(served.config, self._stores)
+            check_one_purpose(served.config, _fingerprint(key), self._others(served))
+            served.opened(key)
         except BackendError as error:
             served.failed(error)
         except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
@@ -193,12 +195,21 @@ class Keyring:
             _log_opened(served)
         return served.problem is None or not may_heal(served.problem)
 
+    def _others(self, served: ServedKey) -> list[tuple[KeyConfig, str]]:
+        """The other keys that are open by now, with their fingerprints."""
+        others = (other for other in self.keys.values() if other is not served)
+        return [(other.config, _fingerprint(other.key)) for other in others if other.key is not None]
+
     async def close(self) -> None:
         """Stop opening, then close every store."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._stores.close()
+
+
+def _fingerprint(key: Key) -> str:
+    return key.description.public_key.fingerprint
 
 
 def may_heal(error: BackendError) -> bool:

@@ -205,6 +205,20 @@ def test_stores_that_make_no_keys_or_are_away(software: Place) -> None:
     )
 
 
+def test_one_key_under_two_names_for_two_purposes(place: Place, token: SoftHsmToken) -> None:
+    capgo = key_of(place, token)
+    other = capgo.replace('name = "demo"', 'name = "other"')
+    place.run("key", "create", "--config", str(place.config), "demo")
+    place.configure(capgo + other)
+    assert place.run("check", "--config", str(place.config)).returncode == 0
+    place.configure(capgo + other.replace('"capgo", "capgo-v3"', '"rsassa-pss-sha256"'))
+    checked = place.run("check", "--config", str(place.config), "--json")
+    assert checked.returncode == 1
+    assert [key["part"] for key in json.loads(checked.stdout)["keys"]] == ["object", "object"]
+    assert "the same RSA key as 'other'" in checked.stdout
+    assert "it is the same RSA key as" in sentence(place.run("serve", "--config", str(place.config)), 1)
+
+
 # --- check: certificates ---
 
 

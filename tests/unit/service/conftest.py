@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +93,17 @@ def farm_config(ca: CA, folder: Path) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def key_for(name: str) -> rsa.RSAPrivateKey:
+    """A key of the tests' own, made once: no two purposes share one."""
+    return rsa.generate_private_key(65537, 2048)
+
+
 def farm_store(rsa_key: rsa.RSAPrivateKey) -> SoftwareStore:
     store = SoftwareStore()
     store.add("capgo", rsa_key, Purpose.TYPE1)
-    store.add("signer", rsa_key, Purpose.SIGNATURES)
-    store.add("opener", rsa_key, Purpose.DECRYPTION)
+    store.add("signer", key_for("signer"), Purpose.SIGNATURES)
+    store.add("opener", key_for("opener"), Purpose.DECRYPTION)
     return store
 
 

@@ -116,8 +116,8 @@ def test_capgo_makes_the_type_1_block(farm: Farm, rsa_key: rsa.RSAPrivateKey) ->
     rsa_key.public_key().verify(signature, CHECKSUM, padding.PKCS1v15(), NoDigestInfo())  # type: ignore[arg-type]
 
 
-def test_rsassa(farm: Farm, rsa_key: rsa.RSAPrivateKey) -> None:
-    public_key, prehashed = rsa_key.public_key(), Prehashed(SHA256())
+def test_rsassa(farm: Farm) -> None:
+    public_key, prehashed = farm.store.keys["signer"].private_key.public_key(), Prehashed(SHA256())
     pkcs1 = sign(farm, pb.SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256, key="signer")
     public_key.verify(pkcs1, CHECKSUM, padding.PKCS1v15(), prehashed)
     pss = sign(farm, pb.SIGNATURE_SCHEME_RSASSA_PSS_SHA256, key="signer")
@@ -129,12 +129,13 @@ def test_rsassa(farm: Farm, rsa_key: rsa.RSAPrivateKey) -> None:
     ("scheme", "digest"), [(pb.WRAP_SCHEME_RSAES_OAEP_SHA256, SHA256()), (pb.WRAP_SCHEME_RSAES_OAEP_SHA1, SHA1())]
 )
 def test_oaep_wraps_without_the_store(
-    farm: Farm, rsa_key: rsa.RSAPrivateKey, scheme: pb.WrapScheme.ValueType, digest: HashAlgorithm, size: int
+    farm: Farm, scheme: pb.WrapScheme.ValueType, digest: HashAlgorithm, size: int
 ) -> None:
+    private_key = farm.store.keys["opener"].private_key
     before, session_key = farm.store.calls.private, bytes(range(size))
     wrapped = wrap(farm, scheme, session_key, key="opener")
     assert farm.store.calls.private == before
-    assert rsa_key.decrypt(wrapped, padding.OAEP(padding.MGF1(digest), digest, None)) == session_key
+    assert private_key.decrypt(wrapped, padding.OAEP(padding.MGF1(digest), digest, None)) == session_key
     assert unwrap(farm, scheme, wrapped) == session_key
     assert farm.store.calls.private == before + 1
 
@@ -294,9 +295,11 @@ def test_what_no_key_unwraps(farm: Farm, key: str, scheme: pb.WrapScheme.ValueTy
     assert farm.store.calls.private == before
 
 
-def test_what_was_not_wrapped_for_the_key_is_refused_in_the_same_words(farm: Farm, rsa_key: rsa.RSAPrivateKey) -> None:
+def test_what_was_not_wrapped_for_the_key_is_refused_in_the_same_words(farm: Farm) -> None:
+    public_key = farm.store.keys["opener"].private_key.public_key()
+
     def oaep(digest: HashAlgorithm, plain: bytes) -> bytes:
-        return rsa_key.public_key().encrypt(plain, padding.OAEP(padding.MGF1(digest), digest, None))
+        return public_key.encrypt(plain, padding.OAEP(padding.MGF1(digest), digest, None))
 
     damaged = [bytes(256), b"\xff" * 256, oaep(SHA1(), bytes(16)), oaep(SHA256(), bytes(17)), oaep(SHA256(), b"")]
     words = [refused(lambda w=w: unwrap(farm, pb.WRAP_SCHEME_RSAES_OAEP_SHA256, w)) for w in damaged]  # type: ignore[misc]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from privyseal_backends.interface import UnavailableError
+from privyseal_backends.interface import Mechanism, UnavailableError
 from privyseal_service.config import CustodyBar, KeyConfig
 from privyseal_service.errors import Code, ServiceError
 from privyseal_service.keyring import Keyring, KeyringError, KeyState, Stores
@@ -97,6 +97,53 @@ def test_the_sentence_counts_the_others(store: SoftwareStore) -> None:
         ring = keyring(store, key_config("x"), key_config("a"), key_config("y"))
         with pytest.raises(KeyringError, match=r"key 'x'.*\(1 more keys? failed"):
             await ring.open(10)
+        await ring.close()
+
+    asyncio.run(main())
+
+
+def test_two_names_of_one_key_for_two_purposes_stop_the_start(rsa_key: rsa.RSAPrivateKey) -> None:
+    store = SoftwareStore()
+    store.add("a", rsa_key, mechanisms=frozenset({Mechanism.TYPE1, Mechanism.PSS_SHA256}))
+
+    async def main(second: SignatureScheme) -> None:
+        other = key_config("other name", uri="software:a", schemes=(second,))
+        ring = keyring(store, key_config("a"), other)
+        try:
+            await ring.open(10)
+        finally:
+            await ring.close()
+            store.calls.closed = 0
+
+    asyncio.run(main(SignatureScheme.CAPGO_V2))
+    with pytest.raises(KeyringError, match="the same RSA key as 'a', which is for type-1 blocks"):
+        asyncio.run(main(SignatureScheme.RSASSA_PSS_SHA256))
+
+
+def test_a_second_purpose_that_shows_later_is_blocked(rsa_key: rsa.RSAPrivateKey) -> None:
+    """Its store was away at the start."""
+    store = SoftwareStore()
+    store.add("a", rsa_key, mechanisms=frozenset({Mechanism.TYPE1, Mechanism.PSS_SHA256}))
+    original, away = store.open_key, True
+
+    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+        if fingerprint is not None and away:
+            raise UnavailableError("network", "it is away")
+        return await original(uri, fingerprint)
+
+    async def main() -> None:
+        nonlocal away
+        store.open_key = open_key  # type: ignore[method-assign]
+        fingerprint = (await original("software:a")).description.public_key.fingerprint
+        second = key_config(
+            "b", uri="software:a", fingerprint=fingerprint, schemes=(SignatureScheme.RSASSA_PSS_SHA256,)
+        )
+        ring = keyring(store, key_config("a"), second)
+        await ring.open(10)
+        away = False
+        await until(lambda: ring.keys["b"].state is KeyState.BLOCKED)
+        assert ring.keys["b"].key is None
+        assert ring.keys["a"].state is KeyState.SERVING
         await ring.close()
 
     asyncio.run(main())
