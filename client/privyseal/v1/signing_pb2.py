@@ -22,41 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from privyseal.v1 import audit_pb2 as privyseal_dot_v1_dot_audit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprivyseal/v1/signing.proto\x12\x0cprivyseal.v1\"d\n\x0eRequestContext\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12\x17\n\x0fsource_revision\x18\x03 \x01(\t\x12\x11\n\tbuild_url\x18\x04 \x01(\t\"\x92\x01\n\x15WrapSessionKeyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\x0c\x12(\n\x06scheme\x18\x03 \x01(\x0e\x32\x18.privyseal.v1.WrapScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"B\n\x16WrapSessionKeyResponse\x12\x13\n\x0bwrapped_key\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\x92\x01\n\x13SignChecksumRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x0c\x12-\n\x06scheme\x18\x03 \x01(\x0e\x32\x1d.privyseal.v1.SignatureScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\">\n\x14SignChecksumResponse\x12\x11\n\tsignature\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\x99\x01\n\x19\x42\x61tchSignChecksumsRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tchecksums\x18\x02 \x03(\x0c\x12-\n\x06scheme\x18\x03 \x01(\x0e\x32\x1d.privyseal.v1.SignatureScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"]\n\x1a\x42\x61tchSignChecksumsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.privyseal.v1.BatchResult\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"W\n\x0b\x42\x61tchResult\x12\x13\n\tsignature\x18\x01 \x01(\x0cH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.privyseal.v1.BatchErrorH\x00\x42\x08\n\x06result\"+\n\nBatchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x94\x01\n\x17UnwrapSessionKeyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x02 \x01(\x0c\x12(\n\x06scheme\x18\x03 \x01(\x0e\x32\x18.privyseal.v1.WrapScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"D\n\x18UnwrapSessionKeyResponse\x12\x13\n\x0bsession_key\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t*\x84\x01\n\nWrapScheme\x12\x1b\n\x17WRAP_SCHEME_UNSPECIFIED\x10\x00\x12\x15\n\x11WRAP_SCHEME_CAPGO\x10\x01\x12!\n\x1dWRAP_SCHEME_RSAES_OAEP_SHA256\x10\x02\x12\x1f\n\x1bWRAP_SCHEME_RSAES_OAEP_SHA1\x10\x03*\xc8\x01\n\x0fSignatureScheme\x12 \n\x1cSIGNATURE_SCHEME_UNSPECIFIED\x10\x00\x12\x1d\n\x19SIGNATURE_SCHEME_CAPGO_V2\x10\x01\x12\x1d\n\x19SIGNATURE_SCHEME_CAPGO_V3\x10\x02\x12-\n)SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256\x10\x03\x12&\n\"SIGNATURE_SCHEME_RSASSA_PSS_SHA256\x10\x04\x32\x90\x03\n\x0eSigningService\x12[\n\x0eWrapSessionKey\x12#.privyseal.v1.WrapSessionKeyRequest\x1a$.privyseal.v1.WrapSessionKeyResponse\x12U\n\x0cSignChecksum\x12!.privyseal.v1.SignChecksumRequest\x1a\".privyseal.v1.SignChecksumResponse\x12g\n\x12\x42\x61tchSignChecksums\x12\'.privyseal.v1.BatchSignChecksumsRequest\x1a(.privyseal.v1.BatchSignChecksumsResponse\x12\x61\n\x10UnwrapSessionKey\x12%.privyseal.v1.UnwrapSessionKeyRequest\x1a&.privyseal.v1.UnwrapSessionKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprivyseal/v1/signing.proto\x12\x0cprivyseal.v1\x1a\x18privyseal/v1/audit.proto\"d\n\x0eRequestContext\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12\x17\n\x0fsource_revision\x18\x03 \x01(\t\x12\x11\n\tbuild_url\x18\x04 \x01(\t\"\x92\x01\n\x15WrapSessionKeyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\x0c\x12(\n\x06scheme\x18\x03 \x01(\x0e\x32\x18.privyseal.v1.WrapScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"m\n\x16WrapSessionKeyResponse\x12\x13\n\x0bwrapped_key\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\x12)\n\x05\x61udit\x18\x03 \x01(\x0b\x32\x1a.privyseal.v1.AuditReceipt\"\x92\x01\n\x13SignChecksumRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x0c\x12-\n\x06scheme\x18\x03 \x01(\x0e\x32\x1d.privyseal.v1.SignatureScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"i\n\x14SignChecksumResponse\x12\x11\n\tsignature\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\x12)\n\x05\x61udit\x18\x03 \x01(\x0b\x32\x1a.privyseal.v1.AuditReceipt\"\x99\x01\n\x19\x42\x61tchSignChecksumsRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tchecksums\x18\x02 \x03(\x0c\x12-\n\x06scheme\x18\x03 \x01(\x0e\x32\x1d.privyseal.v1.SignatureScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"]\n\x1a\x42\x61tchSignChecksumsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.privyseal.v1.BatchResult\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"\x82\x01\n\x0b\x42\x61tchResult\x12\x13\n\tsignature\x18\x01 \x01(\x0cH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.privyseal.v1.BatchErrorH\x00\x12)\n\x05\x61udit\x18\x03 \x01(\x0b\x32\x1a.privyseal.v1.AuditReceiptB\x08\n\x06result\"+\n\nBatchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x94\x01\n\x17UnwrapSessionKeyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x02 \x01(\x0c\x12(\n\x06scheme\x18\x03 \x01(\x0e\x32\x18.privyseal.v1.WrapScheme\x12-\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1c.privyseal.v1.RequestContext\"o\n\x18UnwrapSessionKeyResponse\x12\x13\n\x0bsession_key\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\x12)\n\x05\x61udit\x18\x03 \x01(\x0b\x32\x1a.privyseal.v1.AuditReceipt*\x84\x01\n\nWrapScheme\x12\x1b\n\x17WRAP_SCHEME_UNSPECIFIED\x10\x00\x12\x15\n\x11WRAP_SCHEME_CAPGO\x10\x01\x12!\n\x1dWRAP_SCHEME_RSAES_OAEP_SHA256\x10\x02\x12\x1f\n\x1bWRAP_SCHEME_RSAES_OAEP_SHA1\x10\x03*\xc8\x01\n\x0fSignatureScheme\x12 \n\x1cSIGNATURE_SCHEME_UNSPECIFIED\x10\x00\x12\x1d\n\x19SIGNATURE_SCHEME_CAPGO_V2\x10\x01\x12\x1d\n\x19SIGNATURE_SCHEME_CAPGO_V3\x10\x02\x12-\n)SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256\x10\x03\x12&\n\"SIGNATURE_SCHEME_RSASSA_PSS_SHA256\x10\x04\x32\x90\x03\n\x0eSigningService\x12[\n\x0eWrapSessionKey\x12#.privyseal.v1.WrapSessionKeyRequest\x1a$.privyseal.v1.WrapSessionKeyResponse\x12U\n\x0cSignChecksum\x12!.privyseal.v1.SignChecksumRequest\x1a\".privyseal.v1.SignChecksumResponse\x12g\n\x12\x42\x61tchSignChecksums\x12\'.privyseal.v1.BatchSignChecksumsRequest\x1a(.privyseal.v1.BatchSignChecksumsResponse\x12\x61\n\x10UnwrapSessionKey\x12%.privyseal.v1.UnwrapSessionKeyRequest\x1a&.privyseal.v1.UnwrapSessionKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'privyseal.v1.signing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WRAPSCHEME']._serialized_start=1183
-  _globals['_WRAPSCHEME']._serialized_end=1315
-  _globals['_SIGNATURESCHEME']._serialized_start=1318
-  _globals['_SIGNATURESCHEME']._serialized_end=1518
-  _globals['_REQUESTCONTEXT']._serialized_start=44
-  _globals['_REQUESTCONTEXT']._serialized_end=144
-  _globals['_WRAPSESSIONKEYREQUEST']._serialized_start=147
-  _globals['_WRAPSESSIONKEYREQUEST']._serialized_end=293
-  _globals['_WRAPSESSIONKEYRESPONSE']._serialized_start=295
-  _globals['_WRAPSESSIONKEYRESPONSE']._serialized_end=361
-  _globals['_SIGNCHECKSUMREQUEST']._serialized_start=364
-  _globals['_SIGNCHECKSUMREQUEST']._serialized_end=510
-  _globals['_SIGNCHECKSUMRESPONSE']._serialized_start=512
-  _globals['_SIGNCHECKSUMRESPONSE']._serialized_end=574
-  _globals['_BATCHSIGNCHECKSUMSREQUEST']._serialized_start=577
-  _globals['_BATCHSIGNCHECKSUMSREQUEST']._serialized_end=730
-  _globals['_BATCHSIGNCHECKSUMSRESPONSE']._serialized_start=732
-  _globals['_BATCHSIGNCHECKSUMSRESPONSE']._serialized_end=825
-  _globals['_BATCHRESULT']._serialized_start=827
-  _globals['_BATCHRESULT']._serialized_end=914
-  _globals['_BATCHERROR']._serialized_start=916
-  _globals['_BATCHERROR']._serialized_end=959
-  _globals['_UNWRAPSESSIONKEYREQUEST']._serialized_start=962
-  _globals['_UNWRAPSESSIONKEYREQUEST']._serialized_end=1110
-  _globals['_UNWRAPSESSIONKEYRESPONSE']._serialized_start=1112
-  _globals['_UNWRAPSESSIONKEYRESPONSE']._serialized_end=1180
-  _globals['_SIGNINGSERVICE']._serialized_start=1521
-  _globals['_SIGNINGSERVICE']._serialized_end=1921
+  _globals['_WRAPSCHEME']._serialized_start=1382
+  _globals['_WRAPSCHEME']._serialized_end=1514
+  _globals['_SIGNATURESCHEME']._serialized_start=1517
+  _globals['_SIGNATURESCHEME']._serialized_end=1717
+  _globals['_REQUESTCONTEXT']._serialized_start=70
+  _globals['_REQUESTCONTEXT']._serialized_end=170
+  _globals['_WRAPSESSIONKEYREQUEST']._serialized_start=173
+  _globals['_WRAPSESSIONKEYREQUEST']._serialized_end=319
+  _globals['_WRAPSESSIONKEYRESPONSE']._serialized_start=321
+  _globals['_WRAPSESSIONKEYRESPONSE']._serialized_end=430
+  _globals['_SIGNCHECKSUMREQUEST']._serialized_start=433
+  _globals['_SIGNCHECKSUMREQUEST']._serialized_end=579
+  _globals['_SIGNCHECKSUMRESPONSE']._serialized_start=581
+  _globals['_SIGNCHECKSUMRESPONSE']._serialized_end=686
+  _globals['_BATCHSIGNCHECKSUMSREQUEST']._serialized_start=689
+  _globals['_BATCHSIGNCHECKSUMSREQUEST']._serialized_end=842
+  _globals['_BATCHSIGNCHECKSUMSRESPONSE']._serialized_start=844
+  _globals['_BATCHSIGNCHECKSUMSRESPONSE']._serialized_end=937
+  _globals['_BATCHRESULT']._serialized_start=940
+  _globals['_BATCHRESULT']._serialized_end=1070
+  _globals['_BATCHERROR']._serialized_start=1072
+  _globals['_BATCHERROR']._serialized_end=1115
+  _globals['_UNWRAPSESSIONKEYREQUEST']._serialized_start=1118
+  _globals['_UNWRAPSESSIONKEYREQUEST']._serialized_end=1266
+  _globals['_UNWRAPSESSIONKEYRESPONSE']._serialized_start=1268
+  _globals['_UNWRAPSESSIONKEYRESPONSE']._serialized_end=1379
+  _globals['_SIGNINGSERVICE']._serialized_start=1720
+  _globals['_SIGNINGSERVICE']._serialized_end=2120
 # @@protoc_insertion_point(module_scope)

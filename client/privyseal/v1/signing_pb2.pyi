@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from privyseal.v1 import audit_pb2 as _audit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -163,19 +164,27 @@ class WrapSessionKeyResponse(_message.Message):
 
     WRAPPED_KEY_FIELD_NUMBER: _builtins.int
     KEY_VERSION_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     wrapped_key: _builtins.bytes
     """The wrapped key, as long as the RSA modulus: 256 bytes for RSA-2048."""
     key_version: _builtins.str
     """The store's own name for the key version: the hex CKA_ID, the KMS key ARN, Google's version name."""
+    @_builtins.property
+    def audit(self) -> _audit_pb2.AuditReceipt:
+        """Where the call's record is in the audit trail: it was on disk before this answer left. Not set where the service
+        keeps no audit trail.
+        """
+
     def __init__(
         self,
         *,
         wrapped_key: _builtins.bytes = ...,
         key_version: _builtins.str = ...,
+        audit: _audit_pb2.AuditReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "wrapped_key", b"wrapped_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "key_version", b"key_version", "wrapped_key", b"wrapped_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,19 +234,27 @@ class SignChecksumResponse(_message.Message):
 
     SIGNATURE_FIELD_NUMBER: _builtins.int
     KEY_VERSION_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     signature: _builtins.bytes
     """The signature, as long as the RSA modulus: 256 bytes for RSA-2048. It was verified before it was returned."""
     key_version: _builtins.str
     """The store's own name for the key version."""
+    @_builtins.property
+    def audit(self) -> _audit_pb2.AuditReceipt:
+        """Where the call's record is in the audit trail: it was on disk before this answer left. Not set where the service
+        keeps no audit trail.
+        """
+
     def __init__(
         self,
         *,
         signature: _builtins.bytes = ...,
         key_version: _builtins.str = ...,
+        audit: _audit_pb2.AuditReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "key_version", b"key_version", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,21 +336,29 @@ class BatchResult(_message.Message):
 
     SIGNATURE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     signature: _builtins.bytes
     """The signature, as long as the RSA modulus."""
     @_builtins.property
     def error(self) -> Global___BatchError:
         """Why there is none; the rest of the batch is not affected."""
 
+    @_builtins.property
+    def audit(self) -> _audit_pb2.AuditReceipt:
+        """Where this checksum's record is in the audit trail: each has one of its own, with or without a signature. Not set
+        where the service keeps no audit trail.
+        """
+
     def __init__(
         self,
         *,
         signature: _builtins.bytes = ...,
         error: Global___BatchError | None = ...,
+        audit: _audit_pb2.AuditReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "signature", b"signature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "error", b"error", "result", b"result", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "error", b"error", "result", b"result", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["signature", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -411,19 +436,27 @@ class UnwrapSessionKeyResponse(_message.Message):
 
     SESSION_KEY_FIELD_NUMBER: _builtins.int
     KEY_VERSION_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     session_key: _builtins.bytes
     """The session key: 16, 24 or 32 bytes."""
     key_version: _builtins.str
     """The store's own name for the key version."""
+    @_builtins.property
+    def audit(self) -> _audit_pb2.AuditReceipt:
+        """Where the call's record is in the audit trail: it was on disk before this answer left. Not set where the service
+        keeps no audit trail.
+        """
+
     def __init__(
         self,
         *,
         session_key: _builtins.bytes = ...,
         key_version: _builtins.str = ...,
+        audit: _audit_pb2.AuditReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "session_key", b"session_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "key_version", b"key_version", "session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

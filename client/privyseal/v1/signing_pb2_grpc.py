@@ -36,7 +36,8 @@ class SigningServiceStub(object):
     PERMISSION_DENIED    no grant allows this, or there is no such key: word for word the same answer
     FAILED_PRECONDITION  the key exists and the caller may use it, but it cannot do that; ErrorInfo says what can
     RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to try again
-    UNAVAILABLE          the key store is away; RetryInfo says when to try again
+    UNAVAILABLE          the key store is away, or (ErrorInfo's reason AUDIT_UNAVAILABLE) the decision cannot be put on
+    record, so that nothing may leave; RetryInfo says when to try again
     DEADLINE_EXCEEDED    the caller's deadline passed first
     INTERNAL             a fault of the service; it carries a request id and nothing of the key store
     Every answer, good or bad, carries the trailing metadata `privyseal-request-id`.
@@ -81,7 +82,8 @@ class SigningServiceServicer(object):
     PERMISSION_DENIED    no grant allows this, or there is no such key: word for word the same answer
     FAILED_PRECONDITION  the key exists and the caller may use it, but it cannot do that; ErrorInfo says what can
     RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to try again
-    UNAVAILABLE          the key store is away; RetryInfo says when to try again
+    UNAVAILABLE          the key store is away, or (ErrorInfo's reason AUDIT_UNAVAILABLE) the decision cannot be put on
+    record, so that nothing may leave; RetryInfo says when to try again
     DEADLINE_EXCEEDED    the caller's deadline passed first
     INTERNAL             a fault of the service; it carries a request id and nothing of the key store
     Every answer, good or bad, carries the trailing metadata `privyseal-request-id`.
@@ -158,7 +160,8 @@ class SigningService(object):
     PERMISSION_DENIED    no grant allows this, or there is no such key: word for word the same answer
     FAILED_PRECONDITION  the key exists and the caller may use it, but it cannot do that; ErrorInfo says what can
     RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to try again
-    UNAVAILABLE          the key store is away; RetryInfo says when to try again
+    UNAVAILABLE          the key store is away, or (ErrorInfo's reason AUDIT_UNAVAILABLE) the decision cannot be put on
+    record, so that nothing may leave; RetryInfo says when to try again
     DEADLINE_EXCEEDED    the caller's deadline passed first
     INTERNAL             a fault of the service; it carries a request id and nothing of the key store
     Every answer, good or bad, carries the trailing metadata `privyseal-request-id`.
