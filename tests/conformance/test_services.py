@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from privyseal.v1.signing_pb2 import WrapSessionKeyRequest
+from privyseal_service.enrollment import worded
 from privyseal_service.operations import MECHANISMS, Scheme
 from tests.conformance.cases import *  # noqa: F403 - the cases are this module's tests
 from tests.conformance.cases import run, some_scheme, works
 from tests.conformance.faces import SHORT_S, WRAP_SCHEMES, Failure, Service, program, store_table
 from tests.conformance.samples import SCHEMES, UNWRAPPING, sample
 from tests.conformance.stores import Fault, KeyUnderTest, Kind, StoreUnderTest
-from tests.support.programs import RealService, configuration, privyseal_server, write_pki
+from tests.support.programs import CALLER, RealService, configuration, privyseal_server, write_pki
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +87,22 @@ def test_a_store_that_is_away_does_not_stop_the_start(store: StoreUnderTest, tmp
 
     with store.failing(Fault.AWAY), program(store, tmp_path, **store.impatient) as service:
         run(Service(store, service), case)
+
+
+def test_the_custody_report_of_a_store(store: StoreUnderTest, running: RealService) -> None:
+    done = running.privyseal("key", "custody", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["asked_as"] == f"the certificate of {CALLER}"
+    found = {key["name"]: key for key in report["keys"]}
+    assert set(found) == {key.name for key in store.keys}
+    for key in store.keys:
+        said = found[key.name]
+        assert key.place[0] in said["lives_in"]
+        assert said["algorithm"] == f"RSA-{key.public_key.key_size}"
+        assert set(said["granted"]) == {scheme.value for scheme in key.schemes}
+        findings = (said["custody"][name]["value"] for name in ("protection", "origin", "export"))
+        assert list(findings) == [worded(finding) for finding in key.custody]
 
 
 def _misfits(store: StoreUnderTest) -> list[tuple[str, KeyUnderTest, Scheme, str, str]]:

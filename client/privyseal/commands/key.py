@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime, timezone
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from privyseal._terminal import result, say
 from privyseal.commands._connection import connection_options, open_client, refuse_key_file, settings_from
-from privyseal.errors import InputError
+from privyseal.errors import Code, InputError, UnavailableError
 from privyseal.model import Custody, Finding, Key, SignatureScheme, WrapScheme
+
+if TYPE_CHECKING:
+    from privyseal.custody import CustodyReport, KeyReport
+
+_WIDEST = 400
+"""Characters of one line of text; all of it is in the JSON."""
 
 
 @click.group()
@@ -72,6 +79,40 @@ def show(*, name: str | None, form: str | None, timeout_s: float, **connection: 
         result(_public_key(found, form).rstrip("\n"))
 
 
+_CUSTODY_EPILOG = """\b
+Examples:
+  privyseal key custody
+  privyseal key custody --json > custody-$(date +%F).json
+"""
+
+
+@key.command(epilog=_CUSTODY_EPILOG, short_help="Report where your keys live, with evidence.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@connection_options
+def custody(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
+    """Report on the custody of every key that you may use: where it lives, whether it is in hardware, where it was
+    made, whether it can leave, why that is thought, the key store's own answers, and what you may do with it.
+
+    Exits with 3 when the service has not opened a key yet, of which the report then says nothing.
+    """
+    from privyseal.custody import custody_report  # noqa: PLC0415 - help and version need none of it
+
+    settings = settings_from(connection)
+    with open_client(settings, timeout_s) as client:
+        keys = client.list_keys()
+    report = custody_report(keys, settings.require_connection(), datetime.now(timezone.utc))
+    if as_json:
+        result(json.dumps(asdict(report, dict_factory=_plain), indent=2, ensure_ascii=False))
+    else:
+        result(_report_as_text(report))
+    if report.silent:
+        raise UnavailableError(
+            f"the report says nothing of {', '.join(report.silent)}, which the service has not opened yet",
+            code=Code.UNAVAILABLE,
+            remedy="report again when the key store can be reached",
+        )
+
+
 def _public_key(found: Key, form: str) -> str:
     from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
     from privyseal.verification import public_key_of  # noqa: PLC0415
@@ -128,8 +169,40 @@ def _as_text(found: Key) -> str:
     lines.append(("Schemes", ", ".join(_schemes(found)) or "none"))
     if found.custody is not None:
         lines += _custody_lines(found.custody)
+    return _block(lines)
+
+
+def _block(lines: list[tuple[str, str]]) -> str:
     width = max(len(label) for label, _ in lines)
     return "\n".join(f"{label:<{width}}  {_one_line(value)}".rstrip() for label, value in lines)
+
+
+def _report_as_text(report: CustodyReport) -> str:
+    head = [
+        ("Custody of", f"{len(report.keys)} keys" if len(report.keys) != 1 else "1 key"),
+        ("Service", report.server),
+        ("Made at", report.made_at),
+        ("Asked as", report.asked_as),
+        ("Grants", report.note),
+    ]
+    return "\n\n".join(_block(lines) for lines in (head, *(_report_lines(each) for each in report.keys)))
+
+
+def _report_lines(found: KeyReport) -> list[tuple[str, str]]:
+    lines = [("Key", found.name), ("State", found.state.value)]
+    if found.custody is None or found.public_key is None:
+        return [*lines, ("Custody", "not known: the service has not opened the key since it started")]
+    public_key = found.public_key
+    return [
+        *lines,
+        ("Lives in", found.lives_in),
+        ("Key version", found.key_version),
+        ("Algorithm", found.algorithm),
+        ("Fingerprint", f"SHA-256 of the SPKI: {public_key.fingerprint}"),
+        ("Capgo key_id", public_key.capgo_key_id),
+        ("Granted", f"{', '.join(found.granted) or 'nothing'} (to the caller who asked)"),
+        *_custody_lines(found.custody),
+    ]
 
 
 def _custody_lines(custody: Custody) -> list[tuple[str, str]]:
@@ -146,6 +219,9 @@ def _custody_lines(custody: Custody) -> list[tuple[str, str]]:
 
 
 def _one_line(value: str) -> str:
-    """What a key store said may have lines of its own (a certificate), and control characters."""
+    """What a key store said may have lines of its own (a certificate), control characters, and great length."""
     first, *more = value.splitlines() or [""]
-    return "".join(c if c.isprintable() else " " for c in first) + (f" … ({len(more)} more lines)" if more else "")
+    shown = "".join(c if c.isprintable() else " " for c in first[:_WIDEST])
+    if len(first) > _WIDEST:
+        shown += f" … ({len(first) - _WIDEST} more characters)"
+    return shown + (f" … ({len(more)} more lines)" if more else "")
