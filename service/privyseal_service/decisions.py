@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol
 
-from privyseal_backends.interface import Plaintext, Signature
+from privyseal.transparency.receipts import Receipt
+from privyseal_backends.interface import KeyDescription, Plaintext, Signature
 from privyseal_service.errors import Code, ServiceError
 from privyseal_service.grants import Operation
 from privyseal_service.identity import Caller, Proof
-from privyseal_service.requests import NO_CONTEXT, Context, SigningRequest
+from privyseal_service.requests import NO_CONTEXT, Context, SignChecksums, SigningRequest, UnwrapSessionKey
 
 _LOG = logging.getLogger("privyseal.decision")
 
@@ -28,13 +30,31 @@ class Outcome(enum.Enum):
 
     ANSWERED = "answered"
     DENIED = "denied"
-    """The caller proved no name, or has no grant."""
+    """The caller proved no name, has no grant, or another rule stands against it."""
     REFUSED = "refused"
     """The request is not one that the key serves."""
     FAILED = "failed"
     """The call was allowed, and the key store or the service did not do it."""
     CANCELLED = "cancelled"
     """The caller went away, or its deadline passed, before there was an answer; the store may have done the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that a key was asked for, and what became of it: a checksum, or a session key to wrap or unwrap.
+
+    `checksum` is what was to be signed, as the caller sent it. `signature_sha256` and `wrapped_key_sha256`, 32 bytes,
+    are the SHA-256 of what a key made or, for an unwrapping, was given; nothing is ever derived from a session key.
+    `failure` is why there is no result, where a batch has results of its own. Times are in seconds.
+    """
+
+    checksum: bytes | None = None
+    signature_sha256: bytes | None = None
+    wrapped_key_sha256: bytes | None = None
+    failure: ServiceError | None = None
+    store_request_id: str = ""
+    queued_s: float | None = None
+    store_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,9 @@ class Decision:
     store_request_id: str = ""
     queued_s: float = 0.0
     store_s: float = 0.0
+    key_fingerprint: str = ""
+    batch: int = 0
+    items: tuple[Item, ...] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)
@@ -86,6 +109,12 @@ class Trail:
     store_request_id: str = ""
     queued_s: float = 0.0
     store_s: float = 0.0
+    key_fingerprint: str = ""
+    batch: int = 0
+    checksums: tuple[bytes, ...] = ()
+    wrapped_key_sha256: bytes | None = None
+    results: Sequence[object] = field(default=(), repr=False)
+    told: Sequence[bytes | ServiceError] = field(default=(), repr=False)
 
     def identified(self, caller: Caller) -> None:
         """The caller proved its name."""
@@ -94,9 +123,30 @@ class Trail:
     def asked(self, request: SigningRequest) -> None:
         """The request was read."""
         self.key, self.scheme, self.context = request.key, request.scheme.value, request.context
+        match request:
+            case SignChecksums():
+                self.checksums, self.batch = request.checksums, len(request.checksums) if request.batch else 0
+            case UnwrapSessionKey():
+                self.wrapped_key_sha256 = sha256(request.wrapped_key).digest()
+
+    def opened(self, description: KeyDescription) -> None:
+        """The key was found open."""
+        self.key_version, self.key_fingerprint = description.key_version, description.public_key.fingerprint
+
+    def wrapped(self, wrapped_key: bytes) -> None:
+        """A session key was wrapped, with the public key or by a signature."""
+        self.wrapped_key_sha256 = sha256(wrapped_key).digest()
+
+    def gave(self, told: Sequence[bytes | ServiceError]) -> None:
+        """What the caller is told of each signature or wrapped key: itself, or why there is none."""
+        if self.checksums:
+            self.told = told
+        elif isinstance(told[0], bytes):
+            self.wrapped(told[0])
 
     def took(self, results: Sequence[object]) -> None:
         """The key store answered, with signatures, plaintexts or errors."""
+        self.results = results
         done = [result for result in results if isinstance(result, (Signature, Plaintext))]
         self.signatures = len(done)
         if done:
@@ -124,7 +174,22 @@ class Trail:
             self.store_request_id,
             self.queued_s,
             self.store_s,
+            self.key_fingerprint,
+            self.batch,
+            tuple(self._items()),
         )
+
+    def _items(self) -> Iterator[Item]:
+        """What the key was asked for, each with what became of it as far as that is known."""
+        if self.told:
+            for checksum, told, result in zip(self.checksums, self.told, self.results, strict=True):
+                yield _signed(checksum, told, result)
+        elif self.batch or not (self.checksums or self.wrapped_key_sha256):
+            return
+        else:
+            asked = self.checksums[0] if self.checksums else None
+            timed = _timed(self.results[0] if self.results else None)
+            yield Item(asked, None, self.wrapped_key_sha256, None, *timed)
 
     def answered(self) -> Decision:
         """The decision of a call that is answered; a batch without a single signature failed."""
@@ -134,7 +199,25 @@ class Trail:
 
     def refused(self, failure: ServiceError) -> Decision:
         """The decision of a call that ends with an error."""
-        return self.decision(_OUTCOMES.get(failure.code, Outcome.FAILED), failure.code, failure.reason)
+        return self.decision(outcome_of(failure), failure.code, failure.reason)
+
+
+def _timed(result: object) -> tuple[str, float | None, float | None]:
+    """What the store said of one result: its own name for the call, seconds in its queue and in itself."""
+    if isinstance(result, (Signature, Plaintext)):
+        return result.request_id, result.queued_s, result.store_s
+    return "", None, None
+
+
+def _signed(checksum: bytes, told: bytes | ServiceError, result: object) -> Item:
+    if isinstance(told, ServiceError):
+        return Item(checksum, failure=told)
+    return Item(checksum, sha256(told).digest(), None, None, *_timed(result))
+
+
+def outcome_of(failure: ServiceError) -> Outcome:
+    """What became of a call that ends with this error."""
+    return _OUTCOMES.get(failure.code, Outcome.FAILED)
 
 
 _OUTCOMES = {
@@ -148,20 +231,36 @@ _OUTCOMES = {
 class Recorder(Protocol):
     """Where decisions go."""
 
-    async def record(self, decision: Decision) -> None:
+    def require_ready(self) -> None:
+        """Raise ServiceError when a decision could not be recorded now: then no key store is asked. It costs nothing,
+        and is looked at right before a key is used."""
+
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
         """Record one. It is awaited before the answer leaves: what it raises becomes the answer, and nothing else
-        leaves. A ServiceError reaches the caller as it is, anything else as INTERNAL."""
+        leaves. A ServiceError reaches the caller as it is, anything else as INTERNAL.
+
+        Returns where the record of each item is, as a receipt without proof; nothing where there are no receipts.
+        """
 
 
 class LogRecorder:
     """Tells the log: one line for each decision."""
 
-    async def record(self, decision: Decision) -> None:
+    def require_ready(self) -> None:
+        """The log is always ready."""
+
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
         """Write the line."""
-        if _LOG.isEnabledFor(logging.INFO):
-            # Made by hand, since looking for the calling line costs more than all the rest of the record.
-            message, extra = decision.outcome.value, {"fields": fields(decision)}
-            _LOG.handle(_LOG.makeRecord(_LOG.name, logging.INFO, __file__, 0, message, (), None, extra=extra))
+        log(decision)
+        return ()
+
+
+def log(decision: Decision) -> None:
+    """Write a decision to the log, in one line."""
+    if _LOG.isEnabledFor(logging.INFO):
+        # Made by hand, since looking for the calling line costs more than all the rest of the record.
+        message, extra = decision.outcome.value, {"fields": fields(decision)}
+        _LOG.handle(_LOG.makeRecord(_LOG.name, logging.INFO, __file__, 0, message, (), None, extra=extra))
 
 
 def fields(decision: Decision) -> dict[str, object]:
@@ -176,7 +275,13 @@ def fields(decision: Decision) -> dict[str, object]:
     context = {name: value for name, value in dataclasses.asdict(decision.context).items() if value}
     if context:
         found["context"] = context
+    if len(decision.items) == 1:
+        for name in ("checksum", "signature_sha256", "wrapped_key_sha256"):
+            digest = getattr(decision.items[0], name)
+            if digest:
+                found[name] = digest.hex()
     return found
 
 
-_NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in {"proof", "context", "outcome", "code"})
+_WORDED = frozenset({"proof", "context", "outcome", "code", "items"})
+_NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in _WORDED)

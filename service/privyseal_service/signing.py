@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from privyseal.transparency.receipts import Receipt
 from privyseal_backends.interface import (
     BackendError,
     CallerError,
@@ -61,10 +62,12 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a key gave: for each input the bytes or, in a batch, why there are none."""
+    """What a key gave: for each input the bytes or, in a batch, why there are none. `receipts` say for each where its
+    record is; there are none without an audit trail."""
 
     key_version: str
     results: tuple[bytes | ServiceError, ...] = field(repr=False)
+    receipts: Sequence[Receipt] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +89,15 @@ class CallPath:
     async def use_key(self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]) -> Answer:
         """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. Raises ServiceError."""
         trail = Trail(arrival.request_id, arrival.peer.address, operation)
-        return await self._decided(trail, self._use_key(arrival, trail, read))
+        answer, receipts = await self._decided(trail, self._use_key(arrival, trail, read))
+        return Answer(answer.key_version, answer.results, receipts)
 
     async def show_keys(self, arrival: Arrival, operation: Operation, read: Callable[[], str]) -> list[VisibleKey]:
         """The keys that the caller may use (LIST_KEYS), or the one that `read` names. Raises ServiceError."""
         trail = Trail(arrival.request_id, arrival.peer.address, operation)
-        return await self._decided(trail, self._show_keys(arrival, trail, read))
+        return (await self._decided(trail, self._show_keys(arrival, trail, read)))[0]
 
-    async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> _T:
+    async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:
         """Take the steps, record the decision, and only then let the answer or the error out."""
         try:
             answer = await steps
@@ -108,8 +112,7 @@ class CallPath:
             _LOG.exception("request %s failed in a way that it should not", trail.request_id)
             failure = errors.internal(trail.request_id)
         else:
-            await self._recorder.record(trail.answered())
-            return answer
+            return answer, await self._recorder.record(trail.answered())
         await self._recorder.record(trail.refused(failure))
         raise failure
 
@@ -120,6 +123,7 @@ class CallPath:
         served, grants = self._granted(trail, caller, request.key, "key")
         _require_able(served, grants, request)
         trail.grant = _require_allowed(grants, request.operation, request.scheme)
+        self._recorder.require_ready()
         match request:
             case SignChecksums():
                 inputs = _checksums_to_sign(request)
@@ -225,7 +229,7 @@ def _checksums_to_sign(request: SignChecksums) -> list[SigningInput]:
 def _open(trail: Trail, served: ServedKey) -> Key:
     """The key itself, looked at right before it is used. Raises ServiceError where it cannot be used now."""
     key = served.usable()
-    trail.key_version = key.description.key_version
+    trail.opened(key.description)
     return key
 
 
@@ -242,6 +246,7 @@ async def _sign(
     served.note(results[-1])
     trail.took(results)
     told = _results(trail, served, results)
+    trail.gave(told)
     if isinstance(told[0], ServiceError):
         trail.failure = told[0]
         if not batch:
@@ -269,6 +274,7 @@ def _encrypt(trail: Trail, served: ServedKey, request: WrapSessionKey) -> Answer
     public_key = _open(trail, served).description.public_key
     wrapped = encrypt_session_key(request.scheme, request.session_key, public_key)
     trail.signatures = 1
+    trail.wrapped(wrapped)
     return Answer(trail.key_version, (wrapped,))
 
 

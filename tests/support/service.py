@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 
+from privyseal.transparency.receipts import Receipt
 from privyseal_backends.interface import OpenStore
 from privyseal_service.config import parse_config
 from privyseal_service.decisions import Decision
@@ -27,10 +28,14 @@ class Decisions:
         self.kept: list[Decision] = []
         self.failure: Exception | None = None
 
-    async def record(self, decision: Decision) -> None:
+    def require_ready(self) -> None:
+        """Always ready, so that a failure is met after the key store has answered."""
+
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
         self.kept.append(decision)
         if self.failure is not None:
             raise self.failure
+        return ()
 
     @property
     def last(self) -> Decision:
