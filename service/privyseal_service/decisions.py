@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
@@ -229,7 +229,13 @@ _OUTCOMES = {
 
 
 class Recorder(Protocol):
-    """Where decisions go."""
+    """Where decisions go. Used on one event loop, between `start` and `close`."""
+
+    async def start(self, tell: Callable[[bool], None]) -> None:
+        """Make ready. `tell` hears, on the loop, when decisions cannot be recorded any more (False) and can again."""
+
+    async def close(self) -> None:
+        """Finish what is being recorded. Safe to call twice, and before `start`."""
 
     def require_ready(self) -> None:
         """Raise ServiceError when a decision could not be recorded now: then no key store is asked. It costs nothing,
@@ -244,7 +250,17 @@ class Recorder(Protocol):
 
 
 class LogRecorder:
-    """Tells the log: one line for each decision."""
+    """Tells the log: one line for each decision. It is no audit trail."""
+
+    async def start(self, tell: Callable[[bool], None]) -> None:  # noqa: ARG002 - the protocol's argument
+        """Say that there is no audit trail."""
+        _LOG.warning(
+            "THERE IS NO AUDIT TRAIL: what is signed is on record in this log alone, if anybody keeps it; "
+            "use it for development alone"
+        )
+
+    async def close(self) -> None:
+        """The log stays open."""
 
     def require_ready(self) -> None:
         """The log is always ready."""

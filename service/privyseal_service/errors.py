@@ -141,6 +141,12 @@ def away(key: str, retry_after_s: float) -> ServiceError:
     return ServiceError(Code.UNAVAILABLE, "KEY_STORE_AWAY", message, metadata={"key": key}, retry_after_s=retry_after_s)
 
 
+def audit_unavailable(retry_after_s: float) -> ServiceError:
+    """The decision cannot be put on record, so nothing may leave. Why is in the log alone."""
+    message = "the audit trail cannot be written now, so the service answers nothing; try again later"
+    return ServiceError(Code.UNAVAILABLE, "AUDIT_UNAVAILABLE", message, retry_after_s=retry_after_s)
+
+
 def internal(request_id: str) -> ServiceError:
     """A fault of the service: nothing but the request id leaves."""
     return ServiceError(Code.INTERNAL, "INTERNAL", f"internal error; its log entry has the request id {request_id}")

@@ -10,12 +10,13 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from privyseal.v1 import keys_pb2, signing_pb2
+from privyseal.v1 import audit_pb2, keys_pb2, signing_pb2
 from privyseal_service import errors
 from privyseal_service.errors import ServiceError, Violation
 from privyseal_service.grants import Operation
@@ -26,6 +27,7 @@ from privyseal_service.requests import NO_CONTEXT, Context, SignChecksums, Unwra
 from privyseal_service.signing import Answer, Arrival, CallPath, VisibleKey
 
 if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
     from privyseal_backends.interface import Custody, PublicKey
 
 _LOG = logging.getLogger(__name__)
@@ -116,7 +118,9 @@ class Handlers:
             return WrapSessionKey(request.key, _wrap_scheme(request), _context(request), request.session_key)
 
         answer = await self._path.use_key(arrival, Operation.WRAP_SESSION_KEY, read)
-        return signing_pb2.WrapSessionKeyResponse(wrapped_key=_only(answer), key_version=answer.key_version)
+        return signing_pb2.WrapSessionKeyResponse(
+            wrapped_key=_only(answer), key_version=answer.key_version, audit=_audit(answer)
+        )
 
     async def _sign_checksum(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> SignChecksums:
@@ -125,7 +129,9 @@ class Handlers:
             return SignChecksums(request.key, scheme, _context(request), (request.checksum,), batch=False)
 
         answer = await self._path.use_key(arrival, Operation.SIGN_CHECKSUM, read)
-        return signing_pb2.SignChecksumResponse(signature=_only(answer), key_version=answer.key_version)
+        return signing_pb2.SignChecksumResponse(
+            signature=_only(answer), key_version=answer.key_version, audit=_audit(answer)
+        )
 
     async def _batch_sign_checksums(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> SignChecksums:
@@ -134,7 +140,8 @@ class Handlers:
             return SignChecksums(request.key, scheme, _context(request), tuple(request.checksums), batch=True)
 
         answer = await self._path.use_key(arrival, Operation.SIGN_CHECKSUM, read)
-        results = [_batch_result(result) for result in answer.results]
+        receipts = map(_receipt, answer.receipts) if answer.receipts else repeat(None, len(answer.results))
+        results = [_batch_result(*each) for each in zip(answer.results, receipts, strict=True)]
         return signing_pb2.BatchSignChecksumsResponse(results=results, key_version=answer.key_version)
 
     async def _unwrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
@@ -143,7 +150,9 @@ class Handlers:
             return UnwrapSessionKey(request.key, _wrap_scheme(request), _context(request), request.wrapped_key)
 
         answer = await self._path.use_key(arrival, Operation.UNWRAP_SESSION_KEY, read)
-        return signing_pb2.UnwrapSessionKeyResponse(session_key=_only(answer), key_version=answer.key_version)
+        return signing_pb2.UnwrapSessionKeyResponse(
+            session_key=_only(answer), key_version=answer.key_version, audit=_audit(answer)
+        )
 
     async def _list_keys(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> str:
@@ -212,10 +221,26 @@ def _only(answer: Answer) -> bytes:
     return result
 
 
-def _batch_result(result: bytes | ServiceError) -> signing_pb2.BatchResult:
+def _batch_result(result: bytes | ServiceError, audit: audit_pb2.AuditReceipt | None) -> signing_pb2.BatchResult:
     if isinstance(result, ServiceError):
-        return signing_pb2.BatchResult(error=signing_pb2.BatchError(code=result.code, message=result.message))
-    return signing_pb2.BatchResult(signature=result)
+        error = signing_pb2.BatchError(code=result.code, message=result.message)
+        return signing_pb2.BatchResult(error=error, audit=audit)
+    return signing_pb2.BatchResult(signature=result, audit=audit)
+
+
+def _audit(answer: Answer) -> audit_pb2.AuditReceipt | None:
+    return _receipt(answer.receipts[0]) if answer.receipts else None
+
+
+def _receipt(receipt: Receipt) -> audit_pb2.AuditReceipt:
+    return audit_pb2.AuditReceipt(
+        log_id=receipt.log,
+        leaf_hash=receipt.leaf_hash,
+        worker=receipt.worker,
+        segment=receipt.segment,
+        offset=receipt.offset,
+        number=receipt.number,
+    )
 
 
 def _key(shown: VisibleKey) -> keys_pb2.Key:

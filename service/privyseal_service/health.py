@@ -19,12 +19,18 @@ class Health(health_pb2_grpc.HealthServicer):
     def __init__(self, services: list[str]) -> None:
         self._services = frozenset(["", *services])
         self._serving = False
+        self._recording = True
         self._stopping = False
         self._changed = asyncio.Event()
 
     def serve(self) -> None:
         """SERVING from now on."""
         self._serving = True
+        self._tell()
+
+    def records(self, safe: bool) -> None:  # noqa: FBT001 - there is nothing else to say
+        """Whether decisions can be put on record: while they cannot, nothing is served."""
+        self._recording = safe
         self._tell()
 
     def stop(self) -> None:
@@ -40,7 +46,7 @@ class Health(health_pb2_grpc.HealthServicer):
     def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
         if service not in self._services:
             return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-        if self._serving:
+        if self._serving and self._recording:
             return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -85,6 +86,18 @@ class CallPath:
         self._grants = grants
         self._keyring = keyring
         self._recorder = recorder
+        self._under_way = 0
+        self._settled = asyncio.Event()
+
+    async def settle(self, wait_s: float) -> None:
+        """Wait until every call that has begun is on record, for so many seconds at most. Called when no more begin."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._none_under_way(), wait_s)
+
+    async def _none_under_way(self) -> None:
+        while self._under_way:
+            self._settled.clear()
+            await self._settled.wait()
 
     async def use_key(self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]) -> Answer:
         """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. Raises ServiceError."""
@@ -99,6 +112,14 @@ class CallPath:
 
     async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:
         """Take the steps, record the decision, and only then let the answer or the error out."""
+        self._under_way += 1
+        try:
+            return await self._recorded(trail, steps)
+        finally:
+            self._under_way -= 1
+            self._settled.set()
+
+    async def _recorded(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:
         try:
             answer = await steps
         except ServiceError as error:
@@ -106,7 +127,8 @@ class CallPath:
         except InputError as error:
             failure = errors.invalid([Violation(error.field, str(error))])
         except asyncio.CancelledError:
-            await self._recorder.record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
+            with suppress(ServiceError):  # nobody waits for an answer, and nothing leaves
+                await self._recorder.record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
             raise
         except Exception:  # noqa: BLE001 - the caller learns no more than that, and it is on record
             _LOG.exception("request %s failed in a way that it should not", trail.request_id)

@@ -28,6 +28,12 @@ class Decisions:
         self.kept: list[Decision] = []
         self.failure: Exception | None = None
 
+    async def start(self, tell: Callable[[bool], None]) -> None:
+        """Nothing to make ready."""
+
+    async def close(self) -> None:
+        """Nothing to finish."""
+
     def require_ready(self) -> None:
         """Always ready, so that a failure is met after the key store has answered."""
 

@@ -135,7 +135,8 @@ class Decision:
     Times are microseconds since 1970 (`time_us`) and seconds (`queue_s`, `store_s`). Texts are cut at the schema's
     bounds, since what a caller sends must not keep its own denial off the record. There is no field for a session key:
     `checksum` is the public SHA-256 that was signed, `wrapped_key_sha256` the SHA-256 of a wrapped key and
-    `signature_sha256` that of a signature, each exactly 32 bytes (ValueError otherwise) or None.
+    `signature_sha256` that of a signature, each exactly 32 bytes (ValueError otherwise) or None. `batch` is the number
+    of checksums in a batch (0: none), `item` the place of this one.
     """
 
     time_us: int
@@ -154,6 +155,7 @@ class Decision:
     signature_sha256: bytes | None = None
     wrapped_key_sha256: bytes | None = None
     item: int | None = None
+    batch: int = 0
     context: Context = NO_CONTEXT
     grant: str = ""
     store_request_id: str = ""
@@ -188,14 +190,17 @@ class Decision:
         ):
             if text:
                 body[name] = _clip(text, limit)
-        if self.checksum is not None:
-            body["checksum"] = self.checksum.hex()
-        if self.signature_sha256 is not None:
-            body["signature_sha256"] = self.signature_sha256.hex()
-        if self.wrapped_key_sha256 is not None:
-            body["wrapped_key_sha256"] = self.wrapped_key_sha256.hex()
+        for name, digest in (
+            ("checksum", self.checksum),
+            ("signature_sha256", self.signature_sha256),
+            ("wrapped_key_sha256", self.wrapped_key_sha256),
+        ):
+            if digest is not None:
+                body[name] = digest.hex()
         if self.item is not None:
             body["item"] = self.item
+        if self.batch:
+            body["batch"] = self.batch
         if self.context is not NO_CONTEXT and (context := self.context.to_json()):
             body["context"] = context
         if self.queue_s is not None:

@@ -17,6 +17,8 @@ from privyseal_service.audit.reader import LogReader
 Body: TypeAlias = "dict[str, Any]"
 
 _PAGE = 4_096
+_REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+"""Codes of what a summary counts that is no denial: the request was unfit for the key or for any operation."""
 
 COLUMNS = (
     "index",
@@ -52,6 +54,7 @@ COLUMNS = (
     "count",
     "first",
     "last",
+    "batch",
 )
 """The columns of a CSV export. New ones are added at the end."""
 
@@ -145,7 +148,8 @@ class Sums:
         caller = body.get("caller", {}).get("name") or "(not proven)"
         if body.get("kind") == "denials":
             for what, count in body.get("counts", {}).items():
-                self.rows[day, caller, "", what.partition(" ")[0], "denied"] += count
+                operation, _, code = what.partition(" ")
+                self.rows[day, caller, "", operation, "refused" if code in _REFUSED else "denied"] += count
         elif body.get("kind") == "decision":
             key, operation, outcome = (str(body.get(name, "")) for name in ("key", "operation", "outcome"))
             self.rows[day, caller, key, operation, outcome] += 1

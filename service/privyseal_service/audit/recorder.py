@@ -1,0 +1,222 @@
+"""Puts the service's decisions on disk before their answers leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from privyseal.transparency.receipts import Receipt
+from privyseal_service import decisions, errors
+from privyseal_service.audit.errors import AuditUnavailableError
+from privyseal_service.audit.flood import DenialMeter
+from privyseal_service.audit.front import AuditFront
+from privyseal_service.audit.record import (
+    NO_CONTEXT,
+    Caller,
+    Certificate,
+    Context,
+    Decision,
+    DenialSummary,
+    Outcome,
+    Proof,
+    Record,
+    Token,
+)
+from privyseal_service.audit.segments import Journal, open_journal
+from privyseal_service.requests import NO_CONTEXT as NOTHING_SAID
+
+if TYPE_CHECKING:
+    from privyseal_service.audit.segments import Written
+    from privyseal_service.audit.settings import AuditConfig
+    from privyseal_service.identity import Proof as ServiceProof
+    from privyseal_service.requests import Context as ServiceContext
+
+_LOG = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1.0
+"""When a caller may try again: the journal looks for a way to go on as often."""
+
+SUMMARY_EVERY_S = 1.0
+
+_CHUNK = 250
+"""Records of a batch that share a write: others get in between."""
+
+_MOST_CALLERS = 4_096
+_OUTCOMES = {outcome: Outcome(outcome.value) for outcome in decisions.Outcome}
+_COUNTED = {decisions.Outcome.DENIED, decisions.Outcome.REFUSED}
+"""What may come in a flood: no key was used, so nobody waits for its record but its caller."""
+
+
+class AuditRecorder:
+    """Implements decisions.Recorder on a journal. `start` it on the loop that uses it, and `close` it there."""
+
+    def __init__(self, config: AuditConfig, *, open_with: Callable[..., Journal] = open_journal) -> None:
+        self._config = config
+        self._open_with = open_with
+        self._callers: dict[int, tuple[ServiceProof, Caller]] = {}
+        self._meter = DenialMeter(rate=config.denials_per_s, burst=config.denials_at_once, window_s=SUMMARY_EVERY_S)
+        self._journal: Journal
+        self._front: AuditFront
+        self._summing: asyncio.Task[None] | None = None
+
+    async def start(self, tell: Callable[[bool], None]) -> None:
+        """Open this worker's journal. `tell` hears, on the loop, whenever records cannot be written any more (False)
+        and can again (True).
+
+        Raises AuditUnavailableError when the folder cannot be used; a disk that is merely full is only told.
+        """
+        loop = asyncio.get_running_loop()
+
+        def changed(failure: AuditUnavailableError | None) -> None:
+            if failure is None:
+                _LOG.warning("audit records can be written again: the service serves")
+            else:
+                _LOG.error("no answer leaves until audit records can be written again: %s", failure)
+            with contextlib.suppress(RuntimeError):  # a loop that is closed serves nobody
+                loop.call_soon_threadsafe(tell, failure is None)
+
+        self._journal = await asyncio.to_thread(
+            self._open_with,
+            self._config.root,
+            self._config.replica_name,
+            rotate_bytes=self._config.segment_mib << 20,
+            on_change=changed,
+        )
+        self._front = AuditFront(self._journal)
+        self._summing = asyncio.create_task(self._keep_summing(), name="sum denials")
+
+    async def close(self) -> None:
+        """Write what was counted, then the journal's last record. Safe to call twice, and before `start`."""
+        if self._summing is None:
+            return
+        self._summing.cancel()
+        await asyncio.gather(self._summing, return_exceptions=True)
+        await self._sum(self._meter.flush)
+        await self._front.close()
+        await asyncio.to_thread(self._journal.close)
+
+    def require_ready(self) -> None:
+        """Raise ServiceError (AUDIT_UNAVAILABLE) while records cannot be written."""
+        if self._journal.failure is not None:
+            raise errors.audit_unavailable(RETRY_AFTER_S)
+
+    async def record(self, decision: decisions.Decision) -> Sequence[Receipt]:
+        """Put a decision on disk: a record for each item of it. A denial that is one too many is counted instead.
+
+        Returns a receipt for each item. Raises ServiceError (AUDIT_UNAVAILABLE) when the records are not safe.
+        """
+        time_us = time.time_ns() // 1000
+        if decision.outcome is not decisions.Outcome.ANSWERED:
+            if decision.outcome in _COUNTED and not self._admits(decision, time_us):
+                self.require_ready()
+                return ()
+            decisions.log(decision)
+        records = list(self._records(decision, time_us))
+        try:
+            if len(records) <= _CHUNK:
+                written = await self._front.append(records)
+            else:
+                # Not to be cut short by a caller that goes away: the key was used for all of it.
+                written = await asyncio.shield(asyncio.ensure_future(self._append_in_chunks(records)))
+        except AuditUnavailableError as error:
+            raise errors.audit_unavailable(RETRY_AFTER_S) from error
+        log = self._config.log
+        return [Receipt(log, leaf_hash, *position) for position, leaf_hash in written]
+
+    async def _append_in_chunks(self, records: Sequence[Record]) -> list[Written]:
+        written: list[Written] = []
+        for start in range(0, len(records), _CHUNK):
+            written += await self._front.append(records[start : start + _CHUNK])
+        return written
+
+    def _admits(self, decision: decisions.Decision, time_us: int) -> bool:
+        kind = f"{decision.operation} {decision.code.name}"
+        return self._meter.admit(decision.caller, kind, now_s=time.monotonic(), time_us=time_us)
+
+    async def _keep_summing(self) -> None:
+        while True:
+            await asyncio.sleep(SUMMARY_EVERY_S)
+            await self._sum(self._meter.due)
+
+    async def _sum(self, ask: Callable[..., list[DenialSummary]]) -> None:
+        """Write the summaries that the meter gives; those that cannot be written come again."""
+        summaries = ask(now_s=time.monotonic(), time_us=time.time_ns() // 1000)
+        if not summaries:
+            return
+        try:
+            await self._front.append(summaries)
+        except AuditUnavailableError:
+            self._meter.restore(summaries)
+
+    def _records(self, decision: decisions.Decision, time_us: int) -> Iterator[Decision]:
+        caller = self._caller(decision.caller, decision.proof)
+        context = _context(decision.context)
+        batched = bool(decision.batch)
+        for place, item in enumerate(decision.items or (_WHOLE,)):
+            failure = item.failure
+            answered = failure is None and decision.outcome is decisions.Outcome.ANSWERED
+            outcome = decision.outcome if failure is None else decisions.outcome_of(failure)
+            unwrapping = decision.operation == _UNWRAP
+            yield Decision(
+                time_us=time_us,
+                request_id=decision.request_id,
+                caller=caller,
+                peer=decision.peer,
+                operation=decision.operation,
+                outcome=_OUTCOMES[outcome],
+                code=(decision.code if failure is None else failure.code).name,
+                reason=decision.reason if failure is None else failure.reason,
+                key=decision.key,
+                key_version=decision.key_version,
+                key_fingerprint=decision.key_fingerprint,
+                scheme=decision.scheme,
+                checksum=item.checksum if item.checksum is not None and len(item.checksum) == _DIGEST_BYTES else None,
+                signature_sha256=item.signature_sha256 if answered else None,
+                wrapped_key_sha256=item.wrapped_key_sha256 if answered or unwrapping else None,
+                item=place if batched and decision.items else None,
+                batch=decision.batch,
+                context=context,
+                grant=decision.grant,
+                store_request_id=item.store_request_id,
+                queue_s=item.queued_s,
+                store_s=item.store_s,
+            )
+
+    def _caller(self, name: str, proof: ServiceProof) -> Caller:
+        """The caller as records have it. Kept by the proof, which lives as long as an identity, since its JSON is worth
+        keeping; the proof that is held beside it keeps its id from being another's."""
+        known = self._callers.get(id(proof))
+        if known is not None and known[0] is proof and known[1].name == name:
+            return known[1]
+        if len(self._callers) >= _MOST_CALLERS:
+            self._callers.clear()
+        caller = Caller(name, _proof(proof))
+        self._callers[id(proof)] = (proof, caller)
+        return caller
+
+
+_DIGEST_BYTES = 32
+_UNWRAP = "unwrap-session-key"
+_WHOLE = decisions.Item()
+"""Stands for a call that has no items."""
+
+
+def _proof(proof: ServiceProof) -> Proof | None:
+    """How a caller was proven, as records have it."""
+    details = dict(proof.details)
+    if "certificate" in details:
+        return Certificate(details["certificate"])
+    if "issuer" in details:
+        issuer, subject = details.pop("issuer"), details.pop("subject", "")
+        return Token(issuer, subject, tuple(details.items()))
+    return None
+
+
+def _context(said: ServiceContext) -> Context:
+    if said is NOTHING_SAID:
+        return NO_CONTEXT
+    return Context(said.app_id, said.bundle_version, said.source_revision, said.build_url)
