@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from privyseal import __version__
+from privyseal_service.exits import AWAY, REFUSED, USAGE
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
     from privyseal_service.config import Config
     from privyseal_service.key_commands import Target
-
-REFUSED, USAGE, AWAY = 1, 2, 3
 
 _T = TypeVar("_T")
 
@@ -84,7 +83,7 @@ def cli() -> None:
 @cli.command()
 @_config_option
 def serve(config_file: Path) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT, by worker processes of its own (server.workers, one for each core).
 
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
     standard error. Exits with 1 when a key cannot serve as configured, 2 for a configuration, a certificate or an
@@ -97,17 +96,33 @@ def serve(config_file: Path) -> None:
     config = _load(config_file)
     # What gRPC's core would write to standard error is in none of the forms that [log] offers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from privyseal_service import logs, server  # noqa: PLC0415
-    from privyseal_service.keyring import KeyringError, may_heal  # noqa: PLC0415
-    from privyseal_service.tls import TlsError  # noqa: PLC0415
+    from privyseal_service import logs  # noqa: PLC0415
+    from privyseal_service.config import load_config  # noqa: PLC0415
+    from privyseal_service.exits import StartError  # noqa: PLC0415
+    from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
 
     logs.set_up(config.log)
     try:
-        _await(server.serve(config, announce=_announce))
-    except KeyringError as error:
-        raise CommandError(str(error), AWAY if may_heal(error.cause) else REFUSED) from None
-    except (TlsError, server.ListenError) as error:
-        raise CommandError(str(error), USAGE) from None
+        if worker_count(config):
+            _await(supervise(config, announce=_announce, load=lambda: load_config(config_file)))
+        else:
+            _serve_alone(config, config_file)
+    except StartError as error:
+        raise CommandError(str(error), error.code) from None
+
+
+def _serve_alone(config: Config, config_file: Path) -> None:
+    from privyseal_service import server  # noqa: PLC0415
+    from privyseal_service.config import load_config  # noqa: PLC0415
+    from privyseal_service.exits import start_error  # noqa: PLC0415
+    from privyseal_service.keyring import KeyringError  # noqa: PLC0415
+    from privyseal_service.ports import ListenError  # noqa: PLC0415
+    from privyseal_service.tls import TlsError  # noqa: PLC0415
+
+    try:
+        _await(server.serve(config, announce=_announce, load=lambda: load_config(config_file)))
+    except (KeyringError, TlsError, ListenError) as error:
+        raise start_error(error) from None
 
 
 def _await(work: Coroutine[Any, Any, _T]) -> _T:

@@ -93,8 +93,18 @@ class ServerConfig(_Model):
     `default_deadline_s` is for calls that come without a deadline. `open_wait_s` is how long the start waits for key
     stores before it serves without them. `max_connection_age_s` bounds how long a connection outlives a CA that was
     taken away; a call in flight may finish after it.
+
+    `workers` is the number of worker processes: left out, one for each core; 0 serves in the process that the command
+    line started. With `share_port`, another service of the same user may listen at the same addresses, as a new release
+    does that takes over from an old one. At a stop, health says NOT_SERVING for `drain_wait_s`, so that balancers can
+    turn away, and then calls in flight have `shutdown_grace_s`. A worker that says nothing for `hang_after_s` is
+    replaced.
     """
 
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    share_port: bool = False
+    drain_wait_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 0.0
+    hang_after_s: Annotated[float, Field(ge=2, le=3600, allow_inf_nan=False)] = 5.0
     shutdown_grace_s: _Seconds = 10.0
     default_deadline_s: _Seconds = 30.0
     open_wait_s: _Seconds = 5.0

@@ -148,10 +148,11 @@ class Keyring:
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, wait_s: float) -> None:
+    async def open(self, wait_s: float, *, strict: bool = True) -> None:
         """Open every key at once, and go on in the background with those whose store is away, or silent for `wait_s`.
 
-        Raises KeyringError for a key that does not fit, and for a required one that is not open by then.
+        Raises KeyringError for a key that does not fit, and for a required one that is not open by then; where not
+        `strict`, such a key does not serve, and the others do.
         """
         keys = list(self.keys.values())
         self._tasks = [asyncio.create_task(self._keep_opening(key), name=f"open key {key.name}") for key in keys]
@@ -164,7 +165,7 @@ class Keyring:
                 sentence = f"the key store did not answer within {wait_s:g} s"
                 key.failed(UnavailableError("network", sentence, "look at its network and its health"))
         stopping = [(key.name, key.problem) for key in keys if key.problem and _stops_the_start(key, key.problem)]
-        if stopping:
+        if stopping and strict:
             raise KeyringError(*stopping[0], others=len(stopping) - 1)
         self._started = True
         for key in keys:

@@ -13,7 +13,7 @@ import orjson
 if TYPE_CHECKING:
     from privyseal_service.config import LogConfig
 
-_KEPT = ("time", "level", "logger", "message")
+_KEPT = ("time", "level", "logger", "message", "worker")
 
 
 class _Clock:
@@ -32,11 +32,13 @@ class _Clock:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, RFC 3339), level, logger, message, and the event's own fields."""
+    """One JSON object a line: time (UTC, RFC 3339), level, logger, the number of the worker that says it, message, and
+    the event's own fields."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int | None = None) -> None:
         super().__init__()
         self._clock = _Clock()
+        self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -44,6 +46,7 @@ class JsonFormatter(logging.Formatter):
             "time": self._clock.text(record),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._worker,
             "message": record.getMessage(),
         }
         fields: Mapping[str, Any] = getattr(record, "fields", {})
@@ -78,16 +81,16 @@ def _printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode()
 
 
-def log_handler(config: LogConfig, stream: TextIO | None = None) -> logging.Handler:
+def log_handler(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> logging.Handler:
     """The handler that writes the log as configured."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if config.format == "json" else ConsoleFormatter())
+    handler.setFormatter(JsonFormatter(worker) if config.format == "json" else ConsoleFormatter())
     return handler
 
 
-def set_up(config: LogConfig) -> None:
-    """Send this process's log to standard error."""
-    logging.basicConfig(handlers=[log_handler(config)], level=config.level.upper(), force=True)
+def set_up(config: LogConfig, *, worker: int | None = None) -> None:
+    """Send this process's log to standard error, with the number of the worker that it is, if any."""
+    logging.basicConfig(handlers=[log_handler(config, worker=worker)], level=config.level.upper(), force=True)
     # asyncio and gRPC say at debug level what peers sent; nobody needs that in this log.
     for name in ("asyncio", "grpc"):
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

@@ -1,11 +1,13 @@
-"""The process around every command: private files, and no core dumps with PINs in them."""
+"""The process around every command: private files, no core dumps with PINs in them, and no orphans."""
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
@@ -13,8 +15,22 @@ def harden() -> None:
     """Files of this process are private to its user, and its memory (PINs among it) is never written out."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0, "forbid core dumps")
+
+
+def die_with(parent: int) -> bool:
+    """Have the kernel end this process when its parent ends, however that comes. False when the parent, whose process
+    id is given, is gone already.
+
+    The kernel means the thread that started this process (prctl(2)): start it from the main one.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "follow the end of the parent")
+    return os.getppid() == parent
+
+
+def _prctl(option: int, argument: int, doing: str) -> None:
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - costs some milliseconds, and only here
 
-        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "cannot forbid core dumps")
+        if ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot {doing}")

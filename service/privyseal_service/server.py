@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,12 +19,14 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from privyseal_backends.registry import backend
+from privyseal_service.config import ConfigError
 from privyseal_service.decisions import LogRecorder, Recorder
 from privyseal_service.grants import Grants
 from privyseal_service.handlers import KEY_SERVICE, SIGNING_SERVICE, Handlers
 from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.identity import CertificateIdentifier, Identifier, InsecureIdentifier
-from privyseal_service.keyring import Keyring, Stores
+from privyseal_service.keyring import Keyring, KeyState, Stores
+from privyseal_service.ports import ListenError
 from privyseal_service.reflection import Reflection
 from privyseal_service.signing import CallPath
 from privyseal_service.systemd import notify
@@ -39,9 +41,9 @@ _LOG = logging.getLogger(__name__)
 MOST_REQUEST_BYTES = 128 * 1024
 """2,000 checksums are 68 kB, and a context 8 kB at most."""
 
-
-class ListenError(Exception):
-    """A listener's address cannot be had. The text is a sentence that names it."""
+_TAKE_IN_S = 0.05
+"""How long a stop waits at least: gRPC cancels a call that came in and that no handler was given yet
+(github.com/grpc/grpc/issues/41785)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Service:
         self._path = CallPath(grants, self._keyring, recorder or LogRecorder())
         self._health = Health([SIGNING_SERVICE, KEY_SERVICE])
         self._reflection = Reflection([SIGNING_SERVICE, KEY_SERVICE, HEALTH_SERVICE])
+        self._tls: list[TlsMaterial | None] = []
         self._listeners: list[_Listener] = []
 
     @property
@@ -76,9 +79,22 @@ class Service:
 
     async def start(self) -> None:
         """Open the keys, then accept calls. Raises TlsError, KeyringError, ListenError."""
-        tls = [load_tls(listener) if listener.auth == "mtls" else None for listener in self._config.listeners]
-        await self._keyring.open(self._config.server.open_wait_s)
-        for listener, material in zip(self._config.listeners, tls, strict=True):
+        await self.open()
+        await self.listen()
+
+    async def open(self, *, strict: bool = True) -> None:
+        """Read the listeners' certificates and open the keys. Raises TlsError, KeyringError; see `Keyring.open`."""
+        self._tls = [load_tls(listener) if listener.auth == "mtls" else None for listener in self._config.listeners]
+        await self._keyring.open(self._config.server.open_wait_s, strict=strict)
+
+    @property
+    def ailing(self) -> frozenset[str]:
+        """The keys that do not serve now."""
+        return frozenset(key.name for key in self._keyring.keys.values() if key.state is not KeyState.SERVING)
+
+    async def listen(self) -> None:
+        """Accept calls. Raises ListenError."""
+        for listener, material in zip(self._config.listeners, self._tls, strict=True):
             self._listeners.append(self._listener(listener, material))
         for made in self._listeners:
             await made.server.start()
@@ -105,6 +121,19 @@ class Service:
         add_ServerReflectionServicer_to_server(self._reflection, server)  # type: ignore[no-untyped-call]
         return _Listener(config, server, _bind(server, config.address, tls))
 
+    async def reload(self, config: Config) -> None:
+        """Go on with another configuration, which was checked: the times that a stop takes follow it."""
+        self._config = config
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, wait for balancers to notice, then `stop`. Cut short when it is cancelled."""
+        self._health.stop()
+        try:
+            if self._listeners:
+                await asyncio.sleep(max(_TAKE_IN_S, self._config.server.drain_wait_s))
+        finally:
+            await self.stop(self._config.server.shutdown_grace_s)
+
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, accept no more, let calls in flight finish for `grace_s`, close the key stores."""
         self._health.stop()
@@ -123,7 +152,7 @@ def _bind(server: grpc.aio.Server, address: str, tls: TlsMaterial | None) -> str
             )
             port = server.add_secure_port(address, credentials)
     except RuntimeError:
-        raise ListenError(f"cannot listen at {address}: is it taken, or not an address of this machine?") from None
+        raise ListenError.at(address) from None
     if address.startswith("unix:"):
         return address
     return f"{address.rpartition(':')[0]}:{port}"
@@ -142,12 +171,13 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.keepalive_permit_without_calls", 0),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(config.share_port)),
     ]
 
 
-async def serve(config: Config, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls.
+async def serve(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+    """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
+    and `load` reads the configuration again at SIGHUP.
 
     Raises TlsError, KeyringError, ListenError when the service cannot start.
     """
@@ -156,23 +186,46 @@ async def serve(config: Config, *, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     service = Service(config)
-    starting = asyncio.create_task(service.start())
-    waiting = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
-            return
-        starting.result()
+    reloads: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(_reload(service, load))))
+
+    async def started() -> None:
         for auth, address in service.addresses:
             announce(f"listening {auth} {address}")
         notify("READY=1")
-        await waiting
+        await stopping.wait()
         notify("STOPPING=1")
         _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
+
+    await run(service, service.start(), stopping, started)
+    _LOG.info("stopped")
+
+
+async def _reload(service: Service, load: Callable[[], Config]) -> None:
+    """Read the configuration again; one that cannot be used changes nothing."""
+    try:
+        config = await asyncio.to_thread(load)
+    except ConfigError as error:
+        _LOG.error("the configuration stays as it was: %s", error)
+        return
+    await service.reload(config)
+
+
+async def run(
+    service: Service, start: Awaitable[None], stopping: asyncio.Event, started: Callable[[], Awaitable[None]]
+) -> None:
+    """Start the service, go on with `started`, and drain the service when that is done or fails. When `stopping` is set
+    before the start is over, the start is given up."""
+    starting = asyncio.ensure_future(start)
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await started()
     finally:
         waiting.cancel()
-        await service.stop(config.server.shutdown_grace_s)
-    _LOG.info("stopped")
+        starting.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await starting
+        await service.drain()

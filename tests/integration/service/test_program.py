@@ -214,6 +214,7 @@ def test_help_imports_little(software: Place) -> None:
 
 
 def test_a_service_imports_only_the_backends_of_its_keys(software: Place) -> None:
+    configure_software(software, head="[server]\nworkers = 0")
     modules = list_modules(software)
     with software.serving() as serving:
         assert serving.stop() == 0
@@ -221,3 +222,13 @@ def test_a_service_imports_only_the_backends_of_its_keys(software: Place) -> Non
     assert "tests.fakes.software_store" in imported
     backends = {"privyseal_backends.aws_kms", "privyseal_backends.google_kms", "privyseal_backends.pkcs11"}
     assert not {"boto3", "botocore", "google.cloud.kms", "pkcs11", "click.testing", *backends} & imported
+
+
+def test_a_supervisor_imports_no_backend_and_no_grpc(software: Place) -> None:
+    configure_software(software, head="[server]\nworkers = 1")
+    modules = list_modules(software)
+    with software.serving() as serving:
+        assert serving.stop() == 0
+    imported = set(modules.read_text().split())
+    assert "privyseal_service.supervisor" in imported
+    assert not {"grpc", "tests.fakes.software_store", "privyseal_backends.pkcs11"} & imported

@@ -24,7 +24,7 @@ from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.config import ConfigError
-from privyseal_service.server import ListenError
+from privyseal_service.ports import ListenError
 from privyseal_service.tls import TlsError
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import CA, DAY, SERVER

@@ -1,0 +1,175 @@
+"""What the supervisor and a worker say to each other, over a pair of sockets that nobody else holds.
+
+A worker is exposed to the network and the supervisor is not, so the supervisor takes nothing from it but short lines of
+JSON of a known form. What a worker is told is pickled, since it comes from the process that started it. The
+configuration travels this way: it is read and checked once, and nothing of it is in a command line or an environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from privyseal_service.latches import Latch
+
+if TYPE_CHECKING:
+    from privyseal_service.config import Config
+
+_LENGTH = struct.Struct("!I")
+MOST_REPORT_BYTES = 256 * 1024
+"""The longest line that the supervisor reads."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first word: what to serve, as which worker of which version.
+
+    The configuration's listeners have the ports that the supervisor holds, and only those that this worker serves. A
+    `strict` worker ends when a key cannot serve as configured; any other serves without that key.
+    """
+
+    version: str
+    number: int
+    config: Config
+    strict: bool
+    latches: tuple[Latch, ...]
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Accept calls: the keys are open, as far as they will be."""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Say NOT_SERVING, finish what is in flight, end."""
+
+
+@dataclass(frozen=True)
+class Latched:
+    """Another worker's token refused its PIN."""
+
+    latches: tuple[Latch, ...]
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Go on with another configuration."""
+
+    config: Config
+
+
+Order: TypeAlias = Start | Listen | Drain | Latched | Reload
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a worker is: said once a second, and whenever it changes.
+
+    `state` is "opening", "open" (ready to listen), "serving" or "draining". `ailing` names the keys that do not serve.
+    """
+
+    state: str
+    ailing: frozenset[str] = frozenset()
+    latches: tuple[Latch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A worker cannot start: the sentence, and the exit code that it means for the service."""
+
+    message: str
+    code: int
+
+
+Word: TypeAlias = Report | Failed
+
+
+class ReportError(Exception):
+    """What a worker said has no known form."""
+
+
+def encode_order(order: Order) -> bytes:
+    """A length and the pickled order."""
+    body = pickle.dumps(order)
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_order(reader: asyncio.StreamReader) -> Order | None:
+    """The next order; None when the supervisor is gone."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        return _order(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+def read_start(channel: socket.socket) -> Start:
+    """The first order, read before there is an event loop. Raises EOFError when the supervisor is gone."""
+    (length,) = _LENGTH.unpack(_receive(channel, _LENGTH.size))
+    order = _order(_receive(channel, length))
+    if not isinstance(order, Start):
+        raise EOFError
+    return order
+
+
+def _order(body: bytes) -> Order:
+    order: Order = pickle.loads(body)  # noqa: S301 - from the parent process, over a socket pair of its own
+    return order
+
+
+def _receive(channel: socket.socket, length: int) -> bytes:
+    body = b""
+    while len(body) < length:
+        part = channel.recv(length - len(body))
+        if not part:
+            raise EOFError
+        body += part
+    return body
+
+
+def encode_word(word: Word) -> bytes:
+    """One line of JSON."""
+    match word:
+        case Report():
+            latches = [[latch.uri, latch.message, latch.remedy] for latch in word.latches]
+            said: dict[str, Any] = {"state": word.state, "ailing": sorted(word.ailing), "latches": latches}
+        case Failed():
+            said = {"failed": word.message, "code": word.code}
+    return json.dumps(said).encode() + b"\n"
+
+
+_STATES = ("opening", "open", "serving", "draining")
+
+
+def decode_word(line: bytes) -> Word:
+    """What a worker said. Raises ReportError."""
+    try:
+        said = json.loads(line)
+        if "failed" in said:
+            return Failed(_text(said["failed"]), {1: 1, 2: 2, 3: 3}[said["code"]])
+        latches = tuple(Latch(*map(_text, latch)) for latch in said["latches"])
+        if said["state"] not in _STATES:
+            raise ReportError("no such state")
+        return Report(said["state"], frozenset(map(_text, said["ailing"])), latches)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The supervisor's end and the worker's."""
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003 - the library's argument
+    return ours, theirs

@@ -1,0 +1,119 @@
+"""Refused PINs, remembered for their tokens: what a token refused once is not tried again by any process of ours.
+
+Tokens lock after a few wrong PINs, so the supervisor keeps what one worker learned and tells it to all others, those
+that are started later among them. A latch holds until the service is started again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from privyseal_backends.interface import BackendError, Key, KeyStore, OperatorError
+
+if TYPE_CHECKING:
+    from privyseal_backends.interface import OpenStore
+
+_LOG = logging.getLogger(__name__)
+
+_TOKEN_ATTRIBUTES = frozenset(
+    {"token", "serial", "manufacturer", "model", "slot-id", "slot-description", "slot-manufacturer", "module-path"}
+)
+"""What in a PKCS#11 URI says which token is meant (RFC 7512, 2.3)."""
+
+
+@dataclass(frozen=True)
+class Latch:
+    """A PIN that a token refused: the URI of the key that was opened, and what was said. There is no PIN in it."""
+
+    uri: str
+    message: str
+    remedy: str
+
+    def error(self) -> OperatorError:
+        """The error that opening a key of the same token meets."""
+        return OperatorError("PIN", self.message, self.remedy)
+
+
+class Latches:
+    """The latches of this process. `tell` hears of each that is new here."""
+
+    def __init__(self, latches: Iterable[Latch] = (), tell: Callable[[Latch], None] = lambda _: None) -> None:
+        self._latches = list(latches)
+        self._tell = tell
+
+    @property
+    def all(self) -> tuple[Latch, ...]:
+        """All that there are."""
+        return tuple(self._latches)
+
+    def refusal(self, uri: str) -> OperatorError | None:
+        """The error for a key whose token may be one that refused its PIN."""
+        return next((latch.error() for latch in self._latches if same_token(latch.uri, uri)), None)
+
+    def add(self, latch: Latch) -> bool:
+        """Learn of a latch; whether it is new."""
+        if latch in self._latches:
+            return False
+        self._latches.append(latch)
+        return True
+
+    def note(self, uri: str, error: BackendError) -> None:
+        """Look at what opening a key ended in, and latch when it was its PIN."""
+        if isinstance(error, OperatorError) and error.part == "PIN" and self.refusal(uri) is None:
+            latch = Latch(uri, error.message, error.remedy)
+            self.add(latch)
+            self._tell(latch)
+
+    def guard(self, backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
+        """The same backends, whose stores look at the latches before they open a key."""
+
+        def guarded(scheme: str) -> OpenStore:
+            open_store = backends(scheme)
+            return lambda settings: _GuardedStore(open_store(settings), self)
+
+        return guarded
+
+
+class _GuardedStore:
+    """A key store that never asks a token again that refused its PIN."""
+
+    def __init__(self, store: KeyStore, latches: Latches) -> None:
+        self._store = store
+        self._latches = latches
+
+    async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
+        """Open the key; see `KeyStore.open_key`."""
+        refusal = self._latches.refusal(uri)
+        if refusal is not None:
+            raise refusal
+        try:
+            return await self._store.open_key(uri, fingerprint)
+        except BackendError as error:
+            self._latches.note(uri, error)
+            raise
+
+    async def close(self) -> None:
+        """Close the store; see `KeyStore.close`."""
+        await self._store.close()
+
+
+def same_token(one: str, other: str) -> bool:
+    """Whether two keys' URIs may name the same token: nothing that both say of it differs."""
+    if one == other:
+        return True
+    first, second = _token(one), _token(other)
+    return bool(first and second) and all(second.get(name, value) == value for name, value in first.items())
+
+
+def _token(uri: str) -> Mapping[str, str]:
+    """What a PKCS#11 URI says of its token; empty for any other."""
+    scheme, _, rest = uri.partition(":")
+    if scheme.lower() != "pkcs11":
+        return {}
+    path, _, query = rest.partition("?")
+    pairs = (attribute.partition("=") for attribute in (*path.split(";"), *query.split("&")))
+    return {name: unquote(value) for name, _, value in pairs if name in _TOKEN_ATTRIBUTES}

@@ -1,0 +1,376 @@
+"""The supervisor: holds the ports, starts the workers one after another, and replaces those that die or hang.
+
+It serves no call itself, so nothing that comes from the network can hurt it, and it opens no key. What a worker learns
+of a token's PIN it keeps over restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from privyseal import __version__
+from privyseal_service.control import (
+    MOST_REPORT_BYTES,
+    Drain,
+    Failed,
+    Latched,
+    Listen,
+    Order,
+    Reload,
+    Report,
+    ReportError,
+    Start,
+    decode_word,
+    encode_order,
+    pair,
+)
+from privyseal_service.cores import core_count
+from privyseal_service.exits import REFUSED, StartError, start_error
+from privyseal_service.latches import Latches
+from privyseal_service.ports import ListenError, Reservation, reserve
+from privyseal_service.restarts import Backoff, HangWatch
+from privyseal_service.systemd import notify
+
+if TYPE_CHECKING:
+    import socket
+
+    from privyseal_service.config import Config
+
+_LOG = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.5
+_FIRST_REPORT_S = 30.0
+"""How long a worker may take to import what it needs; a busy machine takes its time."""
+_CLOSE_S = 25.0
+"""What a worker may take beyond the configured times to close its key stores; one that hangs takes longest."""
+
+# The working folder must not be where the worker's own modules are looked for.
+_BOOT = "import sys\nif sys.path[0] == '': del sys.path[0]\nfrom privyseal_service.worker import main\nmain()"
+
+
+def worker_count(config: Config) -> int:
+    """How many workers the configuration means; 0 is to serve without any. A Unix socket is served by one."""
+    if config.server.workers == 0:
+        return 0
+    if all(listener.address.startswith("unix:") for listener in config.listeners):
+        return 1
+    return config.server.workers or core_count()
+
+
+def may_listen(ailing: frozenset[str], others: Iterable[frozenset[str]]) -> bool:
+    """Whether a worker with keys that do not serve should take calls: only where no other worker, each given by its own
+    such keys, serves one of them better."""
+    return all(ailing <= theirs for theirs in others)
+
+
+class _Worker:
+    """One worker process, as the supervisor sees it."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
+        self.number = number
+        self.process = process
+        self.report = Report("opening")
+        self.failure: Failed | None = None
+        self.told_to_listen = False
+        self.leaving = False
+        self.watch = HangWatch(time.monotonic(), _FIRST_REPORT_S)
+        self._started_s = time.monotonic()
+        self._changed = asyncio.Event()
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+
+    async def connect(self, channel: socket.socket) -> None:
+        """Take the supervisor's end of the pair of sockets."""
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=MOST_REPORT_BYTES)
+
+    async def hear(self, heard: Callable[[_Worker], None]) -> int:
+        """Take in what the worker says until it ends; its exit code, or the signal's number below zero."""
+        try:
+            while line := await self._reader.readline():
+                match decode_word(line):
+                    case Failed() as failure:
+                        self.failure = failure
+                    case Report() as report:
+                        self.report = report
+                        heard(self)
+                        self._tell()
+        except (ReportError, ValueError, ConnectionError) as error:
+            _LOG.error("worker %d is ended: %s", self.number, error)
+            self.kill()
+        finally:
+            self._writer.close()
+        code = await self.process.wait()
+        self.report = Report("ended")
+        self._tell()
+        return code
+
+    async def until_open(self) -> None:
+        """Wait until its keys are open, or it has ended."""
+        while self.report.state == "opening":
+            await self._changed.wait()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def say(self, order: Order) -> None:
+        """Tell the worker to do something; one that is gone hears nothing."""
+        if not self._writer.is_closing():
+            self._writer.write(encode_order(order))
+
+    def leave(self) -> None:
+        """Have the worker finish what it has and end, for good."""
+        self.leaving = True
+        self.say(Drain())
+
+    def kill(self) -> None:
+        """End the process, now."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+    @property
+    def lived_s(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started_s
+
+    @property
+    def serving(self) -> bool:
+        """Whether it takes calls."""
+        return self.report.state == "serving"
+
+
+class Supervisor:
+    """Runs the workers of a configuration until SIGTERM or SIGINT.
+
+    `announce` gets a line for each listener once the first worker accepts calls. `load` reads the configuration again
+    at SIGHUP; it raises ConfigError.
+    """
+
+    def __init__(self, config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+        self._config = config
+        self._announce = announce
+        self._load = load
+        self._wanted = worker_count(config)
+        self._latches = Latches()
+        self._reservations: dict[str, Reservation] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._serving = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._failure: StartError | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve. Raises StartError when the first worker cannot."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        looking = asyncio.create_task(self._look_for_hangs())
+        try:
+            self._reserve()
+            self._keepers[0] = asyncio.create_task(self._keep(0))
+            await _first_of(self._serving.wait(), self._stopping.wait())
+            if self._failure is not None:
+                raise self._failure
+            if not self._stopping.is_set():
+                self._say_listening()
+                self._resize()
+            await self._stopping.wait()
+            if self._serving.is_set():
+                notify("STOPPING=1")
+                _LOG.info("stopping: calls in flight have %g s to finish", self._config.server.shutdown_grace_s)
+        finally:
+            await self._end()
+            looking.cancel()
+        _LOG.info("stopped")
+
+    def _reserve(self) -> None:
+        try:
+            for listener in self._config.listeners:
+                held = reserve(listener.address, share=self._config.server.share_port)
+                self._reservations[listener.address] = held
+        except ListenError as error:
+            raise start_error(error) from None
+
+    def _say_listening(self) -> None:
+        for listener in self._config.listeners:
+            self._announce(f"listening {listener.auth} {self._reservations[listener.address].address}")
+        notify("READY=1")
+
+    async def _keep(self, number: int) -> None:
+        """Keep one worker running, until there is to be none of its number."""
+        backoff = Backoff()
+        while not self._stopping.is_set() and number < self._wanted:
+            worker, ending = await self._start(number)
+            code = await ending
+            del self._workers[number]
+            if not self._serving.is_set():
+                self._fail(worker, code)
+                return
+            if worker.leaving or self._stopping.is_set():
+                continue
+            delay_s = backoff.after(worker.lived_s)
+            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
+            await _first_of(asyncio.sleep(delay_s), self._stopping.wait())
+
+    async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]]:
+        """Start a worker, and wait until its keys are open: key stores may not bear several starts at once."""
+        async with self._one_at_a_time:
+            ours, theirs = pair()
+            with theirs:
+                arguments = (str(theirs.fileno()), str(os.getpid()), f"privyseal-server worker {number}")
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-c", _BOOT, *arguments),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+            worker = _Worker(number, process)
+            await worker.connect(ours)
+            self._workers[number] = worker
+            worker.say(self._first_order(number))
+            if self._stopping.is_set():
+                worker.leave()
+            ending = asyncio.create_task(worker.hear(self._heard))
+            await worker.until_open()
+            return worker, ending
+
+    def _first_order(self, number: int) -> Start:
+        strict = not self._serving.is_set()
+        return Start(__version__, number, self._for_worker(self._config, number), strict, self._latches.all)
+
+    def _for_worker(self, config: Config, number: int) -> Config:
+        """The configuration as one worker serves it: on the ports that are held here, and a Unix socket by the first
+        worker alone, since the file is the last one's that listened."""
+        listeners = tuple(
+            listener.model_copy(update={"address": self._reservations[listener.address].address})
+            for listener in config.listeners
+            if number == 0 or not listener.address.startswith("unix:")
+        )
+        server = config.server.model_copy(update={"share_port": True})
+        return config.model_copy(update={"server": server, "listeners": listeners})
+
+    def _heard(self, worker: _Worker) -> None:
+        worker.watch.heard(time.monotonic(), self._config.server.hang_after_s)
+        new = tuple(latch for latch in worker.report.latches if self._latches.add(latch))
+        if new:
+            for other in self._workers.values():
+                other.say(Latched(new))
+        for each in self._workers.values():
+            if each.report.state == "open" and not each.told_to_listen and self._may_listen(each):
+                each.told_to_listen = True
+                each.say(Listen())
+        if worker.serving:
+            self._serving.set()
+
+    def _may_listen(self, worker: _Worker) -> bool:
+        others = [other.report.ailing for other in self._workers.values() if other.serving and not other.leaving]
+        return may_listen(worker.report.ailing, others)
+
+    def _fail(self, worker: _Worker, code: int) -> None:
+        """The first worker ended before it served: so does the service."""
+        told = worker.failure
+        if told is None and not self._stopping.is_set():
+            self._failure = StartError(f"the first worker {_ended(worker, code)} before it could serve", REFUSED)
+        elif told is not None:
+            self._failure = StartError(told.message, told.code)
+        self._stopping.set()
+
+    async def _look_for_hangs(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for worker in self._workers.values():
+                if worker.watch.hangs(time.monotonic(), _LOOK_EVERY_S) and worker.process.returncode is None:
+                    _LOG.error("worker %d says nothing any more and is ended", worker.number)
+                    worker.kill()
+
+    def _reload_soon(self) -> None:
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        """Read the configuration again and hand it to all; one that cannot be used changes nothing."""
+        from privyseal_service.config import ConfigError  # noqa: PLC0415 - it is imported by now
+
+        try:
+            config = await asyncio.to_thread(self._load)
+        except ConfigError as error:
+            _LOG.error("the configuration stays as it was: %s", error)
+            return
+        problem = self._unfit_to_reload(config)
+        if problem:
+            _LOG.error("the configuration stays as it was: %s needs a restart of the service", problem)
+            return
+        self._config = config
+        for worker in self._workers.values():
+            worker.say(Reload(self._for_worker(config, worker.number)))
+        if self._serving.is_set() and not self._stopping.is_set():
+            self._resize()
+
+    def _unfit_to_reload(self, config: Config) -> str:
+        if [listener.address for listener in config.listeners] != list(self._reservations):
+            return "a change of the listeners' addresses"
+        return "" if config.server.workers != 0 else "serving without workers"
+
+    def _resize(self) -> None:
+        """Start the workers that are missing, and let those end that are too many."""
+        self._wanted = worker_count(self._config)
+        for number in range(self._wanted):
+            if number not in self._keepers or self._keepers[number].done():
+                self._keepers[number] = asyncio.create_task(self._keep(number))
+        for worker in self._workers.values():
+            if worker.number >= self._wanted:
+                worker.leave()
+
+    async def _end(self) -> None:
+        """Drain every worker, end those that do not, and give the ports back."""
+        self._stopping.set()
+        for worker in self._workers.values():
+            worker.leave()
+        server = self._config.server
+        if self._keepers:
+            patience_s = server.drain_wait_s + server.shutdown_grace_s + _CLOSE_S
+            _, late = await asyncio.wait(self._keepers.values(), timeout=patience_s)
+            for worker in self._workers.values():
+                _LOG.error("worker %d did not end in %g s and is ended", worker.number, patience_s)
+                worker.kill()
+            if late:
+                await asyncio.wait(late)
+        for held in self._reservations.values():
+            held.release()
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait for one of several things, and forget the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _ended(worker: _Worker, code: int) -> str:
+    """How a worker ended, in words."""
+    if worker.failure is not None:
+        return f"could not start ({worker.failure.message})"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+async def supervise(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+    """Serve by workers until SIGTERM or SIGINT; see `Supervisor`. Raises StartError when the service cannot start."""
+    await Supervisor(config, announce=announce, load=load).run()

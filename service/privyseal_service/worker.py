@@ -1,0 +1,168 @@
+"""A worker process: serves what the supervisor hands it, says how it is, and never outlives the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from privyseal import __version__
+from privyseal_service.control import (
+    Drain,
+    Failed,
+    Latched,
+    Listen,
+    Order,
+    Reload,
+    Report,
+    Start,
+    Word,
+    encode_word,
+    read_order,
+    read_start,
+)
+from privyseal_service.exits import REFUSED, StartError, start_error
+from privyseal_service.latches import Latches
+from privyseal_service.process import die_with, harden
+
+if TYPE_CHECKING:
+    from privyseal_service.config import Config
+    from privyseal_service.server import Service
+
+_LOG = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 1.0
+_ORPHANED = 70
+
+
+def main() -> None:
+    """The process: arguments are the number of the control socket's descriptor and the supervisor's process id."""
+    harden()
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    if not die_with(int(sys.argv[2])):
+        sys.exit(_ORPHANED)
+    # A terminal's Ctrl-C and hang-up reach every process of its group; the supervisor alone decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.set_inheritable(channel.fileno(), False)  # noqa: FBT003 - the library's argument
+    try:
+        start = read_start(channel)
+    except EOFError:
+        sys.exit(_ORPHANED)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    sys.exit(asyncio.run(_Worker(start, channel).run()))
+
+
+class _Worker:
+    """What a worker has: its service, and the supervisor's ear."""
+
+    def __init__(self, start: Start, channel: socket.socket) -> None:
+        self._start = start
+        self._channel = channel
+        self._latches = Latches(start.latches, tell=lambda _: self._report())
+        self._state = "opening"
+        self._listen = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._service: Service | None = None
+        self._writer: asyncio.StreamWriter
+
+    async def run(self) -> int:
+        """Serve until told to end; the exit code."""
+        from privyseal_service import logs  # noqa: PLC0415 - after the supervisor is known to be there
+
+        logs.set_up(self._start.config.log, worker=self._start.number)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._channel)
+        tasks = [asyncio.create_task(self._obey(reader)), asyncio.create_task(self._keep_reporting())]
+        try:
+            await self._serve()
+        except StartError as error:
+            self._say(Failed(str(error), error.code))
+            await self._said()
+            return error.code
+        except Exception:  # noqa: BLE001 - the supervisor starts another one; what happened is in the log
+            _LOG.exception("the worker failed in a way that it should not")
+            return REFUSED
+        finally:
+            for task in tasks:
+                task.cancel()
+            with suppress(OSError):
+                self._writer.close()
+        return 0
+
+    async def _serve(self) -> None:
+        if self._start.version != __version__:
+            message = (
+                f"the program was replaced by version {__version__} under the running service; restart the service"
+            )
+            raise StartError(message, REFUSED)
+        from privyseal_backends.registry import backend  # noqa: PLC0415
+        from privyseal_service import server  # noqa: PLC0415
+
+        self._service = server.Service(self._start.config, backends=self._latches.guard(backend))
+        try:
+            await server.run(self._service, self._open_and_listen(self._service), self._stopping, self._started)
+        except Exception as error:
+            if self._state != "serving":
+                raise start_error(error) from error
+            raise
+
+    async def _open_and_listen(self, service: Service) -> None:
+        await service.open(strict=self._start.strict)
+        self._enter("open")
+        await self._listen.wait()
+        await service.listen()
+
+    async def _started(self) -> None:
+        self._enter("serving")
+        await self._stopping.wait()
+        self._enter("draining")
+
+    async def _obey(self, reader: asyncio.StreamReader) -> None:
+        while (order := await read_order(reader)) is not None:
+            await self._carry_out(order)
+        self._stopping.set()
+
+    async def _carry_out(self, order: Order) -> None:
+        match order:
+            case Listen():
+                self._listen.set()
+            case Drain():
+                self._stopping.set()
+            case Latched():
+                for latch in order.latches:
+                    self._latches.add(latch)
+            case Reload():
+                await self._reload(order.config)
+            case Start():
+                raise AssertionError("a worker starts once")
+
+    async def _reload(self, config: Config) -> None:
+        if self._service is not None:
+            await self._service.reload(config)
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            self._report()
+            await asyncio.sleep(REPORT_EVERY_S)
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        self._report()
+
+    def _report(self) -> None:
+        ailing = self._service.ailing if self._service is not None else frozenset()
+        self._say(Report(self._state, ailing, self._latches.all))
+
+    def _say(self, word: Word) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode_word(word))
+
+    async def _said(self) -> None:
+        with suppress(OSError):
+            await self._writer.drain()
