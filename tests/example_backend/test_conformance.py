@@ -1,0 +1,20 @@
+"""The example backend passes the conformance suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.backend_cases import *  # noqa: F403 - the cases are this module's tests
+from tests.conformance.cases import *  # noqa: F403
+from tests.conformance.faces import Direct
+from tests.conformance.stores import StoreUnderTest
+
+
+@pytest.fixture
+def face(store: StoreUnderTest) -> Direct:
+    return Direct(store)
+
+
+@pytest.fixture
+def own_face(store: StoreUnderTest) -> Direct:
+    return Direct(store)
