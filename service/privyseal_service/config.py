@@ -29,6 +29,7 @@ from pydantic import (
 
 from privyseal_backends.interface import PURPOSES, CallerError, Export, Origin, Protection
 from privyseal_backends.registry import uri_scheme
+from privyseal_service.audit.settings import AuditConfig
 from privyseal_service.callers import CallerPattern
 from privyseal_service.grants import GRANTABLE, Grant, Operation
 from privyseal_service.identity import DeniedCertificates
@@ -71,7 +72,9 @@ def _pattern(value: object) -> CallerPattern:
 
 
 _SchemeField = Annotated[Scheme, _by_value({s.value: s for s in (*WrapScheme, *SignatureScheme)}, "a scheme")]
-_OperationField = Annotated[Operation, _by_value({o.value: o for o in GRANTABLE}, "an operation")]
+_OperationField = Annotated[
+    Operation, _by_value({o.value: o for o in (*GRANTABLE, Operation.LIST_RECORDS)}, "an operation")
+]
 _PatternField = Annotated[CallerPattern, PlainValidator(_pattern)]
 _Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 _KeyName = Annotated[str, Field(pattern=f"^{KEY_NAME}$")]
@@ -263,13 +266,25 @@ class KeyConfig(_Model):
 
 
 class GrantConfig(_Model):
-    """A grant as it is written; see `grants.Grant`."""
+    """A grant as it is written; see `grants.Grant`. One of `list-records` is for nothing else, and names no keys."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     callers: Annotated[tuple[_PatternField, ...], Field(min_length=1)]
-    keys: Annotated[tuple[_KeyName, ...], Field(min_length=1)]
+    keys: tuple[_KeyName, ...] = ()
     operations: Annotated[tuple[_OperationField, ...], Field(min_length=1)]
     schemes: Annotated[tuple[_SchemeField, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> GrantConfig:
+        if Operation.LIST_RECORDS in self.operations:
+            if len(self.operations) > 1 or self.keys or self.schemes:
+                raise ValueError(
+                    "list-records is about the audit trail, not about a key: give it a grant of its own, without keys "
+                    "and schemes"
+                )
+        elif not self.keys:
+            raise ValueError("keys: must not be empty")
+        return self
 
     def grant(self) -> Grant:
         """The same, to decide with."""
@@ -283,6 +298,7 @@ class Config(_Model):
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
     identity: IdentityConfig = IdentityConfig()
+    audit: AuditConfig | None = None
     listeners: Annotated[tuple[ListenerConfig, ...], Field(min_length=1)]
     stores: dict[str, dict[str, JsonValue]] = {}
     keys: Annotated[tuple[KeyConfig, ...], Field(min_length=1)]
@@ -384,6 +400,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "server": ServerConfig,
     "log": LogConfig,
     "identity": IdentityConfig,
+    "audit": AuditConfig,
     "listeners": ListenerConfig,
     "client_cas": ClientCAConfig,
     "keys": KeyConfig,
@@ -405,4 +422,5 @@ def _absolute(config: Config, folder: Path) -> Config:
             update["address"] = f"unix:{folder / listener.address.removeprefix('unix:')}"
         listeners.append(listener.model_copy(update=update))
     keys = tuple(key.model_copy(update={"uri": resolve_paths(key.uri, folder)}) for key in config.keys)
-    return config.model_copy(update={"listeners": tuple(listeners), "keys": keys})
+    audit = config.audit.within(folder) if config.audit else None
+    return config.model_copy(update={"listeners": tuple(listeners), "keys": keys, "audit": audit})

@@ -42,6 +42,7 @@ class Code(enum.IntEnum):
     CANCELLED = 1
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
@@ -145,6 +146,23 @@ def audit_unavailable(retry_after_s: float) -> ServiceError:
     """The decision cannot be put on record, so nothing may leave. Why is in the log alone."""
     message = "the audit trail cannot be written now, so the service answers nothing; try again later"
     return ServiceError(Code.UNAVAILABLE, "AUDIT_UNAVAILABLE", message, retry_after_s=retry_after_s)
+
+
+def not_in_log(message: str) -> ServiceError:
+    """The audit trail has no such record or size, or not yet."""
+    return ServiceError(Code.NOT_FOUND, "NOT_IN_LOG", message)
+
+
+def log_unreadable(retry_after_s: float) -> ServiceError:
+    """The audit trail's files cannot be read now. Why is in the service's log alone."""
+    message = "the audit trail cannot be read now; try again later"
+    return ServiceError(Code.UNAVAILABLE, "LOG_UNREADABLE", message, retry_after_s=retry_after_s)
+
+
+def another_log(log: str, retry_after_s: float) -> ServiceError:
+    """This replica keeps another log than the one that was asked for."""
+    message = f"this replica keeps the log {log}; try again, so that another replica answers"
+    return ServiceError(Code.UNAVAILABLE, "ANOTHER_LOG", message, metadata={"log": log}, retry_after_s=retry_after_s)
 
 
 def internal(request_id: str) -> ServiceError:

@@ -11,22 +11,30 @@ from privyseal_service.operations import Scheme
 
 
 class Operation(enum.Enum):
-    """What a call asks for. Grants name the first three; who has any grant on a key may see it."""
+    """What a call asks for. Grants name the first four; who has any grant on a key may see it, and whoever has a name
+    may ask the audit trail for proofs."""
 
     WRAP_SESSION_KEY = "wrap-session-key"
     SIGN_CHECKSUM = "sign-checksum"
     UNWRAP_SESSION_KEY = "unwrap-session-key"
+    LIST_RECORDS = "list-records"
     LIST_KEYS = "list-keys"
     GET_KEY = "get-key"
+    GET_CHECKPOINT = "get-checkpoint"
+    GET_INCLUSION_PROOF = "get-inclusion-proof"
+    GET_CONSISTENCY_PROOF = "get-consistency-proof"
 
 
 GRANTABLE = (Operation.WRAP_SESSION_KEY, Operation.SIGN_CHECKSUM, Operation.UNWRAP_SESSION_KEY)
-"""The operations that a grant can name; batches are `sign-checksum`."""
+"""The operations on a key that a grant can name; batches are `sign-checksum`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """These callers may do these operations with these keys. `schemes` None means all that a key is enrolled for."""
+    """These callers may do these operations with these keys. `schemes` None means all that a key is enrolled for.
+
+    A grant of `list-records` has no keys: it is about the records of the whole replica.
+    """
 
     name: str
     callers: tuple[CallerPattern, ...]
@@ -69,3 +77,8 @@ class Grants:
                 self._by_caller.clear()
             self._by_caller[caller] = known
         return known
+
+    def listing_records(self, caller: str) -> Grant | None:
+        """The first grant that lets the caller read the records of the audit trail."""
+        mine = (grant for grant in self._grants if grant.names_caller(caller))
+        return next((grant for grant in mine if Operation.LIST_RECORDS in grant.operations), None)
