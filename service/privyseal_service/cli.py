@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from privyseal import __version__
+from privyseal_service.audit.cli import audit
 from privyseal_service.exits import AWAY, REFUSED, USAGE
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def serve(config_file: Path) -> None:
     """Serve until SIGTERM or SIGINT, by worker processes of its own (server.workers, one for each core).
 
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
-    standard error. Exits with 1 when a key cannot serve as configured, 2 for a configuration, a certificate or an
-    address that cannot be used, 3 when the store of a required key is away.
+    standard error. Exits with 1 when a key cannot serve as configured or the audit trail does not hold, 2 for a
+    configuration, a certificate, an address or an audit folder that cannot be used, 3 when the store of a required key
+    is away.
 
     \b
     Example:
@@ -97,22 +99,25 @@ def serve(config_file: Path) -> None:
     # What gRPC's core would write to standard error is in none of the forms that [log] offers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from privyseal_service import logs  # noqa: PLC0415
+    from privyseal_service.audit.running import sequencing  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import StartError  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
 
     logs.set_up(config.log)
     try:
-        if worker_count(config):
-            _await(supervise(config, announce=_announce, load=lambda: load_config(config_file)))
-        else:
-            _serve_alone(config, config_file)
+        with sequencing(config.audit):
+            if worker_count(config):
+                _await(supervise(config, announce=_announce, load=lambda: load_config(config_file)))
+            else:
+                _serve_alone(config, config_file)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
 
 
 def _serve_alone(config: Config, config_file: Path) -> None:
     from privyseal_service import server  # noqa: PLC0415
+    from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import start_error  # noqa: PLC0415
     from privyseal_service.keyring import KeyringError  # noqa: PLC0415
@@ -121,7 +126,7 @@ def _serve_alone(config: Config, config_file: Path) -> None:
 
     try:
         _await(server.serve(config, announce=_announce, load=lambda: load_config(config_file)))
-    except (KeyringError, TlsError, ListenError) as error:
+    except (AuditUnavailableError, KeyringError, TlsError, ListenError) as error:
         raise start_error(error) from None
 
 
@@ -259,6 +264,9 @@ def _show(target: Target, description: KeyDescription) -> None:
         check_bar(target, description)
     except BackendError as error:
         raise CommandError(f"the key is there, and cannot serve as configured: {error}", REFUSED) from None
+
+
+cli.add_command(audit)
 
 
 def _log_defect() -> None:

@@ -225,6 +225,7 @@ _OUTCOMES = {
     Code.PERMISSION_DENIED: Outcome.DENIED,
     Code.INVALID_ARGUMENT: Outcome.REFUSED,
     Code.FAILED_PRECONDITION: Outcome.REFUSED,
+    Code.NOT_FOUND: Outcome.REFUSED,
 }
 
 

@@ -159,6 +159,12 @@ def log_unreadable(retry_after_s: float) -> ServiceError:
     return ServiceError(Code.UNAVAILABLE, "LOG_UNREADABLE", message, retry_after_s=retry_after_s)
 
 
+def too_many_log_calls(retry_after_s: float) -> ServiceError:
+    """More calls of the audit trail wait than it answers in time."""
+    message = "too many calls ask the audit trail at once; try again later"
+    return ServiceError(Code.RESOURCE_EXHAUSTED, "LOG_BUSY", message, retry_after_s=retry_after_s)
+
+
 def another_log(log: str, retry_after_s: float) -> ServiceError:
     """This replica keeps another log than the one that was asked for."""
     message = f"this replica keeps the log {log}; try again, so that another replica answers"

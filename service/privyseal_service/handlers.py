@@ -11,13 +11,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from privyseal.v1 import audit_pb2, keys_pb2, signing_pb2
 from privyseal_service import errors
+from privyseal_service.audit.calls import AuditCalls, ConsistencyQuery, InclusionQuery, RecordsQuery
 from privyseal_service.errors import ServiceError, Violation
 from privyseal_service.grants import Operation
 from privyseal_service.identity import Identifier, Peer
@@ -37,6 +38,7 @@ REQUEST_ID = "privyseal-request-id"
 """The trailing metadata that every answer carries."""
 
 SIGNING_SERVICE = signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name
+AUDIT_SERVICE = audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
 KEY_SERVICE = keys_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name
 
 _STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
@@ -58,32 +60,40 @@ _STATES = {
     KeyState.BLOCKED: keys_pb2.KEY_STATE_BLOCKED,
 }
 
+Method: TypeAlias = "Callable[[Arrival, bytes], Awaitable[Message]]"
 Context_ = grpc.aio.ServicerContext[bytes, Any]
 
 
 class Handlers:
-    """The methods of SigningService and KeyService as one listener serves them."""
+    """The methods of SigningService, KeyService and, where an audit trail is kept, AuditService as one listener serves
+    them."""
 
-    def __init__(self, path: CallPath, identifier: Identifier, default_deadline_s: float) -> None:
+    def __init__(
+        self, path: CallPath, identifier: Identifier, default_deadline_s: float, audit: AuditCalls | None = None
+    ) -> None:
         self._path = path
+        self._audit = audit
         self._identifier = identifier
         self._default_deadline_s = default_deadline_s
 
     def generic_handlers(self) -> list[grpc.GenericRpcHandler]:
         """What a server is given."""
-        signing = {
+        signing: dict[str, Method] = {
             "WrapSessionKey": self._wrap_session_key,
             "SignChecksum": self._sign_checksum,
             "BatchSignChecksums": self._batch_sign_checksums,
             "UnwrapSessionKey": self._unwrap_session_key,
         }
-        keys = {"ListKeys": self._list_keys, "GetKey": self._get_key}
+        keys: dict[str, Method] = {"ListKeys": self._list_keys, "GetKey": self._get_key}
+        services = {SIGNING_SERVICE: signing, KEY_SERVICE: keys}
+        if self._audit is not None:
+            services[AUDIT_SERVICE] = AuditHandlers(self._audit).methods()
         return [
             grpc.method_handlers_generic_handler(service, {name: self._method(m) for name, m in methods.items()})
-            for service, methods in ((SIGNING_SERVICE, signing), (KEY_SERVICE, keys))
+            for service, methods in services.items()
         ]
 
-    def _method(self, method: Callable[[Arrival, bytes], Awaitable[Message]]) -> grpc.RpcMethodHandler[bytes, Any]:
+    def _method(self, method: Method) -> grpc.RpcMethodHandler[bytes, Any]:
         async def handle(body: bytes, context: Context_) -> Message:
             request_id = secrets.token_hex(16)
             try:
@@ -167,6 +177,73 @@ class Handlers:
             arrival, Operation.GET_KEY, lambda: _parse(keys_pb2.GetKeyRequest, body).name
         )
         return keys_pb2.GetKeyResponse(key=_key(shown[0]))
+
+
+class AuditHandlers:
+    """The methods of AuditService."""
+
+    def __init__(self, audit: AuditCalls) -> None:
+        self._audit = audit
+
+    def methods(self) -> dict[str, Method]:
+        """Each by its name."""
+        return {
+            "GetCheckpoint": self._get_checkpoint,
+            "GetInclusionProof": self._get_inclusion_proof,
+            "GetConsistencyProof": self._get_consistency_proof,
+            "ListRecords": self._list_records,
+        }
+
+    async def _get_checkpoint(self, arrival: Arrival, body: bytes) -> Message:
+        note, cosigned = await self._audit.checkpoint(
+            arrival, lambda: _parse(audit_pb2.GetCheckpointRequest, body).log_id
+        )
+        return audit_pb2.GetCheckpointResponse(
+            checkpoint=note.decode(), cosigned_checkpoints=[each.decode() for each in cosigned]
+        )
+
+    async def _get_inclusion_proof(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> InclusionQuery:
+            request = _parse(audit_pb2.GetInclusionProofRequest, body)
+            chosen = request.WhichOneof("record")
+            return InclusionQuery(
+                request.log_id,
+                request.leaf_hash if chosen == "leaf_hash" else None,
+                request.index if chosen == "index" else None,
+            )
+
+        found = await self._audit.inclusion(arrival, read)
+        return audit_pb2.GetInclusionProofResponse(
+            index=found.index, proof=found.proof, checkpoint=found.checkpoint.decode(), line=found.record.decode()
+        )
+
+    async def _get_consistency_proof(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> ConsistencyQuery:
+            request = _parse(audit_pb2.GetConsistencyProofRequest, body)
+            return ConsistencyQuery(request.log_id, request.old_size, request.size)
+
+        proof, note = await self._audit.consistency(arrival, read)
+        return audit_pb2.GetConsistencyProofResponse(proof=proof, checkpoint=note.decode())
+
+    async def _list_records(self, arrival: Arrival, body: bytes) -> Message:
+        def read() -> RecordsQuery:
+            request = _parse(audit_pb2.ListRecordsRequest, body)
+            return RecordsQuery(
+                request.log_id,
+                request.start_index,
+                request.page_size,
+                request.caller,
+                request.key,
+                request.operation,
+                request.outcome,
+            )
+
+        page = await self._audit.records(arrival, read)
+        return audit_pb2.ListRecordsResponse(
+            records=[audit_pb2.AuditRecord(index=index, line=line.decode()) for index, line in page.records],
+            next_index=page.next_index,
+            size=page.size,
+        )
 
 
 def _serialize(message: Message) -> bytes:

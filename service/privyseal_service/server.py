@@ -19,10 +19,12 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from privyseal_backends.registry import backend
+from privyseal_service.audit.calls import AuditCalls
+from privyseal_service.audit.recorder import AuditRecorder
 from privyseal_service.config import ConfigError
 from privyseal_service.decisions import LogRecorder, Recorder
 from privyseal_service.grants import Grants
-from privyseal_service.handlers import KEY_SERVICE, SIGNING_SERVICE, Handlers
+from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVICE, Handlers
 from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.identity import CertificateIdentifier, Identifier, InsecureIdentifier
 from privyseal_service.keyring import Keyring, KeyState, Stores
@@ -46,6 +48,10 @@ _TAKE_IN_S = 0.05
 (github.com/grpc/grpc/issues/41785)."""
 
 
+_SETTLE_S = 5.0
+"""How long calls that were ended by a stop may take to be put on record."""
+
+
 @dataclass(frozen=True)
 class _Listener:
     config: ListenerConfig
@@ -66,9 +72,13 @@ class Service:
         self._config = config
         self._keyring = Keyring(config.keys, Stores(config.stores, backends))
         grants = Grants([grant.grant() for grant in config.grants])
-        self._path = CallPath(grants, self._keyring, recorder or LogRecorder())
-        self._health = Health([SIGNING_SERVICE, KEY_SERVICE])
-        self._reflection = Reflection([SIGNING_SERVICE, KEY_SERVICE, HEALTH_SERVICE])
+        audit = config.audit if config.audit and config.audit.enabled else None
+        self._recorder = recorder or (AuditRecorder(audit) if audit else LogRecorder())
+        self._path = CallPath(grants, self._keyring, self._recorder)
+        self._audit = AuditCalls(audit, self._path) if audit else None
+        services = [SIGNING_SERVICE, KEY_SERVICE, *([AUDIT_SERVICE] if audit else [])]
+        self._health = Health(services)
+        self._reflection = Reflection([*services, HEALTH_SERVICE])
         self._tls: list[TlsMaterial | None] = []
         self._listeners: list[_Listener] = []
 
@@ -83,8 +93,10 @@ class Service:
         await self.listen()
 
     async def open(self, *, strict: bool = True) -> None:
-        """Read the listeners' certificates and open the keys. Raises TlsError, KeyringError; see `Keyring.open`."""
+        """Read the listeners' certificates, make ready to record, and open the keys. Raises TlsError,
+        AuditUnavailableError, KeyringError; see `Keyring.open`."""
         self._tls = [load_tls(listener) if listener.auth == "mtls" else None for listener in self._config.listeners]
+        await self._recorder.start(self._health.records)
         await self._keyring.open(self._config.server.open_wait_s, strict=strict)
 
     @property
@@ -115,7 +127,7 @@ class Service:
                 tls.authorities, allow_common_name=config.allow_common_name, denied=denied
             )
         server = grpc.aio.server(options=_options(self._config.server))
-        handlers = Handlers(self._path, identifier, self._config.server.default_deadline_s)
+        handlers = Handlers(self._path, identifier, self._config.server.default_deadline_s, self._audit)
         server.add_generic_rpc_handlers(handlers.generic_handlers())
         add_HealthServicer_to_server(self._health, server)
         add_ServerReflectionServicer_to_server(self._reflection, server)  # type: ignore[no-untyped-call]
@@ -135,10 +147,15 @@ class Service:
             await self.stop(self._config.server.shutdown_grace_s)
 
     async def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, accept no more, let calls in flight finish for `grace_s`, close the key stores."""
+        """Say NOT_SERVING, accept no more, let calls in flight finish for `grace_s`, close the record and the key
+        stores."""
         self._health.stop()
         self._reflection.stop()
         await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
+        await self._path.settle(_SETTLE_S)
+        await self._recorder.close()
+        if self._audit is not None:
+            self._audit.close()
         await self._keyring.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -79,6 +79,14 @@ class VisibleKey:
     schemes: frozenset[Scheme]
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks the audit trail, and whether it may list all records."""
+
+    caller: str
+    lists: bool
+
+
 class CallPath:
     """Takes every call from its arrival to its answer."""
 
@@ -109,6 +117,11 @@ class CallPath:
         """The keys that the caller may use (LIST_KEYS), or the one that `read` names. Raises ServiceError."""
         trail = Trail(arrival.request_id, arrival.peer.address, operation)
         return (await self._decided(trail, self._show_keys(arrival, trail, read)))[0]
+
+    async def read_log(self, arrival: Arrival, operation: Operation, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
+        """Ask the audit trail, once the caller is known. Raises ServiceError, as `ask` may, or InputError."""
+        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        return (await self._decided(trail, self._read_log(arrival, trail, ask)))[0]
 
     async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:
         """Take the steps, record the decision, and only then let the answer or the error out."""
@@ -157,6 +170,13 @@ class CallPath:
                 return _encrypt(trail, served, request)
             case UnwrapSessionKey():
                 return await _decrypt(trail, served, request, arrival.deadline_s)
+
+    async def _read_log(self, arrival: Arrival, trail: Trail, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
+        caller = _identify(arrival, trail)
+        grant = self._grants.listing_records(caller.name)
+        if grant is not None:
+            trail.grant = grant.name
+        return await ask(Asking(caller.name, grant is not None))
 
     async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
         caller = _identify(arrival, trail)

@@ -23,6 +23,10 @@ class WorkerBusyError(AuditUnavailableError):
     """Another process writes under that worker's name."""
 
 
+class SequencerBusyError(AuditError):
+    """Another process sequences the log; there can be one alone."""
+
+
 class LogIntegrityError(AuditError):
     """The log's files contradict each other or a signed checkpoint. `place` says where, for a person."""
 

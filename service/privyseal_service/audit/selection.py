@@ -17,7 +17,7 @@ from privyseal_service.audit.reader import LogReader
 Body: TypeAlias = "dict[str, Any]"
 
 _PAGE = 4_096
-_REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+_REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND"}
 """Codes of what a summary counts that is no denial: the request was unfit for the key or for any operation."""
 
 COLUMNS = (

@@ -24,7 +24,7 @@ import orjson
 from privyseal.transparency.checkpoint import Checkpoint, Signer, VerifierKey, open_checkpoint
 from privyseal.transparency.errors import AuditError
 from privyseal.transparency.merkle import EMPTY_ROOT
-from privyseal_service.audit.errors import LogIntegrityError
+from privyseal_service.audit.errors import LogIntegrityError, SequencerBusyError
 from privyseal_service.audit.files import Files, SystemFiles, make_folder, write_whole
 from privyseal_service.audit.layout import Layout, head_of, open_lock, segment_numbers, segment_path
 from privyseal_service.audit.progress import Cursor, WorkerSegments
@@ -117,8 +117,8 @@ def merge_order(pieces: Iterable[tuple[str, list[tuple[bytes, bytes]]]]) -> list
 class Sequencer:
     """The one process a replica that grows the tree and holds the audit key. Use it from one thread at a time.
 
-    Raises LogIntegrityError when the files contradict each other or the signed checkpoint, AuditError when another
-    sequencer runs on the folder, OSError when the files cannot be used. `publish` gets each new checkpoint (a signed
+    Raises LogIntegrityError when the files contradict each other or the signed checkpoint, SequencerBusyError when
+    another runs on the folder, OSError when the files cannot be used. `publish` gets each new checkpoint (a signed
     note) and must not block; `report` a sentence for the operator's log. `former_keys` are the log's public keys before
     this one. Segments that are wholly in the tree are removed once `keep_segments_s` seconds old; by default never.
     """
@@ -152,7 +152,7 @@ class Sequencer:
             make_folder(self._files, folder)
         self._lock = open_lock(self._layout.sequencer / "lock")
         if self._lock is None:
-            raise AuditError(f"another sequencer runs on {root}; there can be one alone")
+            raise SequencerBusyError(f"another sequencer runs on {root}; there can be one alone")
         try:
             self._load()
         except BaseException:
