@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pkcs11
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,7 +30,7 @@ from privyseal_backends.interface import (
     Purpose,
     SigningInput,
 )
-from privyseal_backends.pkcs11.errors import backend_error, meaning
+from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
 from privyseal_backends.pkcs11.key import check_same, sign, try_decryption
 from privyseal_backends.pkcs11.objects import (
     MAPPER,
@@ -43,6 +43,8 @@ from privyseal_backends.pkcs11.objects import (
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 from privyseal_backends.verification import verify
 
+_Template: TypeAlias = dict[Attribute, Any]
+
 _SIZES = {
     Purpose.TYPE1: (2048,),
     Purpose.SIGNATURES: (2048, 3072, 4096),
@@ -51,8 +53,11 @@ _SIZES = {
 _ID_BYTES = 20
 _EXPONENT = 65537
 _DISPENSABLE = frozenset({Attribute.UNWRAP, Attribute.SIGN_RECOVER})
+_PUBLIC = frozenset({Attribute.VERIFY, Attribute.ENCRYPT, Attribute.WRAP})
+"""What the public object may do: nothing here asks the token for any of it."""
 _LEFT_TO_THE_TOKEN = dict.fromkeys((*_DISPENSABLE, Attribute.DERIVE), DEFAULT)
-"""Takes out of a template what python-pkcs11 would put there by itself."""
+_PUBLIC_LEFT_TO_THE_TOKEN = dict.fromkeys(_PUBLIC, DEFAULT)
+"""Take out of a template what python-pkcs11 would put there by itself."""
 _PROOF = hashlib.sha256(b"Privyseal: this key was just put into its token").digest()
 """What a new key signs to prove itself: no bundle has this checksum."""
 
@@ -109,7 +114,7 @@ def generate(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, modulus_bits
     def make(session: pkcs11.Session) -> None:
         _with_what_the_token_takes(
             purpose,
-            lambda private_template: session.generate_keypair(
+            lambda private_template, public_template: session.generate_keypair(
                 KeyType.RSA,
                 modulus_bits,
                 id=named.object_id,
@@ -117,9 +122,10 @@ def generate(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, modulus_bits
                 store=True,
                 capabilities=MechanismFlag(0),
                 mechanism=pkcs11.Mechanism.RSA_PKCS_KEY_PAIR_GEN,
-                public_template=_public_template(purpose),
+                public_template={**_PUBLIC_LEFT_TO_THE_TOKEN, **public_template},
                 private_template={**_LEFT_TO_THE_TOKEN, **private_template},
             ),
+            lambda: remove(token, named),
         )
         _prove(session, named, purpose, None)
 
@@ -136,9 +142,10 @@ def put(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, imported: Importe
         kind = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
         _with_what_the_token_takes(
             purpose,
-            lambda private_template: session.create_object(
+            lambda private_template, _: session.create_object(
                 {**kind, **common, **private_template, **_numbers(imported)}
             ),
+            lambda: remove(token, named),
         )
         public = {**_public_template(purpose), **_public_numbers(imported.public_key)}
         session.create_object({Attribute.CLASS: ObjectClass.PUBLIC_KEY, **common, **public})
@@ -194,16 +201,25 @@ def _named(uri: Pkcs11Uri) -> Pkcs11Uri:
     return replace(uri, object_id=uri.object_id or secrets.token_bytes(_ID_BYTES))
 
 
-def _with_what_the_token_takes(purpose: Purpose, make: Callable[[dict[Attribute, Any]], object]) -> None:
-    """Make the private object with every attribute named or, on a token that does not know one of those that say
-    nothing of custody, without these."""
-    template = _private_template(purpose)
+def _with_what_the_token_takes(
+    purpose: Purpose, make: Callable[[_Template, _Template], object], undo: Callable[[], None]
+) -> None:
+    """Make the key with every attribute of both objects named or, on a token that does not take one of those that say
+    nothing of custody, without these. Some tokens say no more of that than CKR_GENERAL_ERROR (tpm2-pkcs11 does, of
+    CKA_VERIFY)."""
+    private, public = _private_template(purpose), _public_template(purpose)
     try:
-        make(template)
+        make(private, public)
     except PKCS11Error as error:
-        if meaning(error).part != "attribute":
+        what = meaning(error)
+        if what.part != "attribute" and what.fault is not Fault.DOUBTFUL:
             raise
-        make({name: value for name, value in template.items() if name not in _DISPENSABLE})
+        undo()
+        make(_without(private, _DISPENSABLE), _without(public, _PUBLIC))
+
+
+def _without(template: _Template, names: frozenset[Attribute]) -> _Template:
+    return {name: value for name, value in template.items() if name not in names}
 
 
 def _check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> None:

@@ -26,6 +26,7 @@ _SOFTWARE: Mapping[str, str] = MappingProxyType(
         "mozilla foundation": _NSS,
         "kryoptic": "Kryoptic",
         "opencryptoki soft": "opencryptoki's soft token",
+        "ibm softtok": "opencryptoki's soft token",
         "sw   tpm": "a software TPM (swtpm)",
         "swtpm": "a software TPM (swtpm)",
         "gnome keyring": "GNOME Keyring",

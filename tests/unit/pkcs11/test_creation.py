@@ -303,10 +303,15 @@ def test_what_cannot_be_removed_is_named(token: SoftHsmToken, tmp_path: Path) ->
     assert "labelled 'new'" in caught.value.remedy
 
 
+@pytest.mark.parametrize("lie", [True, False])
+@pytest.mark.parametrize("code", [0x12, Ckr.GENERAL_ERROR])  # 0x12: CKR_ATTRIBUTE_TYPE_INVALID
 @pytest.mark.parametrize("function", ["C_GenerateKeyPair", "C_CreateObject"])
-def test_a_token_that_knows_fewer_attributes_gets_fewer(token: SoftHsmToken, tmp_path: Path, function: str) -> None:
+def test_a_token_that_takes_fewer_attributes_gets_fewer(
+    token: SoftHsmToken, tmp_path: Path, function: str, code: int, lie: bool
+) -> None:
+    """With `lie` the token made something all the same, and that does not stay."""
     shim = FaultShim.build(tmp_path, token.module_path)
-    shim.fail(function, 0x12, times=1)  # CKR_ATTRIBUTE_TYPE_INVALID
+    shim.fail(function, code, times=1, lie=lie)
 
     async def make() -> None:
         async with opened() as store:

@@ -80,6 +80,7 @@ def test_the_best_that_can_be_said() -> None:
         (replace(PLAIN, manufacturer="SoftHSM project"), Protection.SOFTWARE, "contradicts"),
         (replace(PLAIN, manufacturer="Mozilla Foundation", model="NSS 3"), Protection.SOFTWARE, "NSS"),
         (replace(PLAIN, manufacturer="IBM", model="Soft"), Protection.SOFTWARE, "opencryptoki"),
+        (replace(PLAIN, manufacturer="IBM Corp.", model="IBM SoftTok"), Protection.SOFTWARE, "opencryptoki"),
         (replace(PLAIN, manufacturer="IBM", model="EP11"), Protection.UNKNOWN, "IBM"),
         (replace(PLAIN, manufacturer="IBM", model="SW   TPM"), Protection.SOFTWARE, "swtpm"),
         (replace(HSM, model="YubiHSM", library_description="SoftHSM in disguise"), Protection.SOFTWARE, "SoftHSM"),
