@@ -11,14 +11,20 @@ from privyseal import _channel, configuration
 from privyseal._calls import Call
 from privyseal._tokens import token_source
 from privyseal.configuration import Connection
-from privyseal.errors import ConfigurationError, PrivysealError
+from privyseal.errors import ConfigurationError, NotFoundError, PrivysealError, ServiceError
 from privyseal.model import RequestContext
-from privyseal.v1 import keys_pb2_grpc, signing_pb2_grpc
+from privyseal.v1 import audit_pb2_grpc, keys_pb2_grpc, signing_pb2_grpc
 
 C = TypeVar("C", bound="BaseClient")
 
 DEFAULT_TIMEOUT_S = 20.0
 """How long a call may take, retries among it, when nobody says otherwise."""
+
+PROVE_S = 10.0
+"""How long to ask for a proof: a record is in the tree within a second, where all is well."""
+
+PROVE_FIRST_S, PROVE_EVERY_S = 0.3, 0.25
+"""When the proof is asked for first, and how often after that: the sequencer merges four times a second."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -98,6 +104,7 @@ class BaseClient(abc.ABC):
         self._stubs: dict[str, Any] = {
             "SigningService": signing_pb2_grpc.SigningServiceStub(channel),
             "KeyService": keys_pb2_grpc.KeyServiceStub(channel),
+            "AuditService": audit_pb2_grpc.AuditServiceStub(channel),
         }
 
     @abc.abstractmethod
@@ -116,12 +123,22 @@ class BaseClient(abc.ABC):
     def _timeout_s(self, timeout_s: float | None) -> float:
         return self._default_timeout_s if timeout_s is None else _checked_timeout(timeout_s)
 
+    def _wait_s(self, wait_s: float | None) -> float:
+        """How long to ask for a proof."""
+        return min(PROVE_S, self._default_timeout_s) if wait_s is None else wait_s
+
     def _key(self, key: str | None) -> str:
         """The name to send; the empty one means the only key that the caller may use."""
         return (self._default_key if key is None else key) or ""
 
     def _context(self, context: RequestContext | None) -> RequestContext | None:
         return self._default_context if context is None else context
+
+
+def may_come(error: ServiceError) -> bool:
+    """Whether a proof that was not given may be given in a moment: the record is not in the tree yet, or a replica
+    answered that keeps another log or cannot read its own."""
+    return isinstance(error, NotFoundError) or error.details.reason in {"ANOTHER_LOG", "LOG_UNREADABLE"}
 
 
 def bearer(token: str) -> Metadata:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
 from privyseal import model
-from privyseal.errors import Code, ServiceError, ServiceFaultError
+from privyseal.errors import Code, NotVerifiedError, ServiceError, ServiceFaultError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
-from privyseal.v1 import keys_pb2, signing_pb2
+from privyseal.v1 import audit_pb2, keys_pb2, signing_pb2
+
+if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
 
 T = TypeVar("T")
 
@@ -72,7 +75,7 @@ def wrap_session_key(
     return Call(
         "SigningService/WrapSessionKey",
         request,
-        lambda answer, request_id: WrappedKey(answer.wrapped_key, answer.key_version, request_id),
+        lambda answer, request_id: WrappedKey(answer.wrapped_key, answer.key_version, request_id, _receipt(answer)),
     )
 
 
@@ -86,7 +89,7 @@ def sign_checksum(
     return Call(
         "SigningService/SignChecksum",
         request,
-        lambda answer, request_id: SignedChecksum(answer.signature, answer.key_version, request_id),
+        lambda answer, request_id: SignedChecksum(answer.signature, answer.key_version, request_id, _receipt(answer)),
     )
 
 
@@ -100,7 +103,7 @@ def unwrap_session_key(
     return Call(
         "SigningService/UnwrapSessionKey",
         request,
-        lambda answer, request_id: SessionKey(answer.session_key, answer.key_version, request_id),
+        lambda answer, request_id: SessionKey(answer.session_key, answer.key_version, request_id, _receipt(answer)),
     )
 
 
@@ -135,10 +138,45 @@ def _batch(
 
 def _batch_result(result: signing_pb2.BatchResult, key_version: str, request_id: str) -> SignedChecksum | ServiceError:
     if result.WhichOneof("result") == "signature":
-        return SignedChecksum(result.signature, key_version, request_id)
+        return SignedChecksum(result.signature, key_version, request_id, _receipt(result))
     from privyseal._failures import batch_item_error  # noqa: PLC0415 - the details' classes are of use in failures alone
 
-    return batch_item_error(result.error.code, result.error.message, request_id)
+    error = batch_item_error(result.error.code, result.error.message, request_id)
+    error.audit = _receipt(result)
+    return error
+
+
+def _receipt(answer: Any) -> Receipt | None:
+    """The receipt that came with an answer."""
+    if not answer.HasField("audit"):
+        return None
+    from privyseal.transparency.receipts import Receipt  # noqa: PLC0415 - of use where there is an audit trail
+
+    audit = answer.audit
+    return Receipt(audit.log_id, audit.leaf_hash, audit.worker, audit.segment, audit.offset, audit.number)
+
+
+def prove(receipt: Receipt) -> Call[Receipt]:
+    """AuditService.GetInclusionProof: the receipt, complete. What was answered is held against the receipt."""
+    from privyseal.transparency.errors import AuditError  # noqa: PLC0415
+    from privyseal.transparency.receipts import Proven, complete  # noqa: PLC0415
+
+    def decode(answer: audit_pb2.GetInclusionProofResponse, _request_id: str) -> Receipt:
+        proven = Proven(answer.line, answer.index, tuple(answer.proof), answer.checkpoint)
+        try:
+            return complete(receipt, proven)
+        except AuditError as error:
+            raise NotVerifiedError(
+                f"the service gave a proof that does not hold: {error}", remedy="tell whoever runs the service"
+            ) from None
+
+    request = audit_pb2.GetInclusionProofRequest(log_id=receipt.log, leaf_hash=receipt.leaf_hash)
+    return Call("AuditService/GetInclusionProof", request, decode)
+
+
+def get_checkpoint() -> Call[str]:
+    """AuditService.GetCheckpoint."""
+    return Call("AuditService/GetCheckpoint", audit_pb2.GetCheckpointRequest(), lambda answer, _: answer.checkpoint)
 
 
 def joined(parts: Iterable[BatchResults]) -> BatchResults:

@@ -19,7 +19,7 @@ from privyseal.errors import ConfigurationError
 SERVICE_CONFIG = {
     "methodConfig": [
         {
-            "name": [{"service": "privyseal.v1.SigningService"}, {"service": "privyseal.v1.KeyService"}],
+            "name": [{"service": f"privyseal.v1.{name}"} for name in ("SigningService", "KeyService", "AuditService")],
             # UNAVAILABLE alone: no other code says that the same call may go well in a moment. Five is gRPC's most.
             "retryPolicy": {
                 "maxAttempts": 5,

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from privyseal import _calls
-from privyseal._base import BaseClient, Metadata, bearer
+from privyseal._base import PROVE_EVERY_S, PROVE_FIRST_S, BaseClient, Metadata, bearer, may_come
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id, service_error
-from privyseal.errors import PrivysealError
+from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 
 if TYPE_CHECKING:
     from privyseal.sealing import SealedBundle
+    from privyseal.transparency.receipts import Receipt
 
 T = TypeVar("T")
 
@@ -126,6 +127,25 @@ class Client(BaseClient):
         """One key, with its public key and custody."""
         return self._run(_calls.get_key(self._key(name)), timeout_s)
 
+    def prove(self, receipt: Receipt, *, wait_s: float | None = None, timeout_s: float | None = None) -> Receipt:
+        """The receipt with its proof, which is there within a second of the answer; it is asked for again until
+        `wait_s` have passed (by default 10, or the client's `timeout_s` where that is less). It is held against the receipt; whether the log's key signed the checkpoint is for
+        `privyseal.transparency.receipts.check`. Raises NotFoundError when it does not come."""
+        deadline_s = time.monotonic() + self._wait_s(wait_s)
+        pause_s = PROVE_FIRST_S
+        while True:
+            time.sleep(pause_s)
+            pause_s = PROVE_EVERY_S
+            try:
+                return self._run(_calls.prove(receipt), timeout_s)
+            except ServiceError as error:
+                if not may_come(error) or time.monotonic() + pause_s > deadline_s:
+                    raise
+
+    def get_checkpoint(self, *, timeout_s: float | None = None) -> str:
+        """The newest checkpoint of the audit trail of the replica that answers: a C2SP signed note."""
+        return self._run(_calls.get_checkpoint(), timeout_s)
+
     def seal_bundle(
         self,
         path: str | os.PathLike[str],
@@ -135,6 +155,7 @@ class Client(BaseClient):
         output: str | os.PathLike[str] | None = None,
         context: RequestContext | None = None,
         progress: Callable[[int], None] | None = None,
+        require_receipts: bool = False,
     ) -> SealedBundle:
         """Seal the zip at `path` into `output`: see `privyseal.sealing.seal_bundle`."""
         from privyseal.sealing import seal_bundle  # noqa: PLC0415 - a client that only signs needs no cipher
@@ -147,6 +168,7 @@ class Client(BaseClient):
             output=None if output is None else Path(output),
             context=context,
             progress=progress,
+            require_receipts=require_receipts,
         )
 
     def _run(self, call: Call[T], timeout_s: float | None) -> T:

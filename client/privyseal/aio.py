@@ -6,18 +6,21 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from grpc import aio
 
 from privyseal import _calls
-from privyseal._base import BaseClient, Metadata, bearer
+from privyseal._base import PROVE_EVERY_S, PROVE_FIRST_S, BaseClient, Metadata, bearer, may_come
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id, service_error
-from privyseal.errors import PrivysealError
+from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
+
+if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
 
 T = TypeVar("T")
 
@@ -113,6 +116,23 @@ class Client(BaseClient):
     async def get_key(self, name: str | None = None, *, timeout_s: float | None = None) -> Key:
         """One key, with its public key and custody."""
         return await self._run(_calls.get_key(self._key(name)), timeout_s)
+
+    async def prove(self, receipt: Receipt, *, wait_s: float | None = None, timeout_s: float | None = None) -> Receipt:
+        """The receipt with its proof: see `privyseal.Client.prove`."""
+        deadline_s = time.monotonic() + self._wait_s(wait_s)
+        pause_s = PROVE_FIRST_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = PROVE_EVERY_S
+            try:
+                return await self._run(_calls.prove(receipt), timeout_s)
+            except ServiceError as error:
+                if not may_come(error) or time.monotonic() + pause_s > deadline_s:
+                    raise
+
+    async def get_checkpoint(self, *, timeout_s: float | None = None) -> str:
+        """The newest checkpoint: see `privyseal.Client.get_checkpoint`."""
+        return await self._run(_calls.get_checkpoint(), timeout_s)
 
     async def _run(self, call: Call[T], timeout_s: float | None) -> T:
         method = self._method(call)

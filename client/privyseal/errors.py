@@ -9,6 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
 
 
 class Code(enum.IntEnum):
@@ -91,7 +95,7 @@ class ServiceError(PrivysealError):
     """The signing service, or the way to it, answered with an error.
 
     `code` is the gRPC code, `details` what the service said of it, `request_id` the name under which the service
-    recorded the call (empty when the call never reached it).
+    recorded the call (empty when the call never reached it). `audit` is the receipt of that record, for one of a batch.
     """
 
     default_remedy = ""
@@ -109,6 +113,7 @@ class ServiceError(PrivysealError):
         self.code = code
         self.details = details or ErrorDetails()
         self.request_id = request_id
+        self.audit: Receipt | None = None
 
 
 class InvalidRequestError(ServiceError):
@@ -129,6 +134,12 @@ class PermissionDeniedError(ServiceError):
 
 class FailedPreconditionError(ServiceError):
     """FAILED_PRECONDITION: the key exists and the caller may use it, but it cannot do that."""
+
+
+class NotFoundError(ServiceError):
+    """NOT_FOUND: the audit trail has no such record, or not yet."""
+
+    default_remedy = "a record is in the tree within a second; older records are found by their index"
 
 
 class ThrottledError(ServiceError):
@@ -166,6 +177,7 @@ _FAMILIES: Mapping[Code, type[ServiceError]] = {
     Code.OUT_OF_RANGE: InvalidRequestError,
     Code.UNAUTHENTICATED: UnauthenticatedError,
     Code.PERMISSION_DENIED: PermissionDeniedError,
+    Code.NOT_FOUND: NotFoundError,
     Code.FAILED_PRECONDITION: FailedPreconditionError,
     Code.RESOURCE_EXHAUSTED: ThrottledError,
     Code.UNAVAILABLE: UnavailableError,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
 
 
 class WrapScheme(enum.Enum):
@@ -50,29 +54,35 @@ class RequestContext:
 
 @dataclass(frozen=True)
 class WrappedKey:
-    """A wrapped session key: `wrapped_key` is as long as the RSA modulus, 256 bytes for RSA-2048."""
+    """A wrapped session key: `wrapped_key` is as long as the RSA modulus, 256 bytes for RSA-2048.
+
+    `audit` is the receipt of its record, still without proof; None where the service keeps no audit trail.
+    """
 
     wrapped_key: bytes
     key_version: str
     request_id: str
+    audit: Receipt | None = None
 
 
 @dataclass(frozen=True)
 class SessionKey:
-    """An unwrapped session key, 16, 24 or 32 bytes: a secret, which stays out of the repr."""
+    """An unwrapped session key, 16, 24 or 32 bytes: a secret, which stays out of the repr. `audit` as in WrappedKey."""
 
     session_key: bytes = field(repr=False)
     key_version: str
     request_id: str
+    audit: Receipt | None = None
 
 
 @dataclass(frozen=True)
 class SignedChecksum:
-    """A signature, as long as the RSA modulus."""
+    """A signature, as long as the RSA modulus. `audit` as in WrappedKey."""
 
     signature: bytes
     key_version: str
     request_id: str
+    audit: Receipt | None = None
 
 
 class KeyState(enum.Enum):

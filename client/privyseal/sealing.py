@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from privyseal import capgo
 from privyseal._cipher import Progress, encrypt_stream
 from privyseal._files import AtomicOutput, check_distinct, open_input, reading, write_all
 from privyseal.errors import InputError
-from privyseal.model import Key, RequestContext, SignatureScheme, WrappedKey, WrapScheme
-from privyseal.verification import ChecksumSigner, check_signature, check_wrapped_key, public_key_of
+from privyseal.model import Key, RequestContext, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
+from privyseal.verification import ChecksumSigner, check_signature, check_wrapped_key, no_receipts, public_key_of
+
+if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
 
 _LOCAL_FILE_HEADER = b"PK\x03\x04"
 _END_OF_DIRECTORY = b"PK\x05\x06"
@@ -62,6 +65,7 @@ class SealedBundle:
 
     `checksum` and `iv_session_key` are as `capgo bundle encrypt` writes them, `path` is the encrypted file,
     `plain_checksum` the SHA-256 of the zip, 32 bytes, `size_bytes` the zip's size. `key` is the key that signed.
+    `receipts` are those of the wrapped key and of the checksum, without proof; none without an audit trail.
     """
 
     checksum: str
@@ -71,6 +75,7 @@ class SealedBundle:
     plain_checksum: bytes
     size_bytes: int
     key: Key
+    receipts: tuple[Receipt, ...] = ()
 
 
 def default_output(path: Path) -> Path:
@@ -89,12 +94,14 @@ def seal_bundle(
     context: RequestContext | None = None,
     bundle_secrets: BundleSecrets | None = None,
     progress: Progress | None = None,
+    require_receipts: bool = False,
 ) -> SealedBundle:
     """Seal the zip at `path` into `output` (by default `default_output(path)`).
 
     `open_signer` is called once, while the file is already being encrypted. `expected_checksum`, 32 bytes, must be the
     zip's SHA-256. The output appears after the wrapped key and the signature were checked against the service's public
     key, and not at all when anything fails. `bundle_secrets` is for known answers in tests; leave it out.
+    With `require_receipts`, a service that keeps no audit trail is a failure.
 
     Raises FileUnusableError, InputError, WriteError, NotVerifiedError, and what the signer raises.
     """
@@ -125,6 +132,7 @@ def seal_bundle(
                     )
                 signed = signer.sign_checksum(checksum, scheme=scheme, key=signing_key.name, context=context)
                 check_signature(public_key, scheme, checksum, signed.signature)
+                receipts = _receipts(wrapped, signed, required=require_receipts)
             finally:
                 stop.set()
             sealed.publish()
@@ -136,7 +144,17 @@ def seal_bundle(
         plain_checksum=checksum,
         size_bytes=size_bytes,
         key=signing_key,
+        receipts=receipts,
     )
+
+
+def _receipts(wrapped: WrappedKey, signed: SignedChecksum, *, required: bool) -> tuple[Receipt, ...]:
+    """The receipts of the wrapped key and of the checksum, where the service keeps an audit trail."""
+    if wrapped.audit is not None and signed.audit is not None:
+        return wrapped.audit, signed.audit
+    if required:
+        raise no_receipts()
+    return ()
 
 
 def _check_zip(source: FileIO, path: Path) -> int:

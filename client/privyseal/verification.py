@@ -77,6 +77,14 @@ def _verifies(public_key: RSAPublicKey, scheme: SignatureScheme, checksum: bytes
     return True
 
 
+def no_receipts() -> NotVerifiedError:
+    """What it is when receipts are wanted of a service that keeps no audit trail."""
+    return NotVerifiedError(
+        "the service keeps no audit trail, so there are no receipts",
+        remedy="leave --receipt out, or ask whoever runs it",
+    )
+
+
 def sign_and_check(
     signer: ChecksumSigner, checksum: bytes, *, scheme: SignatureScheme, key: str | None = None
 ) -> SignedChecksum:

@@ -9,6 +9,7 @@ import click
 from privyseal import __version__
 
 _COMMANDS = {
+    "audit": "privyseal.commands.audit:audit",
     "bundle": "privyseal.commands.bundle:bundle",
     "checksum": "privyseal.commands.checksum:checksum",
     "completion": "privyseal.commands.completion:completion",

@@ -6,14 +6,18 @@ import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from privyseal._terminal import ProgressLine, result, say, warn
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
+from privyseal.commands._receipts import keeping_receipts, receipt_option
 from privyseal.errors import ConfigurationError
 from privyseal.model import BundleFormat, SignatureScheme
+
+if TYPE_CHECKING:
+    from privyseal._client import Client
 
 
 @click.group()
@@ -26,6 +30,7 @@ Examples:
   privyseal bundle encrypt app.zip
   privyseal bundle encrypt app.zip --key my-app --format capgo-v3 --json > sealed.json
   privyseal bundle encrypt app.zip "$CHECKSUM" --output dist/app.sealed.zip --app-id com.example.app
+  privyseal bundle encrypt app.zip --json --receipt receipts.json > sealed.json
 """
 
 
@@ -61,6 +66,7 @@ def _refuse_key_data(_context: click.Context, _parameter: click.Parameter, value
     "--revision", metavar="COMMIT", help="For the record: the source revision.  [default: from the CI system]"
 )
 @click.option("--build-url", metavar="URL", help="For the record: where the build is.  [default: from the CI system]")
+@receipt_option
 @click.option("--key-data", hidden=True, expose_value=False, callback=_refuse_key_data)
 def encrypt(
     *,
@@ -75,6 +81,7 @@ def encrypt(
     bundle_version: str | None,
     revision: str | None,
     build_url: str | None,
+    receipt: Path | None,
     timeout_s: float,
     **connection: Any,
 ) -> None:
@@ -101,22 +108,31 @@ def encrypt(
     # The name is the argument with a suffix, as Capgo's CLI writes it, and not a tidied path.
     filename = output or f"{zip_path}_encrypted.zip"
     expected = capgo.parse_plain_checksum(checksum) if checksum is not None else None
-    with ExitStack() as stack, ProgressLine(f"Sealing {zip_path}", _size(zip_path), wanted=not as_json) as progress:
-        sealed = seal_bundle(
-            lambda: stack.enter_context(open_client(settings, timeout_s, context)),
-            Path(zip_path),
-            scheme=scheme,
-            key=settings.key,
-            output=Path(filename),
-            expected_checksum=expected,
-            progress=progress,
-        )
-    if as_json:
-        answer = {"checksum": sealed.checksum, "filename": filename, "ivSessionKey": sealed.iv_session_key}
-        result(json.dumps(answer, indent=2, ensure_ascii=False))
-        return
-    say(f"Sealed {zip_path} ({sealed.size_bytes} bytes) as {scheme.value} with the key {sealed.key.name}.")
-    result(f"checksum: {sealed.checksum}\nfilename: {filename}\nivSessionKey: {sealed.iv_session_key}")
+    with ExitStack() as stack:
+        keeper = stack.enter_context(keeping_receipts(receipt))
+
+        def open_signer() -> Client:
+            keeper.client = stack.enter_context(open_client(settings, timeout_s, context))
+            return keeper.client
+
+        with ProgressLine(f"Sealing {zip_path}", _size(zip_path), wanted=not as_json) as progress:
+            sealed = seal_bundle(
+                open_signer,
+                Path(zip_path),
+                scheme=scheme,
+                key=settings.key,
+                output=Path(filename),
+                expected_checksum=expected,
+                progress=progress,
+                require_receipts=receipt is not None,
+            )
+        if as_json:
+            answer = {"checksum": sealed.checksum, "filename": filename, "ivSessionKey": sealed.iv_session_key}
+            result(json.dumps(answer, indent=2, ensure_ascii=False))
+        else:
+            say(f"Sealed {zip_path} ({sealed.size_bytes} bytes) as {scheme.value} with the key {sealed.key.name}.")
+            result(f"checksum: {sealed.checksum}\nfilename: {filename}\nivSessionKey: {sealed.iv_session_key}")
+        keeper.keep(sealed.receipts)
 
 
 def _scheme(bundle_format: BundleFormat, package_json: str | None) -> SignatureScheme:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from privyseal.transparency.checkpoint import Checkpoint, VerifierKey, cosigned_by, open_checkpoint
+from privyseal.transparency.checkpoint import Checkpoint, Note, VerifierKey, cosigned_by, open_checkpoint
 from privyseal.transparency.errors import NoteError, ReceiptError
 from privyseal.transparency.merkle import HASH_BYTES, ProofError, leaf_hash, verify_inclusion
 
@@ -80,6 +80,27 @@ class Receipt:
             )
         except ValueError:
             raise ReceiptError("a receipt has a hash that is none") from None
+
+
+def complete(receipt: Receipt, proven: Proven) -> Receipt:
+    """The receipt with its second half, which must fit the first; whether the log's key signed the checkpoint is for
+    `check`. Raises ReceiptError and NoteError."""
+    checkpoint = Checkpoint.parse(Note.parse(proven.checkpoint.encode(errors="replace")).text)
+    _check_place(receipt, proven, checkpoint)
+    return replace(receipt, proven=proven)
+
+
+def _check_place(receipt: Receipt, proven: Proven, checkpoint: Checkpoint) -> None:
+    """Raise ReceiptError unless the record is the receipt's, and in the tree of the checkpoint, which is of its log."""
+    if checkpoint.origin != receipt.log:
+        raise ReceiptError(f"the receipt is of the log {receipt.log}, its checkpoint of {checkpoint.origin}")
+    line = proven.record.encode(errors="replace")
+    if len(receipt.leaf_hash) != HASH_BYTES or leaf_hash(line) != receipt.leaf_hash:
+        raise ReceiptError("the record is not the one whose leaf hash the service gave")
+    try:
+        verify_inclusion(receipt.leaf_hash, proven.index, checkpoint.size, proven.proof, checkpoint.root)
+    except ProofError as error:
+        raise ReceiptError(f"the record is not shown to be in the log: {error}") from None
 
 
 def _text(body: Mapping[str, object], name: str) -> str:
@@ -156,21 +177,21 @@ def check(
         seen = cosigned_by(note, witnesses)
     except NoteError as error:
         raise ReceiptError(f"the checkpoint does not count: {error}") from None
-    if checkpoint.origin != receipt.log:
-        raise ReceiptError(f"the receipt is of the log {receipt.log}, its checkpoint of {checkpoint.origin}")
-    line = proven.record.encode(errors="replace")
-    if len(receipt.leaf_hash) != HASH_BYTES or leaf_hash(line) != receipt.leaf_hash:
-        raise ReceiptError("the record is not the one whose leaf hash the service gave")
-    try:
-        verify_inclusion(receipt.leaf_hash, proven.index, checkpoint.size, proven.proof, checkpoint.root)
-    except ProofError as error:
-        raise ReceiptError(f"the record is not shown to be in the log: {error}") from None
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ReceiptError("the record is not a JSON object")
+    _check_place(receipt, proven, checkpoint)
+    record = _fields(proven.record)
     if signature is not None and not is_record_of(record, signature):
         raise ReceiptError("the record is in the log, but it is that of another signature")
     return OnRecord(record, proven.index, checkpoint, tuple(seen))
+
+
+def _fields(line: str) -> Mapping[str, object]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise ReceiptError("the record is not a JSON object")
+    return record
 
 
 def is_record_of(record: Mapping[str, object], result: bytes) -> bool:

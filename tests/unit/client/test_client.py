@@ -172,7 +172,7 @@ class TestErrors:
             (grpc.StatusCode.UNKNOWN, errors.ServiceFaultError),
             (grpc.StatusCode.UNIMPLEMENTED, errors.ServiceFaultError),
             (grpc.StatusCode.DATA_LOSS, errors.ServiceFaultError),
-            (grpc.StatusCode.NOT_FOUND, errors.ServiceFaultError),
+            (grpc.StatusCode.NOT_FOUND, errors.NotFoundError),
         ],
     )
     def test_families(self, call, server, plain, code, kind):
