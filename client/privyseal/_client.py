@@ -128,9 +128,12 @@ class Client(BaseClient):
         return self._run(_calls.get_key(self._key(name)), timeout_s)
 
     def prove(self, receipt: Receipt, *, wait_s: float | None = None, timeout_s: float | None = None) -> Receipt:
-        """The receipt with its proof, which is there within a second of the answer; it is asked for again until
-        `wait_s` have passed (by default 10, or the client's `timeout_s` where that is less). It is held against the receipt; whether the log's key signed the checkpoint is for
-        `privyseal.transparency.receipts.check`. Raises NotFoundError when it does not come."""
+        """The receipt with its proof, which is there within a second of the answer.
+
+        It is asked for again until `wait_s` have passed (by default 10, or the client's `timeout_s` where that is
+        less); then NotFoundError is raised. The proof is held against the receipt; whether the log's key signed the
+        checkpoint is for `privyseal.transparency.receipts.check`.
+        """
         deadline_s = time.monotonic() + self._wait_s(wait_s)
         pause_s = PROVE_FIRST_S
         while True:
