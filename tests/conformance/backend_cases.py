@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from privyseal_backends.interface import (
     PURPOSES,
@@ -19,11 +21,14 @@ from privyseal_backends.interface import (
     CallerError,
     DeadlineError,
     Decrypter,
+    Export,
     IntegrityError,
     Key,
+    KeyCreator,
     KeyStore,
     Mechanism,
     OperatorError,
+    Origin,
     Purpose,
     Signature,
     SigningInput,
@@ -325,3 +330,50 @@ def test_a_group_larger_than_any_queue(store: StoreUnderTest) -> None:
         assert [type(result) for result in results] == [Signature] * 300
 
     run(store, case)
+
+
+def test_a_key_is_made_once_or_not_at_all(store: StoreUnderTest) -> None:
+    async def case(key_store: KeyStore) -> None:
+        if not store.new:
+            assert not isinstance(key_store, KeyCreator)
+            return
+        assert isinstance(key_store, KeyCreator)
+        made = await key_store.create_key(store.new, Purpose.DECRYPTION)
+        custody = made.description.custody
+        assert custody.origin in (Origin.GENERATED_INSIDE, Origin.UNKNOWN)
+        assert custody.export is not Export.POSSIBLE
+        assert isinstance(made, Decrypter)
+        with pytest.raises(OperatorError) as caught:
+            await key_store.create_key(store.new, Purpose.DECRYPTION)
+        check_error(caught.value, store)
+        found = await key_store.open_key(store.new)
+        assert found.description.public_key.fingerprint == made.description.public_key.fingerprint
+
+    with_a_store(store, case)
+
+
+def test_a_key_is_brought_in_or_refused_whole(store: StoreUnderTest) -> None:
+    """What is brought in shows its origin, and not twice under one name; what is refused leaves nothing behind."""
+
+    async def case(key_store: KeyStore) -> None:
+        if not isinstance(key_store, KeyCreator):
+            assert not store.new
+            return
+        der = rsa.generate_private_key(65537, 2048).private_bytes(
+            Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+        )
+        uri = store.new.replace("object=new", "object=brought")
+        if store.takes_no_key:
+            with pytest.raises(BackendError) as caught:
+                await key_store.import_key(uri, der)
+            check_error(caught.value, store)
+            with pytest.raises(OperatorError):
+                await key_store.open_key(uri)
+            return
+        brought = await key_store.import_key(uri, der)
+        assert brought.description.custody.origin is not Origin.GENERATED_INSIDE
+        assert brought.description.custody.export is not Export.NEVER_POSSIBLE
+        with pytest.raises(OperatorError):
+            await key_store.import_key(uri, der)
+
+    with_a_store(store, case)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -103,8 +104,9 @@ class StoreUnderTest:
     everything that opens a key, here or in a program that is started from here. `faults` break the store until `clear`;
     `refused` is what a caller gets for `Fault.REFUSED`. `private_calls` counts the private operations that reached the
     store, and `at_once` is how many of one group are in it together. `impatient` are settings with which opening a key
-    gives up soon. `absent` is the URI of a key that is not there, `malformed` are some that name none. `secrets` are
-    words that nobody may ever read, `places` those that no caller of the service may.
+    gives up soon. `absent` is the URI of a key that is not there, `new` one under which the store makes a key (empty
+    where it makes none), `malformed` are some that name none. `takes_no_key` is whether no key can be brought into it.
+    `secrets` are words that nobody may ever read, `places` those that no caller of the service may.
     """
 
     scheme: str
@@ -116,6 +118,8 @@ class StoreUnderTest:
     absent: str
     malformed: tuple[str, ...]
     refused: Kind
+    new: str = ""
+    takes_no_key: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
     impatient: Mapping[str, object] = field(default_factory=dict)
     in_this_process: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -198,6 +202,28 @@ def pkcs11(folder: Path) -> Iterator[StoreUnderTest]:
         place = (token.label, token.serial, str(shim.path))
         return KeyUnderTest(name, uri, public_keys[name], can, schemes, custody, place, known)
 
+    keys = (
+        key("capgo-v2", SIGNING, CAPGO, imported, vector_answers("capgo-v2")),
+        key("capgo-v3", SIGNING, CAPGO, imported, vector_answers("capgo-v3")),
+        key("rsassa", SIGNING, RSASSA),
+        key("large", LARGE, RSASSA),
+        key("wrapping", frozenset({Mechanism.OAEP_SHA1}), (WrapScheme.RSAES_OAEP_SHA1,)),
+    )
+    yield token_store(
+        shim,
+        keys,
+        lambda name: token.uri(name, module_path=shim.path),
+        in_this_process=token.in_this_process,
+        secrets=(token.pin,),
+        places=(token.label, token.serial, str(shim.path)),
+    )
+
+
+def token_store(
+    shim: FaultShim, keys: tuple[KeyUnderTest, ...], uri: Callable[[str], str], **more: Any
+) -> StoreUnderTest:
+    """A store of PKCS#11 behind the fault shim; `uri` makes the URI of a key by its label."""
+
     def fail(code: int, *functions: str) -> None:
         for function in functions:
             shim.fail(function, code)
@@ -206,15 +232,10 @@ def pkcs11(folder: Path) -> Iterator[StoreUnderTest]:
         shim.hang("C_Sign")
         shim.hang("C_Decrypt")
 
-    yield StoreUnderTest(
+    settings = {"threads": 2, **more.pop("settings", {})}
+    return StoreUnderTest(
         scheme="pkcs11",
-        keys=(
-            key("capgo-v2", SIGNING, CAPGO, imported, vector_answers("capgo-v2")),
-            key("capgo-v3", SIGNING, CAPGO, imported, vector_answers("capgo-v3")),
-            key("rsassa", SIGNING, RSASSA),
-            key("large", LARGE, RSASSA),
-            key("wrapping", frozenset({Mechanism.OAEP_SHA1}), (WrapScheme.RSAES_OAEP_SHA1,)),
-        ),
+        keys=keys,
         faults={
             Fault.AWAY: lambda: fail(Ckr.DEVICE_ERROR, "C_Sign", "C_Decrypt", "C_OpenSession", "C_GetTokenInfo"),
             Fault.BUSY: lambda: fail(Ckr.FUNCTION_FAILED, "C_Sign", "C_Decrypt"),
@@ -225,14 +246,13 @@ def pkcs11(folder: Path) -> Iterator[StoreUnderTest]:
         clear=shim.clear,
         private_calls=lambda: shim.calls("C_SignInit") + shim.calls("C_DecryptInit"),
         at_once=2,
-        absent=token.uri("nobody", module_path=shim.path),
+        absent=uri("nobody"),
+        new=uri("new"),
         malformed=("pkcs11:", f"pkcs11:object=a?module-path={shim.path}&pin-value=1234", "pkcs11:colour=red;object=a"),
         refused=Kind.CALLER,
-        settings={"threads": 2},
+        settings=settings,
         impatient={"open_timeout_s": 0.5},
-        in_this_process=token.in_this_process,
-        secrets=(token.pin,),
-        places=(token.label, token.serial, str(shim.path)),
+        **more,
     )
 
 
@@ -318,6 +338,7 @@ def awskms(folder: Path) -> Iterator[StoreUnderTest]:
             absent=f"awskms:///{absent}?endpoint={proxy.endpoint}",
             malformed=("awskms:", "awskms:///alias/", "awskms:///alias/a?colour=red"),
             refused=Kind.OPERATOR,
+            takes_no_key=True,
             settings={"group_connections": 4},
             impatient={"open_timeout_s": 0.5},
             in_this_process=in_this_process,
