@@ -1,4 +1,4 @@
-"""What the supervisor and a worker say to each other, over a pair of sockets that nobody else holds.
+"""What the supervisor and a worker say to each other, over two pipes that nobody else holds.
 
 A worker is exposed to the network and the supervisor is not, so the supervisor takes nothing from it but short lines of
 JSON of a known form. What a worker is told is pickled, since it comes from the process that started it. The
@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import pickle
-import socket
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -110,24 +109,24 @@ async def read_order(reader: asyncio.StreamReader) -> Order | None:
         return None
 
 
-def read_start(channel: socket.socket) -> Start:
+def read_start(orders: int) -> Start:
     """The first order, read before there is an event loop. Raises EOFError when the supervisor is gone."""
-    (length,) = _LENGTH.unpack(_receive(channel, _LENGTH.size))
-    order = _order(_receive(channel, length))
+    (length,) = _LENGTH.unpack(_receive(orders, _LENGTH.size))
+    order = _order(_receive(orders, length))
     if not isinstance(order, Start):
         raise EOFError
     return order
 
 
 def _order(body: bytes) -> Order:
-    order: Order = pickle.loads(body)  # noqa: S301 - from the parent process, over a socket pair of its own
+    order: Order = pickle.loads(body)  # noqa: S301 - from the parent process, over a pipe of its own
     return order
 
 
-def _receive(channel: socket.socket, length: int) -> bytes:
+def _receive(orders: int, length: int) -> bytes:
     body = b""
     while len(body) < length:
-        part = channel.recv(length - len(body))
+        part = os.read(orders, length - len(body))
         if not part:
             raise EOFError
         body += part
@@ -168,8 +167,43 @@ def _text(value: object) -> str:
     return value
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """The supervisor's end and the worker's."""
-    ours, theirs = socket.socketpair()
-    os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003 - the library's argument
-    return ours, theirs
+class Speaker(asyncio.Protocol):
+    """The writing end of a pipe: what is said to an end that is gone is lost, and that is no error."""
+
+    def __init__(self) -> None:
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.WriteTransport
+
+    @classmethod
+    async def over(cls, descriptor: int) -> Speaker:
+        """Speak over a pipe, whose descriptor it takes."""
+        pipe = os.fdopen(descriptor, "wb", buffering=0)
+        transport, speaker = await asyncio.get_running_loop().connect_write_pipe(cls, pipe)
+        speaker._transport = transport  # noqa: SLF001 - its own class
+        return speaker
+
+    def say(self, message: bytes) -> None:
+        """Send it as soon as the pipe takes it."""
+        if not self._transport.is_closing():
+            self._transport.write(message)
+
+    def close(self) -> None:
+        """Send what is not sent yet, then close."""
+        self._transport.close()
+
+    async def closed(self) -> None:
+        """Wait until all is sent, or the other end is gone."""
+        await self._closed
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the library's signature
+        """The pipe is closed."""
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+
+async def reader_over(descriptor: int, limit: int) -> asyncio.StreamReader:
+    """Read from a pipe, whose descriptor it takes; lines of at most `limit` bytes."""
+    reader = asyncio.StreamReader(limit=limit)
+    pipe = os.fdopen(descriptor, "rb", buffering=0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader

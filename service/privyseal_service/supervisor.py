@@ -27,10 +27,11 @@ from privyseal_service.control import (
     Reload,
     Report,
     ReportError,
+    Speaker,
     Start,
     decode_word,
     encode_order,
-    pair,
+    reader_over,
 )
 from privyseal_service.cores import core_count
 from privyseal_service.exits import REFUSED, StartError, start_error
@@ -40,8 +41,6 @@ from privyseal_service.restarts import Backoff, HangWatch
 from privyseal_service.systemd import notify
 
 if TYPE_CHECKING:
-    import socket
-
     from privyseal_service.config import Config
 
 _LOG = logging.getLogger(__name__)
@@ -85,11 +84,12 @@ class _Worker:
         self._started_s = time.monotonic()
         self._changed = asyncio.Event()
         self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+        self._speaker: Speaker
 
-    async def connect(self, channel: socket.socket) -> None:
-        """Take the supervisor's end of the pair of sockets."""
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=MOST_REPORT_BYTES)
+    async def connect(self, orders: int, words: int) -> None:
+        """Take the supervisor's ends of the pipes."""
+        self._speaker = await Speaker.over(orders)
+        self._reader = await reader_over(words, MOST_REPORT_BYTES)
 
     async def hear(self, heard: Callable[[_Worker], None]) -> int:
         """Take in what the worker says until it ends; its exit code, or the signal's number below zero."""
@@ -102,11 +102,11 @@ class _Worker:
                         self.report = report
                         heard(self)
                         self._tell()
-        except (ReportError, ValueError, ConnectionError) as error:
+        except (ReportError, ValueError) as error:
             _LOG.error("worker %d is ended: %s", self.number, error)
             self.kill()
         finally:
-            self._writer.close()
+            self._speaker.close()
         code = await self.process.wait()
         self.report = Report("ended")
         self._tell()
@@ -123,8 +123,7 @@ class _Worker:
 
     def say(self, order: Order) -> None:
         """Tell the worker to do something; one that is gone hears nothing."""
-        if not self._writer.is_closing():
-            self._writer.write(encode_order(order))
+        self._speaker.say(encode_order(order))
 
     def leave(self) -> None:
         """Have the worker finish what it has and end, for good."""
@@ -226,18 +225,7 @@ class Supervisor:
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]]:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once."""
         async with self._one_at_a_time:
-            ours, theirs = pair()
-            with theirs:
-                arguments = (str(theirs.fileno()), str(os.getpid()), f"privyseal-server worker {number}")
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-c", _BOOT, *arguments),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                )
-            worker = _Worker(number, process)
-            await worker.connect(ours)
+            worker = await _spawn(number)
             self._workers[number] = worker
             worker.say(self._first_order(number))
             if self._stopping.is_set():
@@ -322,6 +310,8 @@ class Supervisor:
     def _unfit_to_reload(self, config: Config) -> str:
         if [listener.address for listener in config.listeners] != list(self._reservations):
             return "a change of the listeners' addresses"
+        if config.audit != self._config.audit:
+            return "a change of [audit]"
         return "" if config.server.workers != 0 else "serving without workers"
 
     def _resize(self) -> None:
@@ -350,6 +340,26 @@ class Supervisor:
                 await asyncio.wait(late)
         for held in self._reservations.values():
             held.release()
+
+
+async def _spawn(number: int) -> _Worker:
+    """Start a worker's process. It is run as a new program: a fork of this one could not use a key store's module."""
+    (their_orders, orders), (words, their_words) = os.pipe(), os.pipe()
+    try:
+        arguments = (their_orders, their_words, os.getpid(), f"privyseal-server worker {number}")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-c", _BOOT, *map(str, arguments)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            pass_fds=(their_orders, their_words),
+        )
+    finally:
+        os.close(their_orders)
+        os.close(their_words)
+    worker = _Worker(number, process)
+    await worker.connect(orders, words)
+    return worker
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

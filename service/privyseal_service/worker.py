@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
 from privyseal_service.control import (
+    MOST_REPORT_BYTES,
     Drain,
     Failed,
     Latched,
@@ -20,11 +19,13 @@ from privyseal_service.control import (
     Order,
     Reload,
     Report,
+    Speaker,
     Start,
     Word,
     encode_word,
     read_order,
     read_start,
+    reader_over,
 )
 from privyseal_service.exits import REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
@@ -41,49 +42,47 @@ _ORPHANED = 70
 
 
 def main() -> None:
-    """The process: arguments are the number of the control socket's descriptor and the supervisor's process id."""
+    """The process. Arguments: the descriptors to take orders from and to report to, the supervisor's process id."""
     harden()
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    if not die_with(int(sys.argv[2])):
+    orders, words, supervisor = map(int, sys.argv[1:4])
+    if not die_with(supervisor):
         sys.exit(_ORPHANED)
     # A terminal's Ctrl-C and hang-up reach every process of its group; the supervisor alone decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    os.set_inheritable(channel.fileno(), False)  # noqa: FBT003 - the library's argument
     try:
-        start = read_start(channel)
+        start = read_start(orders)
     except EOFError:
         sys.exit(_ORPHANED)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    sys.exit(asyncio.run(_Worker(start, channel).run()))
+    sys.exit(asyncio.run(_Worker(start).run(orders, words)))
 
 
 class _Worker:
     """What a worker has: its service, and the supervisor's ear."""
 
-    def __init__(self, start: Start, channel: socket.socket) -> None:
+    def __init__(self, start: Start) -> None:
         self._start = start
-        self._channel = channel
         self._latches = Latches(start.latches, tell=lambda _: self._report())
         self._state = "opening"
         self._listen = asyncio.Event()
         self._stopping = asyncio.Event()
         self._service: Service | None = None
-        self._writer: asyncio.StreamWriter
+        self._speaker: Speaker
 
-    async def run(self) -> int:
+    async def run(self, orders: int, words: int) -> int:
         """Serve until told to end; the exit code."""
         from privyseal_service import logs  # noqa: PLC0415 - after the supervisor is known to be there
 
         logs.set_up(self._start.config.log, worker=self._start.number)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._channel)
+        self._speaker = await Speaker.over(words)
+        reader = await reader_over(orders, MOST_REPORT_BYTES)
         tasks = [asyncio.create_task(self._obey(reader)), asyncio.create_task(self._keep_reporting())]
         try:
             await self._serve()
         except StartError as error:
             self._say(Failed(str(error), error.code))
-            await self._said()
             return error.code
         except Exception:  # noqa: BLE001 - the supervisor starts another one; what happened is in the log
             _LOG.exception("the worker failed in a way that it should not")
@@ -91,8 +90,8 @@ class _Worker:
         finally:
             for task in tasks:
                 task.cancel()
-            with suppress(OSError):
-                self._writer.close()
+            self._speaker.close()
+            await self._speaker.closed()
         return 0
 
     async def _serve(self) -> None:
@@ -160,9 +159,4 @@ class _Worker:
         self._say(Report(self._state, ailing, self._latches.all))
 
     def _say(self, word: Word) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(encode_word(word))
-
-    async def _said(self) -> None:
-        with suppress(OSError):
-            await self._writer.drain()
+        self._speaker.say(encode_word(word))

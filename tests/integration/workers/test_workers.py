@@ -1,0 +1,168 @@
+"""Workers that die, hang, are too many or too few, and a supervisor that is killed: nobody who signs notices."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from privyseal.errors import ServiceError
+from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from tests.integration.service.conftest import Place
+from tests.integration.service.test_program import SIGN
+from tests.integration.workers.conftest import (
+    Builds,
+    all_listening,
+    configure,
+    listeners,
+    lives,
+    sdk,
+    sign,
+    until,
+    workers,
+)
+
+
+def last_sentence(farm: Place, code: int) -> str:
+    """What `serve` said when it could not start."""
+    done = farm.run("serve", "--config", str(farm.config))
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_builds_do_not_notice_that_workers_are_killed(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as first, Builds(serving) as builds:
+        for pid in first:
+            builds.go_on()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: len(listeners(serving)) == 2 and pid not in workers(serving))  # noqa: B023 - called here
+        builds.go_on()
+        assert builds.errors == []
+        assert not set(first) & set(workers(serving))
+        assert serving.stop() == 0
+        assert "was ended by SIGKILL; it is started again in 0.0 s" in serving.log
+
+
+def test_a_worker_that_hangs_is_replaced(farm: Place) -> None:
+    configure(farm, workers=2, hang_after_s=2)
+    with farm.serving() as serving, all_listening(serving) as (_, hanging), Builds(serving) as builds:
+        builds.go_on()
+        os.kill(hanging, signal.SIGSTOP)
+        until(lambda: not lives(hanging) and len(listeners(serving)) == 2)
+        builds.go_on()
+        assert builds.errors == []
+        assert "says nothing any more and is ended" in serving.log
+
+
+def test_workers_end_with_the_supervisor(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as pids:
+        os.kill(pids[0], signal.SIGSTOP)
+        serving.process.kill()
+        serving.process.wait()
+        until(lambda: not any(map(lives, pids)))
+
+
+def test_a_worker_that_dies_again_and_again_is_started_ever_more_slowly(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as (_, second), sdk(serving) as client:
+        (farm.folder / "die").touch()
+        os.kill(second, signal.SIGKILL)
+        until(lambda: serving.log.count("ended with exit code 9") == 4)
+        sign(client)
+        (farm.folder / "die").unlink()
+        until(lambda: len(listeners(serving)) == 2)
+        delays = [float(text) for text in re.findall(r"it is started again in ([0-9.]+) s", serving.log)]
+        assert delays[0] == 0.0
+        assert all(delays[place + 1] > 1.3 * delays[place] for place in range(3))
+        assert len((farm.folder / "opened").read_text().splitlines()) == len(delays) + 2
+
+
+def test_a_refused_pin_is_not_tried_again(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as (first, second), sdk(serving) as client:
+        (farm.folder / "refuse").touch()
+        tries = farm.folder / "tries"
+        killed = {second}
+        os.kill(second, signal.SIGKILL)
+        until(tries.exists)
+        for _ in range(2):
+            until(lambda: set(workers(serving)) - {first} - killed)
+            sign(client)  # a worker that cannot serve the key takes no calls while another can
+            (another,) = set(workers(serving)) - {first} - killed
+            killed.add(another)
+            os.kill(another, signal.SIGKILL)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(listeners(serving)) == 2 and first not in workers(serving))
+        with pytest.raises(ServiceError, match="blocked until its operator acts"):
+            sign(client)
+        assert len(tries.read_text().splitlines()) == 1
+        assert serving.stop() == 0
+
+
+def test_a_pin_that_is_refused_at_the_start_ends_it(farm: Place) -> None:
+    (farm.folder / "refuse").touch()
+    said = last_sentence(farm, 1)
+    assert "key 'demo': PIN: the token 'diary' refused the PIN; correct it" in said
+    assert len((farm.folder / "tries").read_text().splitlines()) == 1
+
+
+def test_a_first_worker_that_dies_ends_the_start(farm: Place) -> None:
+    (farm.folder / "die").touch()
+    said = last_sentence(farm, 1)
+    assert "the first worker ended with exit code 9 before it could serve" in said
+
+
+def test_a_stop_is_told_first(farm: Place) -> None:
+    configure(farm, workers=2, drain_wait_s=2, delay_s=0.3)
+    with farm.serving() as serving, all_listening(serving), serving.channel() as channel:
+        watch = HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        serving.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        # Balancers have not turned away yet: calls still come, over old connections and new ones.
+        calls = [SigningServiceStub(channel).SignChecksum.future(SIGN, timeout=60)]
+        with serving.channel() as new:
+            assert len(SigningServiceStub(new).SignChecksum(SIGN, timeout=60).signature) == 256
+        assert len(calls[0].result().signature) == 256
+        assert serving.process.wait(60) == 0
+
+
+def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as before, Builds(serving, 2) as builds:
+        for number in (3, 1, 2):
+            configure(farm, workers=number)
+            serving.process.send_signal(signal.SIGHUP)
+            until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
+        assert workers(serving)[0] == before[0]
+        farm.config.write_text("[server]\nworkers = many\n")
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: "the configuration stays as it was" in serving.log)
+        builds.go_on()
+        assert [error for error in builds.errors if not is_grpcs_own_fault(error)] == []
+        assert serving.stop() == 0
+
+
+def is_grpcs_own_fault(error: Exception) -> bool:
+    return isinstance(error.__cause__, grpc.Call) and error.__cause__.code() is grpc.StatusCode.CANCELLED
+
+
+def test_nothing_of_the_configuration_is_in_a_command_line(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as pids:
+        for pid in pids:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            assert words[3].isdigit()
+            assert words[4].isdigit()
+            assert words[5] == str(serving.process.pid).encode()
+            assert words[6].startswith(b"privyseal-server worker ")
+            assert not [word for word in words if b"software:" in word or str(farm.folder).encode() in word]
+
+
+def test_another_service_does_not_take_the_port_unasked(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving):
+        farm.config.write_text(farm.config.read_text().replace("127.0.0.1:0", serving.address))
+        assert "is it taken" in last_sentence(farm, 2)
