@@ -43,8 +43,7 @@ def configure(place: Place, *, delay_s: float = 0.0, **server: object) -> None: 
     lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else value}" for name, value in server.items()]
     folder = place.folder
     store = f'[stores.software]\nfolder = "{folder}"\ndelay_s = {delay_s}\nkeys = {{ demo = "{folder}/demo.pem" }}'
-    audit = "[audit]\nenabled = false"
-    place.configure(KEY, head="\n".join([audit, "[server]", *lines, store]))
+    place.configure(KEY, head="\n".join(["[server]", *lines, store]))
 
 
 def sdk(serving: Serving, **more: object) -> Client:
