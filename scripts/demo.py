@@ -63,8 +63,9 @@ def make_house(steps: Steps) -> None:
         demo_service.make_token()
     with steps.step("make a development CA, a server and a client certificate"):
         demo_service.make_certificates()
-    with steps.step("write the service's configuration") as outcome:
+    with steps.step("write the service's configuration, make its audit key") as outcome:
         demo_service.write_configuration()
+        demo_service.make_audit_key()
         outcome.append(inside(demo_service.CONFIG))
     told = f"privyseal-server key create --config {inside(demo_service.CONFIG)} {KEY_NAME}"
     with steps.step("make an RSA-2048 key inside the token", told) as outcome:

@@ -1,8 +1,9 @@
 """The demo's token, certificates and configuration under .demo/, and the service that runs on them.
 
-.demo/service/  what a security team has: the token, its PIN, the server's certificate, the configuration
+.demo/service/  what a security team has: the token, its PIN, the server's certificate, the configuration, the audit
+                trail with its key, and the checkpoints that leave the host
 .demo/ca/       the development CA
-.demo/build/    what a build machine has: the CA's certificate and a client certificate
+.demo/build/    what a build machine has: the CA's certificate, a client certificate, the audit trail's public key
 """
 
 from __future__ import annotations
@@ -38,10 +39,18 @@ PUBLIC = SERVICE / "public.pem"
 KEY_NAME = "demo"
 TOKEN = "privyseal-demo"  # noqa: S105 - a token's label
 CALLER = "build.demo.example"
+LOG = "audit.demo.example/replica-1"
+LOG_KEY = BUILD / "audit.vkey"
 START_S = 30.0
 
 CONFIGURATION = """\
 # Made by scripts/demo_service.py. deploy/privyseal.example.toml explains each setting.
+
+[audit]
+folder = "audit"
+log = "{log}"
+key = "audit.key"
+sinks = [{{ kind = "file", path = "checkpoints" }}]
 
 [[listeners]]
 address = "127.0.0.1:0"
@@ -181,7 +190,13 @@ def make_certificates() -> None:
 
 def write_configuration() -> None:
     """The service's configuration."""
-    CONFIG.write_text(CONFIGURATION.format(key=KEY_NAME, uri=key_uri(), caller=CALLER))
+    CONFIG.write_text(CONFIGURATION.format(log=LOG, key=KEY_NAME, uri=key_uri(), caller=CALLER))
+
+
+def make_audit_key() -> None:
+    """The key that signs the audit trail's checkpoints; its public half goes to the build machine."""
+    made = run(program("privyseal-server"), "audit", "keygen", LOG, "--output", str(SERVICE / "audit.key"))
+    LOG_KEY.write_text(made.stdout)
 
 
 def make_key() -> str:
@@ -199,13 +214,14 @@ def make_all() -> None:
     make_token()
     make_certificates()
     write_configuration()
+    make_audit_key()
     make_key()
     COMPLETE.touch()
 
 
 def is_complete() -> bool:
     """Whether an earlier run made all of it, and its certificates will hold for another day."""
-    if not COMPLETE.is_file():
+    if not COMPLETE.is_file() or not LOG_KEY.is_file():
         return False
     certificate = x509.load_pem_x509_certificate((SERVICE / "server.pem").read_bytes())
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.timezone.utc)

@@ -1,4 +1,5 @@
-"""Would the configuration serve? Each key and each listener is looked at as the start would, and none hides another."""
+"""Would the configuration serve? Each key, each listener and the audit trail is looked at as the start would, and none
+hides another."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from privyseal_service.tls import TlsError, load_tls
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
+    from privyseal_service.audit.settings import AuditConfig
     from privyseal_service.config import Config, KeyConfig, ListenerConfig
 
 OPEN_S = 15.0
@@ -26,10 +28,12 @@ _RENEW = datetime.timedelta(days=14)
 
 @dataclass(frozen=True)
 class Finding:
-    """One key or listener: whether it would serve, what is true of it and, when not, which part failed and the remedy.
+    """One key, one listener or the audit trail: whether it would serve, what is true of it and, when not, which part
+    failed and the remedy.
 
     `part` is one or two words: "module", "token", "PIN", "object", "attribute", "mechanism", "custody", "network",
-    "certificate", "key", "CA". `notes` are sentences on what serves and yet wants a look.
+    "certificate", "key", "CA"; of the audit trail "audit", "folder", "key", "log", "sink". `notes` are sentences on
+    what serves and yet wants a look.
     """
 
     kind: str
@@ -71,7 +75,8 @@ async def check(config: Config, backends: Callable[[str], OpenStore] = backend) 
         keys = await asyncio.gather(*(_check_key(key, stores, granted=key.name in granted) for key in config.keys))
     finally:
         await stores.close()
-    return [*(_check_listener(listener) for listener in config.listeners), *_check_purposes(config, keys)]
+    listeners = [_check_listener(listener) for listener in config.listeners]
+    return [*listeners, *_check_purposes(config, keys), check_audit(config.audit)]
 
 
 def _check_purposes(config: Config, found: Sequence[Finding]) -> Iterator[Finding]:
@@ -93,7 +98,8 @@ def _check_purpose(config: KeyConfig, finding: Finding, known: Sequence[tuple[Ke
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:
     """All findings for a program."""
     kinds = {f"{kind}s": [f.json() for f in findings if f.kind == kind] for kind in ("listener", "key")}
-    return {"ok": all(finding.ok for finding in findings), **kinds}
+    audit = next(f.json() for f in findings if f.kind == "audit")
+    return {"ok": all(finding.ok for finding in findings), **kinds, "audit": audit}
 
 
 async def _check_key(config: KeyConfig, stores: Stores, *, granted: bool) -> Finding:
@@ -123,6 +129,23 @@ def _facts(config: KeyConfig, description: KeyDescription) -> dict[str, str | in
         "origin": worded(custody.origin),
         "export": worded(custody.export),
     }
+
+
+def check_audit(config: AuditConfig | None) -> Finding:
+    """Look at the audit trail's folder, key, log and sinks. Nothing is written."""
+    if config is None:
+        remedy = "add one, with a key that `privyseal-server audit keygen` makes"
+        return Finding("audit", "trail", part="audit", message="there is no [audit] table", remedy=remedy)
+    if not config.enabled:
+        note = "what is signed is on record in the service's log alone; use it for development alone"
+        return Finding("audit", "trail", {"enabled": "false"}, notes=(note,))
+    from privyseal_service.audit.inspection import ProblemError, inspect  # noqa: PLC0415 - HTTPS, for its sinks
+
+    try:
+        facts, notes = inspect(config)
+    except ProblemError as error:
+        return Finding("audit", config.log, {}, error.part, str(error), error.remedy)
+    return Finding("audit", config.log, facts, notes=tuple(notes))
 
 
 def _check_listener(config: ListenerConfig) -> Finding:

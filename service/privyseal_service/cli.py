@@ -104,18 +104,25 @@ def serve(config_file: Path) -> None:
     from privyseal_service.exits import StartError  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
 
+    if config.audit is None:
+        raise CommandError(
+            f"{config_file} has no [audit] table, and nothing is answered that is not on record; add one "
+            "(`privyseal-server audit keygen` makes its key), or set enabled = false in it for a first try",
+            USAGE,
+        )
     logs.set_up(config.log)
+    announce = _announce if config.audit.enabled else _announce_unrecorded
     try:
         with sequencing(config.audit):
             if worker_count(config):
-                _await(supervise(config, announce=_announce, load=lambda: load_config(config_file)))
+                _await(supervise(config, announce=announce, load=lambda: load_config(config_file)))
             else:
-                _serve_alone(config, config_file)
+                _serve_alone(config, config_file, announce)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
 
 
-def _serve_alone(config: Config, config_file: Path) -> None:
+def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], None]) -> None:
     from privyseal_service import server  # noqa: PLC0415
     from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
@@ -125,7 +132,7 @@ def _serve_alone(config: Config, config_file: Path) -> None:
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
-        _await(server.serve(config, announce=_announce, load=lambda: load_config(config_file)))
+        _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
     except (AuditUnavailableError, KeyringError, TlsError, ListenError) as error:
         raise start_error(error) from None
 
@@ -141,15 +148,25 @@ def _announce(line: str) -> None:
     sys.stdout.flush()
 
 
+def _announce_unrecorded(line: str) -> None:
+    import logging  # noqa: PLC0415
+
+    _announce(line)
+    logging.getLogger(__name__).warning(
+        "THERE IS NO AUDIT TRAIL: what is signed is on record in this log alone, if anybody keeps it; use it for "
+        "development alone"
+    )
+
+
 @cli.command()
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
-    """Say for each listener and key whether it would serve.
+    """Say for each listener, for each key and for the audit trail whether it would serve.
 
     When one would not: which part failed (module, token, PIN, object, attribute, mechanism, custody, certificate, key,
-    CA, network) and the remedy. Prints each key's fingerprint, to be pinned in the configuration. Signs nothing.
-    Exits with 1 when any would not serve.
+    CA, network; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned in the
+    configuration. Signs nothing. Exits with 1 when any would not serve.
 
     \b
     Example:

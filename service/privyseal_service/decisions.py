@@ -253,12 +253,8 @@ class Recorder(Protocol):
 class LogRecorder:
     """Tells the log: one line for each decision. It is no audit trail."""
 
-    async def start(self, tell: Callable[[bool], None]) -> None:  # noqa: ARG002 - the protocol's argument
-        """Say that there is no audit trail."""
-        _LOG.warning(
-            "THERE IS NO AUDIT TRAIL: what is signed is on record in this log alone, if anybody keeps it; "
-            "use it for development alone"
-        )
+    async def start(self, tell: Callable[[bool], None]) -> None:
+        """The log is there."""
 
     async def close(self) -> None:
         """The log stays open."""

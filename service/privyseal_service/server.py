@@ -83,6 +83,11 @@ class Service:
         self._listeners: list[_Listener] = []
 
     @property
+    def config(self) -> Config:
+        """What it serves."""
+        return self._config
+
+    @property
     def addresses(self) -> list[tuple[str, str]]:
         """The `auth` and the address (with the real port) of each listener, once started."""
         return [(listener.config.auth, listener.address) for listener in self._listeners]
@@ -224,6 +229,9 @@ async def _reload(service: Service, load: Callable[[], Config]) -> None:
         config = await asyncio.to_thread(load)
     except ConfigError as error:
         _LOG.error("the configuration stays as it was: %s", error)
+        return
+    if config.audit != service.config.audit:
+        _LOG.error("the configuration stays as it was: a change of [audit] needs a restart of the service")
         return
     await service.reload(config)
 

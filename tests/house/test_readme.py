@@ -149,7 +149,7 @@ def test_every_command_and_option_exists():
     commands = {
         match[0]: set(re.findall(r"(?<=\s)--[a-z-]+", line))
         for line in words
-        if (match := re.match(r"privyseal(?:-server)?(?: (?:bundle|key|checksum) [a-z]+| [a-z]+)", line))
+        if (match := re.match(r"privyseal(?:-server)?(?: (?:bundle|key|checksum|audit) [a-z]+| [a-z]+)", line))
     }
     assert len(commands) >= 6
     for command, options in commands.items():

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privyseal import Client
+from privyseal_service.audit.keys import make_key
 from tests.support.pki import CA
 from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CAPGO_SCHEMES = ("capgo", "capgo-v2", "capgo-v3")
 CALLER = "dns:build.test.example"
+AUDIT_LOG = "audit.test.example/replica-1"
 _PROGRAMS = Path(sys.executable).parent
 
 
@@ -90,16 +92,21 @@ def privyseal_server(*arguments: str | Path, env: Mapping[str, str]) -> subproce
 
 
 def write_pki(folder: Path) -> None:
-    """A CA, a server's and a client's certificate, as files."""
+    """A CA, a server's and a client's certificate, and the audit trail's key, as files."""
     ca = CA()
     ca.write(folder)
     ca.server().write(folder, "server")
     ca.issue(dns=[CALLER.removeprefix("dns:")]).write(folder, "client")
+    (folder / "audit.vkey").write_text(f"{make_key(AUDIT_LOG, folder / 'audit.key')}\n")
 
 
 def configuration(keys: Mapping[str, tuple[str, Sequence[str]]], *, extra: str = "") -> str:
-    """A configuration with one mutual TLS listener; `keys` maps a name to a URI and its schemes."""
+    """A configuration with one mutual TLS listener and an audit trail; `keys` maps a name to a URI and its schemes."""
     tables = [
+        "[audit]",
+        'folder = "audit"',
+        f'log = "{AUDIT_LOG}"',
+        'key = "audit.key"',
         "[[listeners]]",
         'address = "127.0.0.1:0"',
         'auth = "mtls"',

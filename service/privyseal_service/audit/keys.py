@@ -34,13 +34,16 @@ def make_key(name: str, path: Path) -> VerifierKey:
 
 
 def load_key(path: Path) -> Signer:
-    """Read a log's private key. Raises KeyFileError when it is none or others may read it; OSError."""
+    """Read a log's private key. Raises KeyFileError when it is none or others may read it; OSError.
+
+    What systemd hands over is as private as it can be: its mode shows the access list that lets the service's user in.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError(f"{path} is not a file")
-        if found.st_mode & 0o077:
+        if found.st_mode & 0o077 and not _is_credential(path):
             raise KeyFileError(f"{path} can be read or changed by others; take that away with chmod 600")
         data = file.read(_MAX_KEY_BYTES)
     try:
@@ -49,3 +52,9 @@ def load_key(path: Path) -> Signer:
         raise KeyFileError(f"{path} is not an audit key") from None
     except KeyFileError as error:
         raise KeyFileError(f"{path} is {error}") from None
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether a file is one of those that systemd handed to this service (systemd.exec(5), LoadCredential)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and path.parent == Path(str(folder))

@@ -21,6 +21,7 @@ from tests.support.service import entry_point, secure_channel
 
 PROGRAM = str(Path(sys.executable).parent / "privyseal-server")
 CALLER = "dns:a.build.example"
+NO_AUDIT = "[audit]\nenabled = false\n"
 
 
 @dataclass
@@ -35,8 +36,9 @@ class Place:
     def config(self) -> Path:
         return self.folder / "privyseal.toml"
 
-    def configure(self, keys: str, *, head: str = "", grants: str | None = None) -> None:
-        """Write the configuration: `head`, a mutual-TLS listener, `keys`, and a grant of all to CALLER on `demo`."""
+    def configure(self, keys: str, *, head: str = "", grants: str | None = None, audit: str = NO_AUDIT) -> None:
+        """Write the configuration: `head`, `audit`, a mutual-TLS listener, `keys`, and a grant of all to CALLER on
+        `demo`."""
         listener = (
             '[[listeners]]\naddress = "127.0.0.1:0"\nauth = "mtls"\n'
             'certificate = "server.pem"\ncertificate_key = "server-key.pem"\n'
@@ -46,7 +48,7 @@ class Place:
             f'[[grants]]\nname = "all"\ncallers = ["{CALLER}"]\nkeys = ["demo"]\n'
             'operations = ["wrap-session-key", "sign-checksum", "unwrap-session-key"]\n'
         )
-        self.config.write_text("\n".join([head, listener, keys, grant if grants is None else grants]))
+        self.config.write_text("\n".join([head, audit, listener, keys, grant if grants is None else grants]))
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run the program to its end, from another folder."""
