@@ -12,6 +12,7 @@ import pytest
 from privyseal_backends.interface import Mechanism
 from privyseal_service.operations import MECHANISMS, MODULUS_BITS
 from tests.conformance.stores import StoreUnderTest
+from tests.modules.stores import MODULES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COLUMNS = {"pkcs11": "PKCS#11", "awskms": "AWS KMS", "gcpkms": "Google Cloud KMS"}
@@ -58,3 +59,13 @@ def test_the_table_says_of_each_store_what_its_keys_showed(script: ModuleType, s
     # SoftHSM is the token without OAEP with SHA-256: other tokens have it.
     missing = {Mechanism.OAEP_SHA256} if store.scheme == "pkcs11" else set()
     assert shown == promised - missing
+
+
+def test_the_page_on_modules_has_each_one_that_was_tested() -> None:
+    """And says of the others that they were not."""
+    sections = (CHECKOUT / "docs" / "pkcs11-modules.md").read_text().split("\n## ")[1:]
+    said = {section.partition("\n")[0]: section.split("\n\n")[1] for section in sections}
+    tested = {"SoftHSM", "NSS softokn", "opencryptoki's soft token", "tpm2-pkcs11", "p11-kit"}
+    assert {name for name, words in said.items() if words.startswith("Tested here: ")} == tested
+    assert {name for name, words in said.items() if words.startswith("Not tested here; ")} == set(said) - tested
+    assert len(MODULES) == len(tested) - 1  # SoftHSM is in the suite of every run
