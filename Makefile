@@ -4,7 +4,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := @scripts/setup
 
-.PHONY: help setup demo serve test lint format proto bench-sealing lock clean
+.PHONY: help setup demo serve test test-modules lint format proto bench-sealing lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +20,10 @@ serve: ## keep the demo service running, and print the exports that `privyseal` 
 
 test: ## run every test; ARGS="-k capgo -x" goes to pytest
 	$(READY) --for-tests -- $(BIN)/python -m pytest $(ARGS)
+
+test-modules: ## run the conformance suite on other makers' PKCS#11 modules, installed with apt-get
+	$(READY) --for-tests -- scripts/install_modules.sh
+	$(READY) --for-tests -- $(BIN)/python -m pytest tests/modules $(ARGS)
 
 lint: ## check style, types, protos, generated stubs, scripts and the Containerfile
 	$(READY) -- scripts/lint
