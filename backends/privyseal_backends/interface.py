@@ -304,6 +304,16 @@ class Key(Protocol):
 
 
 @runtime_checkable
+class Parallel(Protocol):
+    """A key that says how much its store takes at once. A caller that hands over much more only moves the waiting into
+    the store, where it can neither be ordered nor taken back."""
+
+    @property
+    def parallel_inputs(self) -> int:
+        """Inputs of any number of calls that are worked on, or taken up together, at one time: at least 1."""
+
+
+@runtime_checkable
 class Decrypter(Protocol):
     """A key that decrypts."""
 

@@ -142,6 +142,14 @@ def away(key: str, retry_after_s: float) -> ServiceError:
     return ServiceError(Code.UNAVAILABLE, "KEY_STORE_AWAY", message, metadata={"key": key}, retry_after_s=retry_after_s)
 
 
+def too_busy(key: str, retry_after_s: float) -> ServiceError:
+    """The key's store has too much to do, so that the call could not be served in time."""
+    message = f"the key store of key {key!r} has too much to do; try again later"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED, "KEY_STORE_BUSY", message, metadata={"key": key}, retry_after_s=retry_after_s
+    )
+
+
 def audit_unavailable(retry_after_s: float) -> ServiceError:
     """The decision cannot be put on record, so nothing may leave. Why is in the log alone."""
     message = "the audit trail cannot be written now, so the service answers nothing; try again later"
@@ -180,14 +188,7 @@ def from_backend(error: BackendError, key: str, request_id: str) -> ServiceError
     """What the caller is told of a backend's error, in the service's words alone."""
     match error:
         case BusyError():
-            message = f"the key store of key {key!r} has too much to do; try again later"
-            return ServiceError(
-                Code.RESOURCE_EXHAUSTED,
-                "KEY_STORE_BUSY",
-                message,
-                metadata={"key": key},
-                retry_after_s=error.retry_after_s,
-            )
+            return too_busy(key, error.retry_after_s)
         case UnavailableError():
             return away(key, error.retry_after_s)
         case DeadlineError():

@@ -1,9 +1,15 @@
-"""The paths inside a key's URI: made absolute before a backend sees them, so that it need not know the folder."""
+"""Key URIs, as far as the service reads them: paths are made absolute, and keys of one store are told from others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
+
+_TOKEN_ATTRIBUTES = frozenset(
+    {"token", "serial", "manufacturer", "model", "slot-id", "slot-description", "slot-manufacturer", "module-path"}
+)
+"""What in a PKCS#11 URI says which token is meant (RFC 7512, 2.3)."""
 
 # What RFC 7512 (section 2.3) lets stand in a query attribute as it is, and needs no escape for our purpose.
 _PLAIN = "/:@!$'()*+,=[]?"
@@ -27,3 +33,27 @@ def _resolve(attribute: str, folder: Path) -> str:
     if not path or unquote(path).startswith("/") or not value.startswith(kind):
         return attribute
     return f"{name}={kind}{quote(str(folder), safe=_PLAIN)}/{path}"
+
+
+def token_of(uri: str) -> Mapping[str, str]:
+    """What a PKCS#11 URI says of its token, by attribute; empty for any other URI."""
+    scheme, _, rest = uri.partition(":")
+    if scheme.lower() != "pkcs11":
+        return {}
+    path, _, query = rest.partition("?")
+    pairs = (attribute.partition("=") for attribute in (*path.split(";"), *query.split("&")))
+    return {name: unquote(value) for name, _, value in pairs if name in _TOKEN_ATTRIBUTES}
+
+
+def same_token(one: str, other: str) -> bool:
+    """Whether two keys' URIs may name the same token: nothing that both say of it differs."""
+    if one == other:
+        return True
+    first, second = token_of(one), token_of(other)
+    return bool(first and second) and all(second.get(name, value) == value for name, value in first.items())
+
+
+def store_of(uri: str) -> str:
+    """A name for the store that a key's URI names: a PKCS#11 token, or all that is under another scheme."""
+    said = ";".join(f"{name}={value}" for name, value in sorted(token_of(uri).items()))
+    return f"{uri.partition(':')[0].lower()}:{said}"

@@ -7,22 +7,17 @@ that are started later among them. A latch holds until the service is started ag
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from privyseal_backends.interface import BackendError, Key, KeyStore, OperatorError
+from privyseal_service.key_uris import same_token
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
 
 _LOG = logging.getLogger(__name__)
-
-_TOKEN_ATTRIBUTES = frozenset(
-    {"token", "serial", "manufacturer", "model", "slot-id", "slot-description", "slot-manufacturer", "module-path"}
-)
-"""What in a PKCS#11 URI says which token is meant (RFC 7512, 2.3)."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +94,3 @@ class _GuardedStore:
     async def close(self) -> None:
         """Close the store; see `KeyStore.close`."""
         await self._store.close()
-
-
-def same_token(one: str, other: str) -> bool:
-    """Whether two keys' URIs may name the same token: nothing that both say of it differs."""
-    if one == other:
-        return True
-    first, second = _token(one), _token(other)
-    return bool(first and second) and all(second.get(name, value) == value for name, value in first.items())
-
-
-def _token(uri: str) -> Mapping[str, str]:
-    """What a PKCS#11 URI says of its token; empty for any other."""
-    scheme, _, rest = uri.partition(":")
-    if scheme.lower() != "pkcs11":
-        return {}
-    path, _, query = rest.partition("?")
-    pairs = (attribute.partition("=") for attribute in (*path.split(";"), *query.split("&")))
-    return {name: unquote(value) for name, _, value in pairs if name in _TOKEN_ATTRIBUTES}

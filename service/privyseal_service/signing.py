@@ -20,6 +20,7 @@ from privyseal_backends.interface import (
     Decrypter,
     IntegrityError,
     Key,
+    Plaintext,
     Signature,
     SigningInput,
     SigningResult,
@@ -43,6 +44,7 @@ from privyseal_service.operations import (
     session_key_to_sign,
 )
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
+from privyseal_service.scheduler import Claim, Schedulers
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -94,6 +96,7 @@ class CallPath:
         self._grants = grants
         self._keyring = keyring
         self._recorder = recorder
+        self._schedulers = Schedulers()
         self._under_way = 0
         self._settled = asyncio.Event()
 
@@ -162,14 +165,58 @@ class CallPath:
         match request:
             case SignChecksums():
                 inputs = _checksums_to_sign(request)
-                return await _sign(trail, served, inputs, arrival.deadline_s, batch=request.batch)
+                return await self._sign(trail, served, inputs, arrival.deadline_s, batch=request.batch)
             case WrapSessionKey(scheme=WrapScheme.CAPGO):
                 inputs = [session_key_to_sign(request.session_key)]
-                return await _sign(trail, served, inputs, arrival.deadline_s, batch=False)
+                return await self._sign(trail, served, inputs, arrival.deadline_s, batch=False)
             case WrapSessionKey():
                 return _encrypt(trail, served, request)
             case UnwrapSessionKey():
-                return await _decrypt(trail, served, request, arrival.deadline_s)
+                return await self._decrypt(trail, served, request, arrival.deadline_s)
+
+    async def _sign(
+        self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], deadline_s: float, *, batch: bool
+    ) -> Answer:
+        _open(trail, served)
+        claim = Claim(trail.caller, served.name, deadline_s)
+        results: Sequence[SigningResult | ServiceError]
+        try:
+            results = await self._schedulers.of(served.config.uri).sign(served.usable, inputs, claim)
+        except BackendError as error:
+            results = [error] * len(inputs)
+        if len(results) != len(inputs):
+            raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
+        if not isinstance(results[-1], ServiceError):
+            served.note(results[-1])
+        trail.took(results)
+        told = _results(trail, served, results)
+        trail.gave(told)
+        if isinstance(told[0], ServiceError):
+            trail.failure = told[0]
+            if not batch:
+                raise told[0]
+        return Answer(trail.key_version, told)
+
+    async def _decrypt(self, trail: Trail, served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Answer:
+        size = _open(trail, served).description.public_key.modulus_bytes
+        if len(request.wrapped_key) != size:
+            raise InputError("wrapped_key", f"must be {size} bytes for this key, not {len(request.wrapped_key)}")
+        # One sentence for whatever is wrong with it: which check failed would help to forge one.
+        unfit = InputError("wrapped_key", "is no session key that was wrapped for this key with this scheme")
+        scheduler = self._schedulers.of(served.config.uri)
+        claim = Claim(trail.caller, served.name, deadline_s)
+        try:
+            plaintext = await scheduler.run(lambda _: _decryption(served, request, deadline_s), 1, claim)
+        except CallerError:
+            raise unfit from None
+        except BackendError as error:
+            served.note(error)
+            raise _told(trail, served, error) from error
+        served.note(plaintext)
+        if not check_unwrapped(request.scheme, plaintext.value):
+            raise unfit
+        trail.took([plaintext])
+        return Answer(trail.key_version, (plaintext.value,))
 
     async def _read_log(self, arrival: Arrival, trail: Trail, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
         caller = _identify(arrival, trail)
@@ -275,34 +322,17 @@ def _open(trail: Trail, served: ServedKey) -> Key:
     return key
 
 
-async def _sign(
-    trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], deadline_s: float, *, batch: bool
-) -> Answer:
-    key = _open(trail, served)
-    try:
-        results = await key.sign(inputs, deadline_s)
-    except BackendError as error:
-        results = [error] * len(inputs)
-    if len(results) != len(inputs):
-        raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
-    served.note(results[-1])
-    trail.took(results)
-    told = _results(trail, served, results)
-    trail.gave(told)
-    if isinstance(told[0], ServiceError):
-        trail.failure = told[0]
-        if not batch:
-            raise told[0]
-    return Answer(trail.key_version, told)
-
-
-def _results(trail: Trail, served: ServedKey, results: Sequence[SigningResult]) -> tuple[bytes | ServiceError, ...]:
+def _results(
+    trail: Trail, served: ServedKey, results: Sequence[SigningResult | ServiceError]
+) -> tuple[bytes | ServiceError, ...]:
     """The results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
     known: dict[str, ServiceError] = {}
     told: list[bytes | ServiceError] = []
     for result in results:
         if isinstance(result, Signature):
             told.append(result.value)
+        elif isinstance(result, ServiceError):
+            told.append(result)
         else:
             kind = f"{type(result).__name__}: {result}"
             known[kind] = known.get(kind) or _told(trail, served, result)
@@ -320,27 +350,12 @@ def _encrypt(trail: Trail, served: ServedKey, request: WrapSessionKey) -> Answer
     return Answer(trail.key_version, (wrapped,))
 
 
-async def _decrypt(trail: Trail, served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Answer:
-    key = _open(trail, served)
-    size = key.description.public_key.modulus_bytes
-    if len(request.wrapped_key) != size:
-        raise InputError("wrapped_key", f"must be {size} bytes for this key, not {len(request.wrapped_key)}")
+async def _decryption(served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Plaintext:
+    """What the key, looked at right before it is used, makes of a wrapped key of the right length."""
+    key = served.usable()
     if not isinstance(key, Decrypter):
         raise errors.cannot(served.name, f"key {served.name!r} is in a key store that does not decrypt", ())
-    # One sentence for whatever is wrong with it: which check failed would help to forge one.
-    unfit = InputError("wrapped_key", "is no session key that was wrapped for this key with this scheme")
-    try:
-        plaintext = await key.decrypt(request.wrapped_key, MECHANISMS[request.scheme], deadline_s)
-    except CallerError:
-        raise unfit from None
-    except BackendError as error:
-        served.note(error)
-        raise _told(trail, served, error) from error
-    served.note(plaintext)
-    if not check_unwrapped(request.scheme, plaintext.value):
-        raise unfit
-    trail.took([plaintext])
-    return Answer(trail.key_version, (plaintext.value,))
+    return await key.decrypt(request.wrapped_key, MECHANISMS[request.scheme], deadline_s)
 
 
 def _told(trail: Trail, served: ServedKey, error: BackendError) -> ServiceError:

@@ -66,6 +66,11 @@ class SigningThreads:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def parallel_inputs(self) -> int:
+        """How many operations the threads take up at once."""
+        return len(self._threads) * self.group
+
     def put(self, batch: Batch) -> bool:
         """Queue a batch; False when the threads have been told to end."""
         return self.queue.put(batch)

@@ -57,6 +57,11 @@ class Pkcs11Key:
         """What the key is."""
         return self._description
 
+    @property
+    def parallel_inputs(self) -> int:
+        """What the token's signing threads take up at once; see `Parallel`."""
+        return self._threads.parallel_inputs
+
     async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
         """Sign each input; see `Key.sign`."""
         able = self._description.mechanisms
