@@ -54,7 +54,13 @@ EXAMPLES = [
     decision(3, outcome=Outcome.DENIED, code="PERMISSION_DENIED", reason="NO_GRANT", caller=Caller("")),
     decision(4, caller=Caller("oidc:https://ci.example:repo", Token("https://ci.example", "repo", (("ref", "main"),)))),
     decision(
-        5, operation="wrap-session-key", checksum=None, wrapped_key_sha256=bytes(32), item=7, batch=9, store_request_id="x"
+        5,
+        operation="wrap-session-key",
+        checksum=None,
+        wrapped_key_sha256=bytes(32),
+        item=7,
+        batch=9,
+        store_request_id="x",
     ),
     DenialSummary(START_US, "dns:a.example", 17, START_US - 9, START_US - 1, {"sign-checksum PERMISSION_DENIED": 17}),
     SegmentStart(START_US, 4, (END, SegmentEnd(2, EndReason.ROTATED, 50, 1, "ef" * 32))),
