@@ -174,6 +174,12 @@ class CallPath:
             case UnwrapSessionKey():
                 return await self._decrypt(trail, served, request, arrival.deadline_s)
 
+    def _usable(self, served: ServedKey) -> Key:
+        """The key, looked at right before its store is called: what waited for a turn must not slip through when the
+        key was taken away meanwhile, or decisions cannot be put on record any more. Raises ServiceError."""
+        self._recorder.require_ready()
+        return served.usable()
+
     async def _sign(
         self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], deadline_s: float, *, batch: bool
     ) -> Answer:
@@ -181,7 +187,7 @@ class CallPath:
         claim = Claim(trail.caller, served.name, deadline_s)
         results: Sequence[SigningResult | ServiceError]
         try:
-            results = await self._schedulers.of(served.config.uri).sign(served.usable, inputs, claim)
+            results = await self._schedulers.of(served.config.uri).sign(lambda: self._usable(served), inputs, claim)
         except BackendError as error:
             results = [error] * len(inputs)
         if len(results) != len(inputs):
@@ -206,7 +212,9 @@ class CallPath:
         scheduler = self._schedulers.of(served.config.uri)
         claim = Claim(trail.caller, served.name, deadline_s)
         try:
-            plaintext = await scheduler.run(lambda _: _decryption(served, request, deadline_s), 1, claim)
+            plaintext = await scheduler.run(
+                lambda _: _decryption(self._usable(served), served.name, request, deadline_s), 1, claim
+            )
         except CallerError:
             raise unfit from None
         except BackendError as error:
@@ -350,11 +358,10 @@ def _encrypt(trail: Trail, served: ServedKey, request: WrapSessionKey) -> Answer
     return Answer(trail.key_version, (wrapped,))
 
 
-async def _decryption(served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Plaintext:
+async def _decryption(key: Key, name: str, request: UnwrapSessionKey, deadline_s: float) -> Plaintext:
     """What the key, looked at right before it is used, makes of a wrapped key of the right length."""
-    key = served.usable()
     if not isinstance(key, Decrypter):
-        raise errors.cannot(served.name, f"key {served.name!r} is in a key store that does not decrypt", ())
+        raise errors.cannot(name, f"key {name!r} is in a key store that does not decrypt", ())
     return await key.decrypt(request.wrapped_key, MECHANISMS[request.scheme], deadline_s)
 
 

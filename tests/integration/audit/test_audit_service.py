@@ -153,14 +153,13 @@ def test_reading_the_trail_is_on_record_too(running: Running) -> None:
 def test_files_that_cannot_be_read_are_unavailable_and_no_more_is_said(running: Running) -> None:
     path = running.farm.audit / "log" / "checkpoint"
     before = running.ask("GetCheckpoint", pb.GetCheckpointRequest()).checkpoint
-    for _ in range(200):  # the sequencer may be writing it
-        moved = path.rename(path.with_name("elsewhere"))
-        path.write_bytes(b"nonsense")
-        try:
-            code, said = refusal(lambda: running.ask("GetCheckpoint", pb.GetCheckpointRequest()))
-        finally:
-            moved.rename(path)
-        break
+    moved = path.rename(path.with_name("elsewhere"))
+    path.mkdir()  # the sequencer cannot replace that either
+    try:
+        code, said = refusal(lambda: running.ask("GetCheckpoint", pb.GetCheckpointRequest()))
+    finally:
+        path.rmdir()
+        moved.rename(path)
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "checkpoint" not in said
     assert str(running.farm.folder) not in said
