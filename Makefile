@@ -29,7 +29,7 @@ lint: ## check style, types, protos, generated stubs, scripts and the Containerf
 	$(READY) -- scripts/lint
 
 format: ## lay out the Python code as ruff does
-	$(READY) -- $(BIN)/ruff format
+	$(READY) -- $(BIN)/ruff format --exclude '*.md'
 
 proto: ## make client/privyseal/v1 again from proto/
 	$(READY) -- $(BIN)/python scripts/generate_stubs.py
