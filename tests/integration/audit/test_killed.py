@@ -1,0 +1,99 @@
+"""SIGKILL under load, of workers and of the whole service: no answered signature is without its record."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from privyseal import Client, SignatureScheme
+from privyseal.errors import PrivysealError
+from tests.integration.audit.conftest import Farm
+from tests.integration.service.conftest import Serving
+
+BUILDS = 4
+ROUNDS, KILLED_WORKERS = 2, 2
+TORN = b'{"v":1,"n":999999,"time":"20'
+
+
+class Load:
+    """Builds that sign without a pause; what was answered is kept."""
+
+    def __init__(self, farm: Farm, serving: Serving, round_: int) -> None:
+        self.answered: list[bytes] = []
+        self._round = round_
+        self._stop = threading.Event()
+        self._clients = [farm.client(serving, timeout_s=5.0) for _ in range(BUILDS)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, client)) for number, client in enumerate(self._clients)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for client in self._clients:
+            client.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int, client: Client) -> None:
+        turn = 0
+        while not self._stop.is_set():
+            turn += 1
+            checksum = hashlib.sha256(f"{self._round} {number} {turn}".encode()).digest()
+            with contextlib.suppress(PrivysealError):
+                signed = client.sign_checksum(checksum, scheme=SignatureScheme.CAPGO_V3, key="demo")
+                self.answered.append(signed.signature)
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more were answered."""
+        wanted = len(self.answered) + more
+        deadline_s = time.monotonic() + 30
+        while len(self.answered) < wanted:
+            assert time.monotonic() < deadline_s, "nothing is answered any more"
+            time.sleep(0.005)
+
+
+def workers(pid: int) -> list[int]:
+    """The processes that a supervisor started."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in (task / "children").read_text().split()
+    ]
+
+
+def test_no_answered_signature_is_without_its_record(farm: Farm) -> None:
+    farm.configure(server="workers = 2", audit='sinks = [{ kind = "file", path = "elsewhere" }]\n')
+    answered: list[bytes] = []
+    for round_ in range(ROUNDS):
+        with farm.serving() as serving:
+            with Load(farm, serving, round_) as load:
+                for _ in range(KILLED_WORKERS):
+                    load.wait_for(15)
+                    os.kill(workers(serving.process.pid)[0], signal.SIGKILL)
+                load.wait_for(15)
+                serving.process.kill()
+                serving.process.wait()
+            answered += load.answered
+    torn = max((farm.audit / "segments" / "w0").glob("*.jsonl"))
+    with torn.open("ab") as file:  # what a crash of the host may leave of a record
+        file.write(TORN)
+    with farm.serving() as serving:
+        assert serving.stop() == 0
+
+    lines = farm.lines()
+    on_record = b"\n".join(lines)
+    assert len(answered) >= ROUNDS * (KILLED_WORKERS + 1) * 15
+    assert [s for s in answered if hashlib.sha256(s).hexdigest().encode() not in on_record] == []
+    ends = [end for record in farm.records() if record["kind"] == "segment" for end in record["ended"]]  # type: ignore[attr-defined]
+    assert any(end["reason"] == "crashed" for end in ends)
+    assert any(end.get("set_aside_bytes") == len(TORN) for end in ends)
+    done = farm.verify("--checkpoint", farm.folder / "elsewhere")
+    assert done.returncode == 0, done.stdout + done.stderr
