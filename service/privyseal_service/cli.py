@@ -151,11 +151,11 @@ def _announce(line: str) -> None:
 def _announce_unrecorded(line: str) -> None:
     import logging  # noqa: PLC0415
 
-    _announce(line)
     logging.getLogger(__name__).warning(
         "THERE IS NO AUDIT TRAIL: what is signed is on record in this log alone, if anybody keeps it; use it for "
         "development alone"
     )
+    _announce(line)
 
 
 @cli.command()
@@ -309,6 +309,8 @@ def main() -> None:
         code = 130
     except OSError as error:
         click.echo(f"privyseal-server: {error.strerror or type(error).__name__}; nothing more was done", err=True)
+        # What standard output would not take is not tried again at exit, where it would become another exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = REFUSED
     except Exception as error:  # noqa: BLE001 - an operator is owed a sentence; the trace is in the log at debug level
         _log_defect()
