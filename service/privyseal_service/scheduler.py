@@ -118,6 +118,7 @@ class Scheduler:
         self._clock = clock
         self._limit = 2 * DEFAULT_PARALLEL
         self._chunk_inputs = MOST_CHUNK
+        self._side_by_side = False
         self._fitted_to: Key | None = None
         self._in_store = 0
         self._waiting = 0
@@ -144,6 +145,8 @@ class Scheduler:
         call: deque[_Waiter] = deque()
         size = self._chunk_inputs
         chunks = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        if not self._side_by_side:
+            return [result for chunk in chunks for result in await self._chunk(call, use, chunk, claim)]
         tasks = [asyncio.ensure_future(self._chunk(call, use, chunk, claim)) for chunk in chunks]
         try:
             return [result for results in await asyncio.gather(*tasks) for result in results]
@@ -199,6 +202,8 @@ class Scheduler:
         """Let so much into the store that what it takes up next is there when it has done with what it works on."""
         self._fitted_to = key
         parallel = key.parallel_inputs if isinstance(key, Parallel) else DEFAULT_PARALLEL
+        # A store that does not say what it takes bounds each group by itself: a batch must not come as several at once.
+        self._side_by_side = isinstance(key, Parallel)
         self._limit = 2 * parallel
         self._chunk_inputs = min(MOST_CHUNK, parallel)
 

@@ -228,21 +228,23 @@ def test_a_group_in_a_store_that_hangs_has_a_result_for_each_at_its_deadline(fac
 
 
 def test_what_was_not_begun_when_its_caller_left_is_never_begun(own_face: AnyFace) -> None:
+    """Of 200 inputs no more are begun than the store takes at once."""
+
     async def case(face: Face) -> None:
         store, key = face.store, face.store.signer
         scheme = some_scheme(face, key)
         await works(face, key)
         before = store.private_calls()
         with store.failing(Fault.HANGS):
-            group = [sample(scheme, key.public_key).data for _ in range(40)]
+            group = [sample(scheme, key.public_key).data for _ in range(200)]
             task = asyncio.ensure_future(face.use_all(key, scheme, group))
-            await until(lambda: store.private_calls() == before + store.at_once)
+            await until(lambda: store.private_calls() > before)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             await face.cancelled()
         await works(face, key)
-        assert store.private_calls() == before + store.at_once + 1
+        assert before + 1 < store.private_calls() <= before + store.at_once + 1
 
     run(own_face, case)
 

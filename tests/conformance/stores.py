@@ -103,8 +103,8 @@ class StoreUnderTest:
     `scheme` names the backend, by its entry point; `settings` go into `[stores.SCHEME]`. `in_this_process` is around
     everything that opens a key, here or in a program that is started from here. `faults` break the store until `clear`;
     `refused` is what a caller gets for `Fault.REFUSED`. `private_calls` counts the private operations that reached the
-    store, and `at_once` is how many of one group are in it together. `impatient` are settings with which opening a key
-    gives up soon. `absent` is the URI of a key that is not there, `new` one under which the store makes a key (empty
+    store, and `at_once` is how many are in it together at most. `impatient` are settings with which opening a key gives
+    up soon. `absent` is the URI of a key that is not there, `new` one under which the store makes a key (empty
     where it makes none), `malformed` are some that name none. `takes_no_key` is whether no key can be brought into it.
     `secrets` are words that nobody may ever read, `places` those that no caller of the service may.
     """
@@ -334,12 +334,12 @@ def awskms(folder: Path) -> Iterator[StoreUnderTest]:
             private_calls=lambda: sum(
                 not call.parameters.get("DryRun") for call in (*proxy.calls("Sign"), *proxy.calls("Decrypt"))
             ),
-            at_once=4,
+            at_once=8,
             absent=f"awskms:///{absent}?endpoint={proxy.endpoint}",
             malformed=("awskms:", "awskms:///alias/", "awskms:///alias/a?colour=red"),
             refused=Kind.OPERATOR,
             takes_no_key=True,
-            settings={"group_connections": 4},
+            settings={"connections": 8, "group_connections": 4},
             impatient={"open_timeout_s": 0.5},
             in_this_process=in_this_process,
             secrets=(aws_environment.SECRET,),

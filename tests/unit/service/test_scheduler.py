@@ -186,6 +186,22 @@ def test_single_calls_get_in_between_the_chunks_of_a_batch(started: Callable[...
     run(test)
 
 
+def test_a_store_that_bounds_its_groups_by_itself_gets_one_of_a_batch_at_a_time(started: Callable[..., Calls]) -> None:
+    async def test() -> None:
+        calls = started()
+        del calls.store.parallel_inputs
+        batch = calls.start("a", 100)
+        single = calls.start("a", name="single")
+        await settle()
+        assert sorted(len(some) for some, _ in calls.store.pending) == [1, 32]
+        await calls.serve_all()
+        assert calls.store.most_inside == 33
+        assert [result.value for result in await batch] == [each.data for each in inputs(100)]  # type: ignore[attr-defined]
+        assert await single
+
+    run(test)
+
+
 def test_a_key_is_looked_at_before_each_chunk(started: Callable[..., Calls]) -> None:
     async def test() -> None:
         calls = started(parallel=2)
