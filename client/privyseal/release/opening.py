@@ -186,13 +186,9 @@ class _Unpacked:
 
     def write(self, data: memoryview) -> None:
         piece = bytes(data)
-        while piece or not self._stream.is_finished():
-            unpacked = self._process(piece)
+        while piece or not self._stream.can_accept_more_data():
+            self._plain.write(memoryview(self._process(piece)))
             piece = b""
-            # Output may be left inside though the stream takes more data: only an empty answer says that there is none.
-            if not unpacked and self._stream.can_accept_more_data():
-                return
-            self._plain.write(memoryview(unpacked))
 
     def ended(self) -> bool:
         """Whether the stream is whole."""
