@@ -25,6 +25,14 @@ CLIENT = str(Path(sys.executable).parent / "privyseal")
 LEFT = ("app.zip", "app.zip_encrypted.zip", "sealed.json", "public.pem")
 
 
+LISTENS_TO_HANGUP = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+# Tests that run under nohup pass its ignored SIGHUP on. Not a preexec_fn: that forks, which gRPC does not survive.
+
+
 class Copy:
     """A checkout's scripts in a folder of their own, with a name that a shell has to quote."""
 
@@ -39,14 +47,12 @@ class Copy:
 
     def start(self, script: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(self.folder / "scripts" / script)],
+            [sys.executable, "-c", LISTENS_TO_HANGUP, sys.executable, str(self.folder / "scripts" / script)],
             env={**os.environ, "PRIVYSEAL_SOFTHSM_MODULE": str(find_module()), "PRIVYSEAL_SERVER": "nowhere:1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Tests that run under nohup pass its ignored SIGHUP on.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
         )
 
     def run(self, script: str) -> str:
