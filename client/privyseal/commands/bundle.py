@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from privyseal._terminal import ProgressLine, result, say, warn
+from privyseal._terminal import ProgressLine, result, say
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
+from privyseal.commands._formats import format_options, public_key_option, read_public_key, record_options, scheme_of
 from privyseal.commands._receipts import keeping_receipts, receipt_option
+from privyseal.commands.release import open_, seal
 from privyseal.errors import ConfigurationError
-from privyseal.model import BundleFormat, SignatureScheme
 
 if TYPE_CHECKING:
     from privyseal._client import Client
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 def bundle() -> None:
     """Seal bundles and open them."""
 
+
+bundle.add_command(seal)
+bundle.add_command(open_)
 
 _ENCRYPT_EPILOG = """\b
 Examples:
@@ -47,25 +51,11 @@ def _refuse_key_data(_context: click.Context, _parameter: click.Parameter, value
 @click.argument("checksum", metavar="[CHECKSUM]", required=False)
 @key_option
 @connection_options
-@click.option(
-    "--format",
-    "bundle_format",
-    type=click.Choice([f.value for f in BundleFormat]),
-    help="What devices take; auto decides by the installed @capgo/capacitor-updater.  [default: auto]",
-)
-@click.option(
-    "--package-json",
-    metavar="FILES",
-    help="The package.json files, with commas between them, near which auto looks for the plugin.",
-)
+@format_options
 @click.option("--output", metavar="FILE", help="Where to write.  [default: ZIP with _encrypted.zip after it]")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print the result as `capgo bundle encrypt --json` does.")
-@click.option("--app-id", metavar="ID", help="For the record: the app's identifier.")
 @click.option("--bundle-version", metavar="VERSION", help="For the record: the bundle's version.")
-@click.option(
-    "--revision", metavar="COMMIT", help="For the record: the source revision.  [default: from the CI system]"
-)
-@click.option("--build-url", metavar="URL", help="For the record: where the build is.  [default: from the CI system]")
+@record_options
 @receipt_option
 @click.option("--key-data", hidden=True, expose_value=False, callback=_refuse_key_data)
 def encrypt(
@@ -93,7 +83,7 @@ def encrypt(
     """
     settings = settings_from(connection, key=key, bundle_format=bundle_format)
     settings.require_connection()
-    scheme = _scheme(settings.format, package_json)
+    scheme = scheme_of(settings.format, package_json)
 
     from privyseal import capgo, ci  # noqa: PLC0415 - help and version need none of it
     from privyseal.sealing import seal_bundle  # noqa: PLC0415
@@ -135,24 +125,6 @@ def encrypt(
         keeper.keep(sealed.receipts)
 
 
-def _scheme(bundle_format: BundleFormat, package_json: str | None) -> SignatureScheme:
-    if bundle_format is not BundleFormat.AUTO:
-        return SignatureScheme(bundle_format.value)
-    from privyseal import plugin_version  # noqa: PLC0415
-
-    files = [Path(name.strip()) for name in (package_json or "").split(",") if name.strip()]
-    decision = plugin_version.decide(Path.cwd(), files)
-    if decision.certain:
-        say(f"{plugin_version.PLUGIN} {decision.version} takes {decision.scheme.value}.")
-    else:
-        found = f"the version {decision.version} of {plugin_version.PLUGIN} says nothing"
-        warn(
-            f"{found if decision.version else f'no {plugin_version.PLUGIN} was found'}, so this is "
-            f"{decision.scheme.value}, as Capgo's CLI has it; newer devices refuse that: pass --format to be sure"
-        )
-    return decision.scheme
-
-
 def _size(path: str) -> int:
     try:
         return Path(path).stat().st_size
@@ -169,14 +141,7 @@ Example:
 @bundle.command(epilog=_DECRYPT_EPILOG, short_help="Decrypt and verify, as a device does.")
 @click.argument("encrypted_path", metavar="ENCRYPTED")
 @click.argument("iv_session_key", metavar="IV_SESSION_KEY")
-@click.option(
-    "--public-key",
-    "public_key_path",
-    type=click.Path(path_type=Path),
-    metavar="PEM",
-    required=True,
-    help="The app's public key, PKCS#1 or SPKI.",
-)
+@public_key_option
 @click.option("--checksum", required=True, metavar="CHECKSUM", help="The checksum that `bundle encrypt` printed.")
 @click.option("--output", metavar="FILE", help="Where to write.  [default: ENCRYPTED with _decrypted.zip after it]")
 def decrypt(
@@ -186,15 +151,9 @@ def decrypt(
 
     No service and no private key is needed. The plain zip appears only when all of it holds.
     """
-    from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
-    from privyseal._files import read_small  # noqa: PLC0415
-    from privyseal.errors import InputError  # noqa: PLC0415
-    from privyseal.opening import open_bundle  # noqa: PLC0415
+    from privyseal.opening import open_bundle  # noqa: PLC0415 - help and version need none of it
 
-    try:
-        public_key = capgo.load_public_key(read_small(public_key_path))
-    except InputError as error:
-        raise InputError(f"{public_key_path}: {error.message}", remedy=error.remedy) from None
+    public_key = read_public_key(public_key_path)
     filename = output or f"{encrypted_path}_decrypted.zip"
     with ProgressLine(f"Opening {encrypted_path}", _size(encrypted_path), wanted=True) as progress:
         plain_checksum = open_bundle(

@@ -13,6 +13,7 @@ import click
 
 from privyseal._terminal import result, say
 from privyseal.commands._connection import connection_options, open_client, refuse_key_file, settings_from
+from privyseal.commands.key_install import install
 from privyseal.errors import Code, InputError, UnavailableError
 from privyseal.model import Custody, Finding, Key, SignatureScheme, WrapScheme
 
@@ -26,6 +27,9 @@ _WIDEST = 400
 @click.group()
 def key() -> None:
     """Show the keys that you may use."""
+
+
+key.add_command(install)
 
 
 @key.command("list", short_help="List the keys that you may use.", epilog="\b\nExample:\n  privyseal key list --json\n")
@@ -76,7 +80,7 @@ def show(*, name: str | None, form: str | None, timeout_s: float, **connection: 
     elif form is None:
         result(_as_text(found))
     else:
-        result(_public_key(found, form).rstrip("\n"))
+        result(public_key_as(found, form).rstrip("\n"))
 
 
 _CUSTODY_EPILOG = """\b
@@ -113,7 +117,9 @@ def custody(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
         )
 
 
-def _public_key(found: Key, form: str) -> str:
+def public_key_as(found: Key, form: str) -> str:
+    """The public key in PEM, as `key show --format` has it: capgo, pkcs1 or spki. Raises InputError for a key that
+    devices of Capgo cannot use."""
     from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
     from privyseal.verification import public_key_of  # noqa: PLC0415
 
