@@ -13,8 +13,8 @@ import click
 
 from privyseal._terminal import result, say
 from privyseal.commands._connection import connection_options, open_client, refuse_key_file, settings_from
-from privyseal.commands.key_install import install
-from privyseal.errors import Code, InputError, UnavailableError
+from privyseal.commands.key_install import capgo_pem, install
+from privyseal.errors import Code, UnavailableError
 from privyseal.model import Custody, Finding, Key, SignatureScheme, WrapScheme
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def show(*, name: str | None, form: str | None, timeout_s: float, **connection: 
     elif form is None:
         result(_as_text(found))
     else:
-        result(public_key_as(found, form).rstrip("\n"))
+        result(_public_key(found, form).rstrip("\n"))
 
 
 _CUSTODY_EPILOG = """\b
@@ -117,9 +117,7 @@ def custody(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
         )
 
 
-def public_key_as(found: Key, form: str) -> str:
-    """The public key in PEM, as `key show --format` has it: capgo, pkcs1 or spki. Raises InputError for a key that
-    devices of Capgo cannot use."""
+def _public_key(found: Key, form: str) -> str:
     from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
     from privyseal.verification import public_key_of  # noqa: PLC0415
 
@@ -127,10 +125,9 @@ def public_key_as(found: Key, form: str) -> str:
     if form == "spki":
         return capgo.spki_pem(public_key)
     if form == "capgo":
-        capgo.check_capgo_key(public_key)
-        if WrapScheme.CAPGO not in found.wrap_schemes:
-            raise InputError(f"the key {found.name} is not one that may seal for Capgo", remedy="use --format pkcs1")
+        pem = capgo_pem(found, remedy="use --format pkcs1")
         say(f"Capgo's key_id is {capgo.key_id(public_key)}.")
+        return pem
     return capgo.pkcs1_pem(public_key)
 
 

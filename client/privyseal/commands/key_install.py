@@ -13,6 +13,7 @@ import click
 from privyseal._terminal import result, say, warn
 from privyseal.commands._connection import connection_options, open_client, refuse_key_file, settings_from
 from privyseal.errors import InputError
+from privyseal.model import Key, WrapScheme
 
 if TYPE_CHECKING:
     from privyseal.exec.app import AppConfig
@@ -41,13 +42,12 @@ def install(*, name: str | None, path: Path, dry_run: bool, timeout_s: float, **
     refuse_key_file(name)
 
     from privyseal._files import read_small  # noqa: PLC0415 - help and version need none of it
-    from privyseal.commands.key import public_key_as  # noqa: PLC0415
     from privyseal.exec import app, child  # noqa: PLC0415
 
     before = _decoded(path, read_small(path))
     with open_client(settings, timeout_s) as client:
         found = client.get_key(name)
-    pem = public_key_as(found, "capgo")
+    pem = capgo_pem(found, remedy="name another key")
     environment = child.without_token(os.environ)
     if path.suffix == ".json":
         from privyseal.capacitor_config import edit_json  # noqa: PLC0415
@@ -66,6 +66,18 @@ def install(*, name: str | None, path: Path, dry_run: bool, timeout_s: float, **
         return
     _write(path, after)
     say(f"{path} has the public key of {found.name}; run `npx cap sync`, build the app and publish it in the stores.")
+
+
+def capgo_pem(found: Key, *, remedy: str) -> str:
+    """The public key as an app of Capgo wants it. Raises InputError for a key that devices cannot use."""
+    from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
+    from privyseal.verification import public_key_of  # noqa: PLC0415
+
+    public_key = public_key_of(found)
+    capgo.check_capgo_key(public_key)
+    if WrapScheme.CAPGO not in found.wrap_schemes:
+        raise InputError(f"the key {found.name} is not one that may seal for Capgo", remedy=remedy)
+    return capgo.pkcs1_pem(public_key)
 
 
 def _decoded(path: Path, data: bytes) -> str:
