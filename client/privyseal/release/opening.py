@@ -239,7 +239,7 @@ def _unpacking(path: Path) -> Iterator[None]:
     """Turn what zipfile raises into InputError."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, _TooLargeError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, _TooLargeError):
         raise InputError(
             f"{path} was signed, but is not a zip that can be unpacked", remedy="seal the folder again"
         ) from None
