@@ -232,6 +232,11 @@ with SealedArchive(Path(sys.argv[2]), BundleSecrets(bytes(range(16)), bytes(16))
 
 
 class TestCache:
+    @pytest.fixture
+    def app(self, tmp_path):
+        """Small files alone: what is compressed takes time."""
+        return write_app(tmp_path / "app", {"index.html": b"<p>", **{f"{n}.js": b"let a\n" * n for n in range(1, 9)}})
+
     def test_three_changed_files_of_two_thousand_cost_three_operations_and_two(self, server, tmp_path):
         files = {f"part-{number % 50}/{number}.js": f"export default {number}\n".encode() for number in range(1999)}
         folder = write_app(tmp_path / "app", {"index.html": b"<p>", **files})
@@ -310,7 +315,7 @@ class TestCache:
         again = seal(server, app, tmp_path / "out", delta=True, version="1.2.4", signature_cache=tmp_path / "cache")
         left = {"swapped": count - 2, "truncated": count - 1}.get(damage, 0)
         assert (again.cached, again.operations) == (left, 2 + count - left)
-        assert len(opened(tmp_path / "out", tmp_path / "opened")) == len(web_app()) - 1
+        assert len(opened(tmp_path / "out", tmp_path / "opened")) == 9
         repaired = seal(server, app, tmp_path / "out", delta=True, version="1.2.5", signature_cache=tmp_path / "cache")
         assert repaired.operations == 2
 
