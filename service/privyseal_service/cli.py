@@ -128,12 +128,14 @@ def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], No
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import start_error  # noqa: PLC0415
     from privyseal_service.keyring import KeyringError  # noqa: PLC0415
+    from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415
     from privyseal_service.ports import ListenError  # noqa: PLC0415
+    from privyseal_service.quotas.limiter import LimitsError  # noqa: PLC0415
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
         _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
-    except (AuditUnavailableError, KeyringError, TlsError, ListenError) as error:
+    except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
 
 

@@ -74,8 +74,9 @@ class ServerConfig(Model):
     replaced.
 
     `grants_folder` has grants in files of their own, NAME.toml each. In `state_folder` is what outlives a restart: what
-    rates and quotas counted, and the keys of issuers. With `watch`, a change of this file, of a file of grants or of a
-    listener's certificate is taken up as SIGHUP is. A listener of a worker has `max_connections` at most.
+    rates and quotas counted, and the keys of issuers. With `watch`, a change of this file or of a file of grants is
+    taken up as SIGHUP is; changes of certificates and of files of issuers' keys are always. A listener of a worker has
+    `max_connections` at most.
     """
 
     grants_folder: Path | None = None

@@ -102,6 +102,11 @@ class Grant:
     origin: str = ""
 
     @property
+    def plain(self) -> bool:
+        """Whether it asks for nothing beside caller, key, operation and scheme."""
+        return self.hours is None and not self.context
+
+    @property
     def counts(self) -> bool:
         """Whether it allows only so much."""
         return self.rate is not None or self.daily_quota is not None
