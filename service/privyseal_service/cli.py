@@ -17,6 +17,7 @@ import click
 from privyseal import __version__
 from privyseal_service.audit.cli import audit
 from privyseal_service.exits import AWAY, REFUSED, USAGE
+from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
@@ -286,6 +287,7 @@ def _show(target: Target, description: KeyDescription) -> None:
 
 
 cli.add_command(audit)
+cli.add_command(grants)
 
 
 def _log_defect() -> None:
@@ -306,7 +308,7 @@ def main() -> None:
         code = USAGE
     except click.ClickException as error:
         click.echo(f"privyseal-server: {error.format_message()}", err=True)
-        code = error.code if isinstance(error, CommandError) else USAGE
+        code = error.code if isinstance(error, (CommandError, GrantsError)) else USAGE
     except click.exceptions.Abort:
         code = 130
     except OSError as error:
