@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,11 @@ def claims(**changes: object) -> dict[str, object]:
 
 
 def token(
-    key: Key | None = None, *, kid: str | None = "a", algorithm: str = "RS256", header: Mapping[str, object] | None = None,
+    key: Key | None = None,
+    *,
+    kid: str | None = "a",
+    algorithm: str = "RS256",
+    header: Mapping[str, object] | None = None,
     **changes: object,
 ) -> str:
     """A signed token."""
@@ -139,11 +143,9 @@ class JwksServer:
     def drip(self, request: BaseHTTPRequestHandler) -> None:
         """A byte now and then, so that no timeout of a single read helps."""
         request.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
-        while not self.ended.wait(0.02):
-            try:
+        with suppress(OSError):
+            while not self.ended.wait(0.02):
                 request.wfile.write(b"x")
-            except OSError:
-                return
 
     @contextmanager
     def running(self) -> Iterator[JwksServer]:

@@ -279,13 +279,17 @@ def fetch(url: str, ca_file: Path | None = None, *, answer_s: float = ANSWER_S) 
     guard.daemon = True
     guard.start()
     try:
-        return _answer(connection, path)
+        body = _answer(connection, path)
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = f"no whole answer within {answer_s:g} s" if late.is_set() else str(error) or type(error).__name__
         raise SourceError(f"{url} cannot be fetched: {why}") from None
     finally:
         guard.cancel()
         connection.close()
+    if late.is_set():
+        # What was cut off can look like an answer that ended.
+        raise SourceError(f"{url} cannot be fetched: no whole answer within {answer_s:g} s")
+    return body
 
 
 class _Connection(http.client.HTTPConnection):
