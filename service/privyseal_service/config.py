@@ -37,6 +37,7 @@ from privyseal_service.key_uris import resolve_paths
 from privyseal_service.oidc.settings import IssuerConfig
 from privyseal_service.operations import MECHANISMS, Scheme
 from privyseal_service.quotas.settings import LimitsConfig
+from privyseal_service.watching import Seen, look
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -254,7 +255,8 @@ class KeyConfig(Model):
 
 
 class Config(Model):
-    """The whole configuration. `files` are those that it was read from, folders among them."""
+    """The whole configuration. `files` are those that it was read from, folders among them, `seen` is what they were
+    when they were read."""
 
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
@@ -266,7 +268,7 @@ class Config(Model):
     stores: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     keys: Annotated[tuple[KeyConfig, ...], Field(min_length=1)]
     grants: tuple[GrantConfig, ...] = ()
-    _files: tuple[Path, ...] = PrivateAttr(default=())
+    _files: dict[Path, Seen] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:
@@ -285,9 +287,14 @@ class Config(Model):
     @property
     def files(self) -> tuple[Path, ...]:
         """What it was read from."""
-        return self._files
+        return tuple(self._files)
 
-    def with_grants(self, grants: tuple[GrantConfig, ...], files: tuple[Path, ...]) -> Config:
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """What each of `files` was."""
+        return tuple(self._files.values())
+
+    def with_grants(self, grants: tuple[GrantConfig, ...], files: dict[Path, Seen]) -> Config:
         """The same with these grants in place of its own, and with the files that it was read from."""
         copy = self.model_copy(update={"grants": grants})
         copy._files = files  # noqa: SLF001 - its own class
@@ -310,20 +317,24 @@ class _GrantsFile(Model):
 def load_config(file: Path) -> Config:
     """Read and check the configuration, and the files of grants that it names; relative paths in it are relative to its
     folder. Raises ConfigError."""
+    seen = look(file)
     config = parse_config(_read(file, "name the configuration with --config"), str(file), file.absolute().parent)
-    return config.with_grants(config.grants, (file.absolute(), *config.files))
+    return config.with_grants(
+        config.grants, {file.absolute(): seen, **dict(zip(config.files, config.seen, strict=True))}
+    )
 
 
 def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
     ConfigError."""
     config = _absolute(_validated(Config, data, name), folder)
-    grants, files = [grant.read_from(name) for grant in config.grants], list(_grants_files(config))
-    for file in files:
+    grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, Seen]()
+    for file in _grants_files(config, files):
+        files[file] = look(file)
         if file.is_file():
             filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
             grants += [grant.read_from(str(file)) for grant in filed.grants]
-    config = config.with_grants(tuple(grants), tuple(files))
+    config = config.with_grants(tuple(grants), files)
     try:
         check_grants(config)
     except MismatchError as error:
@@ -331,13 +342,14 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     return config
 
 
-def _grants_files(config: Config) -> list[Path]:
-    """The folder of grants and the files in it, by name. Raises ConfigError."""
+def _grants_files(config: Config, seen: dict[Path, Seen]) -> list[Path]:
+    """The files in the folder of grants, by name; the folder itself is among what was seen. Raises ConfigError."""
     folder = config.server.grants_folder
     if folder is None:
         return []
+    seen[folder] = look(folder)
     try:
-        return [folder, *sorted(file for file in folder.iterdir() if file.suffix == ".toml" and file.name[0] != ".")]
+        return sorted(file for file in folder.iterdir() if file.suffix == ".toml" and file.name[0] != ".")
     except OSError as error:
         raise ConfigError(f"{folder}: is no folder of grants that can be read: {error.strerror}") from None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,7 +17,7 @@ from privyseal_service.identity import CertificateIdentifier, DeniedCertificates
 from privyseal_service.metrics import TLS_RELOAD_FAILURES, TLS_RELOADS
 from privyseal_service.oidc.tokens import Issuer, TokenIdentifier
 from privyseal_service.ports import ListenError
-from privyseal_service.tls import TlsError, TlsMaterial, load_tls
+from privyseal_service.tls import TlsError, TlsMaterial, load_tls, tls_files
 from privyseal_service.watching import Watch
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Listener:
         self._trust = trust
         self._problems = problems
         self._about = f"listener {config.address}"
-        self._watch = Watch(tls_files(config))
+        self._watch = _watch(config, tls)
         self._for_handshakes = _for_handshakes(tls) if tls else None
         self._taken = self._for_handshakes
         self._handlers: Handlers
@@ -134,19 +133,13 @@ class Listener:
         """Go on with another configuration, of the same address and `auth`. `tls` None leaves the files' content as it
         is."""
         if tls_files(config) != self._watch.paths:
-            self._watch = Watch(tls_files(config))
+            self._watch = _watch(config, tls)
         changed = config != self.config or trust != self._trust
         self.config, self._trust = config, trust
         if tls is not None and tls != self._tls:
             self.take(tls)
         elif changed:
             self._handlers.identifier = self._identifier()
-
-
-def tls_files(config: ListenerConfig) -> tuple[Path, ...]:
-    """The files of a listener."""
-    named = (config.certificate, config.certificate_key, *(ca.file for ca in config.client_cas))
-    return tuple(file for file in named if file is not None)
 
 
 def load(config: ListenerConfig, problems: Problems, about: str) -> TlsMaterial | None:
@@ -163,6 +156,10 @@ def load(config: ListenerConfig, problems: Problems, about: str) -> TlsMaterial 
 def _for_handshakes(tls: TlsMaterial) -> grpc.ServerCertificateConfiguration:
     pairs = [(tls.private_key, tls.certificate_chain)]
     return grpc.ssl_server_certificate_configuration(pairs, root_certificates=tls.roots or None)
+
+
+def _watch(config: ListenerConfig, tls: TlsMaterial | None) -> Watch:
+    return Watch(tls_files(config), tls.seen if tls else None)
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

@@ -108,13 +108,10 @@ class Reloader:
 
     async def keep_watching(self) -> None:
         """Reload whenever the files come to rest in another form, for as long as the configuration says so."""
-        watch = Watch(())
+        watched, watch = self._config, Watch(self._config.files, self._config.seen)
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if not self._config.server.watch:
-                watch = Watch(())
-                continue
-            if watch.paths != self._config.files:
-                watch = await asyncio.to_thread(Watch, self._config.files)
-            if await asyncio.to_thread(watch.changed):
+            if watched is not self._config:
+                watched, watch = self._config, Watch(self._config.files, self._config.seen)
+            if self._config.server.watch and await asyncio.to_thread(watch.changed):
                 await self.reload()

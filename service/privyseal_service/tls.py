@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from privyseal_service.identity import ClientAuthority, may_issue
+from privyseal_service.watching import Seen, look
 
 if TYPE_CHECKING:
     from privyseal_service.config import ListenerConfig
@@ -42,6 +43,14 @@ class TlsMaterial:
     roots: bytes
     authorities: tuple[ClientAuthority, ...]
     not_after: datetime.datetime
+    seen: tuple[Seen, ...] = field(default=(), compare=False)
+    """What `tls_files` were right before they were read."""
+
+
+def tls_files(listener: ListenerConfig) -> tuple[Path, ...]:
+    """The files of a listener."""
+    named = (listener.certificate, listener.certificate_key, *(ca.file for ca in listener.client_cas))
+    return tuple(file for file in named if file is not None)
 
 
 def load_tls(listener: ListenerConfig, now: datetime.datetime | None = None) -> TlsMaterial:
@@ -49,6 +58,7 @@ def load_tls(listener: ListenerConfig, now: datetime.datetime | None = None) -> 
     if listener.certificate is None or listener.certificate_key is None:
         raise AssertionError("the configuration demands both")
     now = now or datetime.datetime.now(datetime.timezone.utc)
+    seen = tuple(map(look, tls_files(listener)))
     chain = _read(listener.certificate, "certificate")
     leaf = _parse(chain, listener.certificate, "certificate")[0]
     _check_server_certificate(leaf, listener.certificate, now)
@@ -62,7 +72,7 @@ def load_tls(listener: ListenerConfig, now: datetime.datetime | None = None) -> 
             _check_ca(certificate, ca.file, now)
             authorities.append(ClientAuthority(certificate, ca.names))
             roots += certificate.public_bytes(Encoding.PEM)
-    return TlsMaterial(chain, key, roots, tuple(authorities), leaf.not_valid_after_utc)
+    return TlsMaterial(chain, key, roots, tuple(authorities), leaf.not_valid_after_utc, seen)
 
 
 def _read(file: Path, part: str) -> bytes:

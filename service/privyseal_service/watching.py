@@ -8,16 +8,12 @@ from typing import TypeAlias
 
 LOOK_EVERY_S = 1.0
 
-Look: TypeAlias = "tuple[tuple[str, int, int, int] | None, ...]"
+Seen: TypeAlias = "tuple[str, int, int, int] | None"
 
 
-def look(paths: Iterable[Path]) -> Look:
-    """What distinguishes the files from what they were: size, time and number of each; a link counts as its target, a
-    folder as the names in it."""
-    return tuple(_of(path) for path in paths)
-
-
-def _of(path: Path) -> tuple[str, int, int, int] | None:
+def look(path: Path) -> Seen:
+    """What distinguishes a file from what it was: number, size and time; a link counts as its target, a folder as the
+    names in it. Whoever reads a file looks first: what changes while it is read is then a change."""
     try:
         found = path.stat()
         names = "\0".join(sorted(child.name for child in path.iterdir())) if path.is_dir() else ""
@@ -27,16 +23,17 @@ def _of(path: Path) -> tuple[str, int, int, int] | None:
 
 
 class Watch:
-    """Tells a change of some files once, and only when they have come to rest: two looks in a row were alike."""
+    """Tells a change of some files once, and only when they have come to rest: two looks in a row were alike. `seen` is
+    what they were when they were read; left out, what they are now."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], seen: tuple[Seen, ...] | None = None) -> None:
         self.paths = tuple(paths)
-        self._known = look(self.paths)
+        self._known = tuple(map(look, self.paths)) if seen is None else seen
         self._last = self._known
 
     def changed(self) -> bool:
         """Whether the files are other than when it was last said; looks at them, which may take a while."""
-        now = look(self.paths)
+        now = tuple(map(look, self.paths))
         at_rest, self._last = now == self._last, now
         if not at_rest or now == self._known:
             return False
