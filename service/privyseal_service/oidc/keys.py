@@ -83,7 +83,8 @@ def _parse(jwk: object, allowed: Sequence[str]) -> tuple[str, VerifyingKey]:
     kid = jwk.get("kid")
     if not isinstance(kid, str) or not 0 < len(kid) <= 256:
         raise KeySetError("it has no kid")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         raise KeySetError("it is not for signatures")
     if "d" in jwk or "k" in jwk:
         raise KeySetError("it is a private or a shared key, which nobody should publish")
@@ -99,12 +100,12 @@ def _parse(jwk: object, allowed: Sequence[str]) -> tuple[str, VerifyingKey]:
 
 def _public_key(jwk: dict[str, Any]) -> PublicKey:
     kind = {"RSA": "RS256", "EC": None, "OKP": "EdDSA"}
-    if jwk.get("kty") not in kind:
+    if not isinstance(jwk.get("kty"), str) or jwk["kty"] not in kind:
         raise KeySetError("it is neither RSA nor EC nor Ed25519")
     try:
         # Without its own alg, which is looked at later: the library takes whatever stands there.
         key = PyJWK({name: value for name, value in jwk.items() if name != "alg"}, kind[jwk["kty"]]).key
-    except (PyJWTError, ValueError, TypeError, AttributeError):
+    except (PyJWTError, ValueError, TypeError, AttributeError, KeyError):
         raise KeySetError("it cannot be parsed") from None
     if isinstance(key, rsa.RSAPublicKey) and key.key_size not in _RSA_BITS:
         raise KeySetError(f"it is RSA of {key.key_size} bits, and {_RSA_BITS[0]} to {_RSA_BITS[-1]} are taken")

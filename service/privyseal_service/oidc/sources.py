@@ -195,6 +195,10 @@ class UrlSource:
             said = str(error) if isinstance(error, SourceError) else f"what {url} answers {error}"
             self._problems.arise(self._about, f"{said}; {self._what_counts()}", ISSUER_FAILURES)
             return False
+        except Exception:  # noqa: BLE001 - the thread has to live: nobody else looks for keys
+            _LOG.exception("%s: looking for its keys failed in a way that it should not", self._about)
+            self._problems.arise(self._about, f"its keys could not be read; {self._what_counts()}", ISSUER_FAILURES)
+            return False
         fetched_s = self._clock()
         self._hold(keys, fetched_s)
         self._problems.counters.add(ISSUER_REFRESHES)

@@ -140,6 +140,20 @@ def test_a_bad_answer_leaves_the_keys(server: JwksServer, problems: Problems) ->
         source.close()
 
 
+def test_a_defect_does_not_end_the_search(
+    server: JwksServer, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = UrlSource(by_url(server.url), problems, None, miss_every_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr("privyseal_service.oidc.sources.parse_key_set", lambda *_: 1 / 0)
+        source.start()
+        source.wait(20)
+        assert "could not be read; none of its keys are known" in problems.now[ABOUT]
+    source.miss()
+    until(lambda: source.now.keys)
+    source.close()
+
+
 def test_keys_are_kept_over_a_restart(server: JwksServer, problems: Problems, tmp_path: Path) -> None:
     clock = [time.time()]
 

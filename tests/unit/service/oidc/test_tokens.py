@@ -286,6 +286,11 @@ def test_keys_that_are_passed_over() -> None:
         {**jwk(rsa_key("b"), "torn"), "n": "?"},
         {**jwk(rsa_key("b"), "odd"), "alg": ["RS256"]},
         {name: value for name, value in jwk(rsa_key("b"), "x").items() if name != "kid"},
+        {**jwk(rsa_key("b"), "listed"), "kty": ["RSA"]},
+        {**jwk(rsa_key("b"), "seven"), "key_ops": 7},
+        {**jwk(rsa_key("b"), "used"), "use": ["sig"]},
+        {"kty": "RSA", "kid": "bare"},
+        {"kty": "OKP", "kid": "curveless"},
         "text",
     ]
     found = parse_key_set(key_set(*others, good), ["RS256"])  # type: ignore[arg-type]
