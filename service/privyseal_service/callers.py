@@ -1,7 +1,9 @@
-"""The names of callers and the patterns that select them: `spiffe://…`, `dns:NAME`, `cn:NAME`, `local:insecure`.
+"""The names of callers and the patterns that select them: `spiffe://…`, `dns:NAME`, `cn:NAME`, `oidc:ISSUER:SUBJECT`
+and `local:insecure`.
 
 A name is checked and brought to one form before anything compares it: what has a wildcard, a percent-encoding, a
-non-ASCII letter, a dot at its end or an empty part is no name, so no two spellings of one name exist.
+non-ASCII letter, a dot at its end or an empty part is no name, so no two spellings of one name exist. The subject of a
+token is its issuer's to write, so there the rules are those of `patterns.is_plain`.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from privyseal_service.patterns import MOST_CHARACTERS, PathPattern, PatternError, is_plain
+
 INSECURE = "local:insecure"
 """Whoever calls a listener that asks for no proof. Only a grant that says exactly this allows it anything."""
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_ISSUER = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")
 _COMMON_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._@-]{0,62}[A-Za-z0-9])?")
 
 
@@ -65,17 +70,38 @@ def common_name(value: str) -> str:
     return f"cn:{value}"
 
 
+def check_issuer(issuer: str) -> None:
+    """Raise CallerNameError unless this is an issuer as tokens name it: an https URL, or http on a machine's own
+    loopback, of at most 128 characters, without a query."""
+    if len(issuer) > 128 or not _ISSUER.fullmatch(issuer):
+        raise CallerNameError("an issuer is https://HOST[:PORT][/PATH], in at most 128 characters")
+    if issuer.startswith("http://") and not re.match(r"http://(127\.0\.0\.1|\[::1\])(:[0-9]+)?(/|$)", issuer):
+        raise CallerNameError("an issuer is https; http may be on 127.0.0.1 or [::1] alone")
+
+
+def oidc_name(issuer: str, subject: str) -> str:
+    """The name of a token's subject, for an issuer that `check_issuer` took. Raises CallerNameError."""
+    name = f"oidc:{issuer}:{subject}"
+    if not subject or len(name) > MOST_CHARACTERS or not is_plain(subject):
+        raise CallerNameError(
+            "the token's subject must be printable ASCII without *, backslashes and percent-encodings, and no longer "
+            f"than {MOST_CHARACTERS} characters together with its issuer"
+        )
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class CallerPattern:
     """Selects callers, by one exact name or by the parts of it.
 
     `spiffe://example/build/*` selects one whole segment more, `spiffe://example/build/**` one or more;
-    `dns:*.build.example` selects exactly one label more. A `cn:` name and `local:insecure` are exact always. A pattern
-    of one kind never selects a name of another.
+    `dns:*.build.example` selects exactly one label more. In `oidc:ISSUER:SUBJECT` the subject may be a path-aware
+    pattern. A `cn:` name and `local:insecure` are exact always. A pattern of one kind never selects a name of another.
     """
 
     text: str
     _regex: re.Pattern[str] | None
+    _path: PathPattern | None = None
 
     @classmethod
     def parse(cls, text: str) -> CallerPattern:
@@ -95,14 +121,40 @@ class CallerPattern:
             case "cn":
                 common_name(rest)
                 return cls(text, None)
+            case "oidc":
+                return cls(text, None, _oidc_pattern(text))
             case _ if text == INSECURE:
                 return cls(text, None)
             case _:
-                raise CallerNameError(f"a caller is written spiffe://…, dns:NAME, cn:NAME or {INSECURE}")
+                known = f"spiffe://…, dns:NAME, cn:NAME, oidc:ISSUER:SUBJECT or {INSECURE}"
+                raise CallerNameError(f"a caller is written {known}")
+
+    @property
+    def is_oidc(self) -> bool:
+        """Whether it selects subjects of tokens."""
+        return self._path is not None
+
+    def subject_of(self, issuer: str) -> str | None:
+        """What it says of the subject, where it is about tokens of this issuer."""
+        start = f"oidc:{issuer}:"
+        return self.text[len(start) :] if self.text.startswith(start) else None
 
     def matches(self, name: str) -> bool:
         """Whether the pattern selects the caller of this name."""
+        if self._path is not None:
+            return self._path.matches(name)
         return name == self.text if self._regex is None else self._regex.fullmatch(name) is not None
+
+
+def _oidc_pattern(text: str) -> PathPattern:
+    """The pattern of `oidc:ISSUER:SUBJECT`. Which part of it is the issuer, the configuration knows."""
+    host, _, rest = text.removeprefix("oidc:").partition("//")[2].partition(":")
+    if not text.startswith(("oidc:https://", "oidc:http://")) or "*" in host or not host or not rest:
+        raise CallerNameError("a token's caller is written oidc:https://ISSUER:SUBJECT, the issuer without wildcards")
+    try:
+        return PathPattern.parse(text)
+    except PatternError as error:
+        raise CallerNameError(str(error)) from None
 
 
 def _spiffe_regex(parts: list[str]) -> re.Pattern[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
     from privyseal_service.audit.settings import AuditConfig
     from privyseal_service.config import Config, KeyConfig, ListenerConfig
+    from privyseal_service.oidc.settings import IssuerConfig
 
 OPEN_S = 15.0
 """How long a key store may take to open a key here."""
@@ -28,12 +29,12 @@ _RENEW = datetime.timedelta(days=14)
 
 @dataclass(frozen=True)
 class Finding:
-    """One key, one listener or the audit trail: whether it would serve, what is true of it and, when not, which part
-    failed and the remedy.
+    """One key, one listener, one issuer or the audit trail: whether it would serve, what is true of it and, when not,
+    which part failed and the remedy.
 
     `part` is one or two words: "module", "token", "PIN", "object", "attribute", "mechanism", "custody", "network",
-    "certificate", "key", "CA"; of the audit trail "audit", "folder", "key", "log", "sink". `notes` are sentences on
-    what serves and yet wants a look.
+    "certificate", "key", "CA", "issuer"; of the audit trail "audit", "folder", "key", "log", "sink". `notes` are
+    sentences on what serves and yet wants a look.
     """
 
     kind: str
@@ -68,7 +69,7 @@ def _shown(value: str | int | list[str]) -> str:
 
 
 async def check(config: Config, backends: Callable[[str], OpenStore] = backend) -> list[Finding]:
-    """Look at every listener and every key, all keys at once."""
+    """Look at every listener, issuer and key, all keys and issuers at once."""
     stores = Stores(config.stores, backends)
     granted = {key for grant in config.grants for key in grant.keys}
     try:
@@ -76,7 +77,8 @@ async def check(config: Config, backends: Callable[[str], OpenStore] = backend) 
     finally:
         await stores.close()
     listeners = [_check_listener(listener) for listener in config.listeners]
-    return [*listeners, *_check_purposes(config, keys), check_audit(config.audit)]
+    issuers = await asyncio.gather(*(asyncio.to_thread(_check_issuer, issuer) for issuer in config.issuers))
+    return [*listeners, *issuers, *_check_purposes(config, keys), check_audit(config.audit)]
 
 
 def _check_purposes(config: Config, found: Sequence[Finding]) -> Iterator[Finding]:
@@ -97,7 +99,7 @@ def _check_purpose(config: KeyConfig, finding: Finding, known: Sequence[tuple[Ke
 
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:
     """All findings for a program."""
-    kinds = {f"{kind}s": [f.json() for f in findings if f.kind == kind] for kind in ("listener", "key")}
+    kinds = {f"{kind}s": [f.json() for f in findings if f.kind == kind] for kind in ("listener", "issuer", "key")}
     audit = next(f.json() for f in findings if f.kind == "audit")
     return {"ok": all(finding.ok for finding in findings), **kinds, "audit": audit}
 
@@ -146,6 +148,23 @@ def check_audit(config: AuditConfig | None) -> Finding:
     except ProblemError as error:
         return Finding("audit", config.log, {}, error.part, str(error), error.remedy)
     return Finding("audit", config.log, facts, notes=tuple(notes))
+
+
+def _check_issuer(config: IssuerConfig) -> Finding:
+    from privyseal_service.oidc.keys import KeySetError, parse_key_set  # noqa: PLC0415 - with tokens alone
+    from privyseal_service.oidc.sources import SourceError, fetch, read_key_file  # noqa: PLC0415
+
+    where = config.jwks_url or str(config.jwks_file)
+    try:
+        if config.jwks_url is not None:
+            keys = parse_key_set(fetch(config.jwks_url, config.jwks_ca_file), config.algorithms)
+        else:
+            keys = read_key_file(config)
+    except (SourceError, KeySetError) as error:
+        said = str(error) if isinstance(error, SourceError) else f"what {where} answers {error}"
+        remedy = "look at the address and at the way there" if config.jwks_url else "write the issuer's JWK set there"
+        return Finding("issuer", config.issuer, {"keys_from": where}, "issuer", said, remedy)
+    return Finding("issuer", config.issuer, {"keys_from": where, "keys": len(keys.keys)}, notes=keys.notes)
 
 
 def _check_listener(config: ListenerConfig) -> Finding:

@@ -17,6 +17,7 @@ import click
 from privyseal import __version__
 from privyseal_service.audit.cli import audit
 from privyseal_service.exits import AWAY, REFUSED, USAGE
+from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
@@ -128,12 +129,14 @@ def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], No
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import start_error  # noqa: PLC0415
     from privyseal_service.keyring import KeyringError  # noqa: PLC0415
+    from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415
     from privyseal_service.ports import ListenError  # noqa: PLC0415
+    from privyseal_service.quotas.limiter import LimitsError  # noqa: PLC0415
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
         _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
-    except (AuditUnavailableError, KeyringError, TlsError, ListenError) as error:
+    except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
 
 
@@ -284,6 +287,7 @@ def _show(target: Target, description: KeyDescription) -> None:
 
 
 cli.add_command(audit)
+cli.add_command(grants)
 
 
 def _log_defect() -> None:
@@ -304,7 +308,7 @@ def main() -> None:
         code = USAGE
     except click.ClickException as error:
         click.echo(f"privyseal-server: {error.format_message()}", err=True)
-        code = error.code if isinstance(error, CommandError) else USAGE
+        code = error.code if isinstance(error, (CommandError, GrantsError)) else USAGE
     except click.exceptions.Abort:
         code = 130
     except OSError as error:

@@ -13,15 +13,14 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
-    PlainValidator,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -30,11 +29,15 @@ from pydantic import (
 from privyseal_backends.interface import PURPOSES, CallerError, Export, Origin, Protection
 from privyseal_backends.registry import uri_scheme
 from privyseal_service.audit.settings import AuditConfig
-from privyseal_service.callers import CallerPattern
-from privyseal_service.grants import GRANTABLE, Grant, Operation
+from privyseal_service.config_checks import MismatchError, check_grants, check_issuers
+from privyseal_service.fields import KeyName, Model, PatternField, SchemeField, Seconds, by_value, unique
+from privyseal_service.grant_settings import GrantConfig, HoursConfig
 from privyseal_service.identity import DeniedCertificates
 from privyseal_service.key_uris import resolve_paths
-from privyseal_service.operations import MECHANISMS, Scheme, SignatureScheme, WrapScheme
+from privyseal_service.oidc.settings import IssuerConfig
+from privyseal_service.operations import MECHANISMS, Scheme
+from privyseal_service.quotas.settings import LimitsConfig
+from privyseal_service.watching import Seen, look
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,7 +47,9 @@ else:
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-KEY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+    from privyseal_service.callers import CallerPattern
+
+_M = TypeVar("_M", bound=Model)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,45 +57,11 @@ class ConfigError(Exception):
     """The configuration cannot be used. The text is one sentence that names the file and the field or line."""
 
 
-def _by_value(members: dict[str, Any], what: str) -> PlainValidator:
-    def convert(value: object) -> object:
-        if isinstance(value, str) and value in members:
-            return members[value]
-        raise ValueError(f"must be {what}: {', '.join(members)}")
-
-    return PlainValidator(convert)
-
-
 def _worded(members: type[Protection | Origin | Export]) -> dict[str, Any]:
     return {member.name.lower().replace("_", "-"): member for member in members}
 
 
-def _pattern(value: object) -> CallerPattern:
-    if not isinstance(value, str):
-        raise ValueError("must be a string")
-    return CallerPattern.parse(value)
-
-
-_SchemeField = Annotated[Scheme, _by_value({s.value: s for s in (*WrapScheme, *SignatureScheme)}, "a scheme")]
-_OperationField = Annotated[
-    Operation, _by_value({o.value: o for o in (*GRANTABLE, Operation.LIST_RECORDS)}, "an operation")
-]
-_PatternField = Annotated[CallerPattern, PlainValidator(_pattern)]
-_Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
-_KeyName = Annotated[str, Field(pattern=f"^{KEY_NAME}$")]
-
-
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError("must not name one thing twice")
-    return values
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
-
-
-class ServerConfig(_Model):
+class ServerConfig(Model):
     """Limits of the process and of its listeners; times in seconds.
 
     `default_deadline_s` is for calls that come without a deadline. `open_wait_s` is how long the start waits for key
@@ -102,33 +73,49 @@ class ServerConfig(_Model):
     does that takes over from an old one. At a stop, health says NOT_SERVING for `drain_wait_s`, so that balancers can
     turn away, and then calls in flight have `shutdown_grace_s`. A worker that says nothing for `hang_after_s` is
     replaced.
+
+    `grants_folder` has grants in files of their own, NAME.toml each. In `state_folder` is what outlives a restart: what
+    rates and quotas counted, and the keys of issuers. With `watch`, a change of this file or of a file of grants is
+    taken up as SIGHUP is; changes of certificates and of files of issuers' keys are always. A listener of a worker has
+    `max_connections` at most.
     """
 
+    grants_folder: Path | None = None
+    state_folder: Path | None = None
+    watch: bool = False
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     share_port: bool = False
     drain_wait_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 0.0
     hang_after_s: Annotated[float, Field(ge=2, le=3600, allow_inf_nan=False)] = 5.0
-    shutdown_grace_s: _Seconds = 10.0
-    default_deadline_s: _Seconds = 30.0
-    open_wait_s: _Seconds = 5.0
-    handshake_timeout_s: _Seconds = 10.0
-    max_connection_age_s: _Seconds = 600.0
-    max_connection_idle_s: _Seconds = 300.0
+    shutdown_grace_s: Seconds = 10.0
+    default_deadline_s: Seconds = 30.0
+    open_wait_s: Seconds = 5.0
+    handshake_timeout_s: Seconds = 10.0
+    max_connection_age_s: Seconds = 600.0
+    max_connection_idle_s: Seconds = 300.0
     max_concurrent_streams: Annotated[int, Field(ge=1, le=100_000)] = 256
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
 
 
-class ClientCAConfig(_Model):
+class ClientCAConfig(Model):
     """A client CA and the names that it may vouch for."""
 
     file: Path
-    names: Annotated[tuple[_PatternField, ...], Field(min_length=1)]
+    names: Annotated[tuple[PatternField, ...], Field(min_length=1)]
+
+    @field_validator("names")
+    @classmethod
+    def _check_names(cls, names: tuple[CallerPattern, ...]) -> tuple[CallerPattern, ...]:
+        if any(pattern.is_oidc for pattern in names):
+            raise ValueError("a CA cannot vouch for the subject of a token")
+        return names
 
 
-class ListenerConfig(_Model):
+class ListenerConfig(Model):
     """One address, and how its callers prove who they are."""
 
     address: str
-    auth: Literal["mtls", "none"]
+    auth: Literal["mtls", "oidc", "none"]
     certificate: Path | None = None
     certificate_key: Path | None = None
     client_cas: tuple[ClientCAConfig, ...] = ()
@@ -146,19 +133,19 @@ class ListenerConfig(_Model):
     @model_validator(mode="after")
     def _check_auth(self) -> ListenerConfig:
         tls = {"certificate": self.certificate, "certificate_key": self.certificate_key, "client_cas": self.client_cas}
-        if self.auth == "mtls":
-            missing = [name for name, value in tls.items() if not value]
-            if missing:
-                raise ValueError(f'a listener with auth = "mtls" needs {" and ".join(missing)}')
-        else:
-            unused = [name for name, value in tls.items() if value]
-            if unused:
-                raise ValueError(f'a listener with auth = "none" has no TLS: take away {" and ".join(unused)}')
-            if not is_local(self.address):
-                raise ValueError(
-                    'a listener with auth = "none" must be at an address of this machine alone '
-                    '(127.0.0.0/8, [::1] or unix:PATH); anywhere else use auth = "mtls"'
-                )
+        wanted = {"mtls": list(tls), "oidc": ["certificate", "certificate_key"], "none": []}[self.auth]
+        missing = [name for name in wanted if not tls[name]]
+        if missing:
+            raise ValueError(f'a listener with auth = "{self.auth}" needs {" and ".join(missing)}')
+        unused = [name for name, value in tls.items() if value and name not in wanted]
+        if unused:
+            has = "has no TLS" if self.auth == "none" else "knows callers by their tokens alone"
+            raise ValueError(f'a listener with auth = "{self.auth}" {has}: take away {" and ".join(unused)}')
+        if self.auth == "none" and not is_local(self.address):
+            raise ValueError(
+                'a listener with auth = "none" must be at an address of this machine alone '
+                '(127.0.0.0/8, [::1] or unix:PATH); anywhere else use auth = "mtls"'
+            )
         return self
 
 
@@ -184,7 +171,7 @@ def is_local(address: str) -> bool:
     return ip == ipaddress.IPv6Address("::1")
 
 
-class IdentityConfig(_Model):
+class IdentityConfig(Model):
     """Certificates that prove nothing any more, as `sha256:HEX` (of the DER) or `serial:HEX`, colons allowed."""
 
     denied_certificates: tuple[str, ...] = ()
@@ -209,33 +196,35 @@ class IdentityConfig(_Model):
         )
 
 
-class LogConfig(_Model):
+class LogConfig(Model):
     """How the log on standard error is written."""
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class CustodyBar(_Model):
+class CustodyBar(Model):
     """The least that a key must have on each finding; a key below it is not served."""
 
-    protection: Annotated[Protection, _by_value(_worded(Protection), "one of")] = Protection.UNKNOWN
-    origin: Annotated[Origin, _by_value(_worded(Origin), "one of")] = Origin.UNKNOWN
-    export: Annotated[Export, _by_value(_worded(Export), "one of")] = Export.POSSIBLE_ONCE
+    protection: Annotated[Protection, by_value(_worded(Protection), "one of")] = Protection.UNKNOWN
+    origin: Annotated[Origin, by_value(_worded(Origin), "one of")] = Origin.UNKNOWN
+    export: Annotated[Export, by_value(_worded(Export), "one of")] = Export.POSSIBLE_ONCE
 
 
-class KeyConfig(_Model):
+class KeyConfig(Model):
     """A key: where it is, what it is enrolled for, and what must be true of it.
 
-    With `required`, a key store that is away stops the start.
+    With `required`, a key store that is away stops the start. `state = "frozen"` stops every use of the key at once,
+    when the configuration is read again.
     """
 
-    name: _KeyName
+    name: KeyName
     uri: Annotated[str, Field(min_length=1)]
-    schemes: Annotated[tuple[_SchemeField, ...], Field(min_length=1), AfterValidator(_unique)]
+    schemes: Annotated[tuple[SchemeField, ...], Field(min_length=1), AfterValidator(unique)]
     fingerprint: str | None = None
     custody: CustodyBar = CustodyBar()
     required: bool = False
+    state: Literal["serving", "frozen"] = "serving"
 
     @field_validator("uri")
     @classmethod
@@ -265,63 +254,51 @@ class KeyConfig(_Model):
         return schemes
 
 
-class GrantConfig(_Model):
-    """A grant as it is written; see `grants.Grant`. One of `list-records` is for nothing else, and names no keys."""
-
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    callers: Annotated[tuple[_PatternField, ...], Field(min_length=1)]
-    keys: tuple[_KeyName, ...] = ()
-    operations: Annotated[tuple[_OperationField, ...], Field(min_length=1)]
-    schemes: Annotated[tuple[_SchemeField, ...], Field(min_length=1)] | None = None
-
-    @model_validator(mode="after")
-    def _check_keys(self) -> GrantConfig:
-        if Operation.LIST_RECORDS in self.operations:
-            if len(self.operations) > 1 or self.keys or self.schemes:
-                raise ValueError(
-                    "list-records is about the audit trail, not about a key: give it a grant of its own, without keys "
-                    "and schemes"
-                )
-        elif not self.keys:
-            raise ValueError("keys: must not be empty")
-        return self
-
-    def grant(self) -> Grant:
-        """The same, to decide with."""
-        schemes = None if self.schemes is None else frozenset(self.schemes)
-        return Grant(self.name, self.callers, frozenset(self.keys), frozenset(self.operations), schemes)
-
-
-class Config(_Model):
-    """The whole configuration."""
+class Config(Model):
+    """The whole configuration. `files` are those that it was read from, folders among them, `seen` is what they were
+    when they were read."""
 
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
     identity: IdentityConfig = IdentityConfig()
     audit: AuditConfig | None = None
+    limits: LimitsConfig = LimitsConfig()
     listeners: Annotated[tuple[ListenerConfig, ...], Field(min_length=1)]
-    stores: dict[str, dict[str, JsonValue]] = {}
+    issuers: tuple[IssuerConfig, ...] = ()
+    stores: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     keys: Annotated[tuple[KeyConfig, ...], Field(min_length=1)]
     grants: tuple[GrantConfig, ...] = ()
+    _files: dict[Path, Seen] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:
-        for what, names in (("keys", [k.name for k in self.keys]), ("grants", [g.name for g in self.grants])):
-            twice = [name for name, times in Counter(names).items() if times > 1]
-            if twice:
-                raise ValueError(f"{what}: two have the name {twice[0]!r}")
+        twice = [name for name, times in Counter(key.name for key in self.keys).items() if times > 1]
+        if twice:
+            raise ValueError(f"keys: two have the name {twice[0]!r}")
         used = {uri_scheme(key.uri) for key in self.keys}
         for scheme in self.stores:
             if scheme not in used:
                 raise ValueError(
                     f"stores.{scheme}: no key is in this key store; those of the keys are {', '.join(used)}"
                 )
-        known = {key.name for key in self.keys}
-        for place, grant in enumerate(self.grants):
-            for name in grant.keys:
-                if name not in known:
-                    raise ValueError(f"grants[{place}].keys: there is no key named {name!r}")
+        check_issuers(self)
         return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it was read from."""
+        return tuple(self._files)
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """What each of `files` was."""
+        return tuple(self._files.values())
+
+    def with_grants(self, grants: tuple[GrantConfig, ...], files: dict[Path, Seen]) -> Config:
+        """The same with these grants in place of its own, and with the files that it was read from."""
+        copy = self.model_copy(update={"grants": grants})
+        copy._files = files  # noqa: SLF001 - its own class
+        return copy
 
     def key(self, name: str) -> KeyConfig:
         """The key of this name. Raises ConfigError, naming those that there are."""
@@ -331,35 +308,80 @@ class Config(_Model):
         raise ConfigError(f"the configuration has no key {name!r}; it has {', '.join(key.name for key in self.keys)}")
 
 
+class _GrantsFile(Model):
+    """A file of grants, which holds nothing else."""
+
+    grants: Annotated[tuple[GrantConfig, ...], Field(min_length=1)]
+
+
 def load_config(file: Path) -> Config:
-    """Read and check the configuration; relative paths in it are relative to its folder. Raises ConfigError."""
+    """Read and check the configuration, and the files of grants that it names; relative paths in it are relative to its
+    folder. Raises ConfigError."""
+    seen = look(file)
+    config = parse_config(_read(file, "name the configuration with --config"), str(file), file.absolute().parent)
+    return config.with_grants(
+        config.grants, {file.absolute(): seen, **dict(zip(config.files, config.seen, strict=True))}
+    )
+
+
+def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
+    """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
+    ConfigError."""
+    config = _absolute(_validated(Config, data, name), folder)
+    grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, Seen]()
+    for file in _grants_files(config, files):
+        files[file] = look(file)
+        if file.is_file():
+            filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
+            grants += [grant.read_from(str(file)) for grant in filed.grants]
+    config = config.with_grants(tuple(grants), files)
+    try:
+        check_grants(config)
+    except MismatchError as error:
+        raise ConfigError(f"{error.file}: {error}") from None
+    return config
+
+
+def _grants_files(config: Config, seen: dict[Path, Seen]) -> list[Path]:
+    """The files in the folder of grants, by name; the folder itself is among what was seen. Raises ConfigError."""
+    folder = config.server.grants_folder
+    if folder is None:
+        return []
+    seen[folder] = look(folder)
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix == ".toml" and file.name[0] != ".")
+    except OSError as error:
+        raise ConfigError(f"{folder}: is no folder of grants that can be read: {error.strerror}") from None
+
+
+def _read(file: Path, remedy: str) -> dict[str, Any]:
+    """A file of TOML. Raises ConfigError."""
     try:
         text = file.read_bytes().decode()
     except FileNotFoundError:
-        raise ConfigError(f"{file}: there is no such file; name the configuration with --config") from None
+        raise ConfigError(f"{file}: there is no such file; {remedy}") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8, so it is not TOML") from None
     try:
-        data = tomllib.loads(text)
+        data: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: is not TOML: {error}") from None
-    return parse_config(data, str(file), file.absolute().parent)
+    return data
 
 
-def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
-    """Check a configuration that was read from the file `name` in `folder`. Raises ConfigError."""
+def _validated(model: type[_M], data: dict[str, Any], name: str) -> _M:
+    """The data as the model has it. Raises ConfigError."""
     try:
         # From JSON, strict means what TOML means: a list is a tuple, but no string is a number.
-        config = Config.model_validate_json(json.dumps(data, default=_refuse))
+        return model.model_validate_json(json.dumps(data, default=_refuse))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"{name}: {_sentence(problems[0])}{more}") from None
     except TypeError as error:
         raise ConfigError(f"{name}: {error}") from None
-    return _absolute(config, folder)
 
 
 def _refuse(value: object) -> object:
@@ -401,11 +423,14 @@ _NESTED: dict[str, type[BaseModel]] = {
     "log": LogConfig,
     "identity": IdentityConfig,
     "audit": AuditConfig,
+    "limits": LimitsConfig,
     "listeners": ListenerConfig,
+    "issuers": IssuerConfig,
     "client_cas": ClientCAConfig,
     "keys": KeyConfig,
     "custody": CustodyBar,
     "grants": GrantConfig,
+    "window": HoursConfig,
 }
 
 
@@ -422,5 +447,13 @@ def _absolute(config: Config, folder: Path) -> Config:
             update["address"] = f"unix:{folder / listener.address.removeprefix('unix:')}"
         listeners.append(listener.model_copy(update=update))
     keys = tuple(key.model_copy(update={"uri": resolve_paths(key.uri, folder)}) for key in config.keys)
-    audit = config.audit.within(folder) if config.audit else None
-    return config.model_copy(update={"listeners": tuple(listeners), "keys": keys, "audit": audit})
+    server = {name: getattr(config.server, name) for name in ("grants_folder", "state_folder")}
+    update = {
+        "server": config.server.model_copy(update={name: folder / path for name, path in server.items() if path}),
+        "listeners": tuple(listeners),
+        "issuers": tuple(issuer.within(folder) for issuer in config.issuers),
+        "limits": config.limits.within(folder),
+        "keys": keys,
+        "audit": config.audit.within(folder) if config.audit else None,
+    }
+    return config.model_copy(update=update)

@@ -64,7 +64,15 @@ class Reload:
     config: Config
 
 
-Order: TypeAlias = Start | Listen | Drain | Latched | Reload
+@dataclass(frozen=True)
+class Trouble:
+    """Something is wrong outside the worker, or (an empty sentence) is not any more: for health's detail."""
+
+    about: str
+    sentence: str
+
+
+Order: TypeAlias = Start | Listen | Drain | Latched | Reload | Trouble
 
 
 @dataclass(frozen=True)

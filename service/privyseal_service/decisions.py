@@ -217,6 +217,8 @@ def _signed(checksum: bytes, told: bytes | ServiceError, result: object) -> Item
 
 def outcome_of(failure: ServiceError) -> Outcome:
     """What became of a call that ends with this error."""
+    if failure.reason == "LIMIT_REACHED":
+        return Outcome.DENIED
     return _OUTCOMES.get(failure.code, Outcome.FAILED)
 
 

@@ -136,6 +136,33 @@ def blocked(key: str) -> ServiceError:
     return ServiceError(Code.FAILED_PRECONDITION, "KEY_BLOCKED", message, metadata={"key": key})
 
 
+def frozen(key: str) -> ServiceError:
+    """The security team stopped the key; trying again does not help."""
+    message = f"key {key!r} is frozen by the security team, so it is used for nothing; ask them"
+    return ServiceError(Code.FAILED_PRECONDITION, "KEY_FROZEN", message, metadata={"key": key})
+
+
+def outside_hours() -> ServiceError:
+    """A grant names the call, and holds at other times."""
+    message = "the grant that names this call holds at other times; ask the security team when"
+    return ServiceError(Code.PERMISSION_DENIED, "OUTSIDE_HOURS", message)
+
+
+def limited(limit: str, retry_after_s: float, *, ever: bool) -> ServiceError:
+    """A grant has allowed as much as it allows. `ever` is whether the call would be allowed later as it is."""
+    todo = "try again later" if ever else "ask for less in one call"
+    message = f"the grant that names this call allows {limit}, and this would be more; {todo}"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED, "LIMIT_REACHED", message, metadata={"limit": limit}, retry_after_s=retry_after_s
+    )
+
+
+def uncounted(retry_after_s: float) -> ServiceError:
+    """What a grant allows cannot be counted now, so it allows nothing. Why is in the log alone."""
+    message = "what the grant of this call allows cannot be counted now; try again later"
+    return ServiceError(Code.UNAVAILABLE, "LIMITS_UNAVAILABLE", message, retry_after_s=retry_after_s)
+
+
 def away(key: str, retry_after_s: float) -> ServiceError:
     """The key's store does not answer; the service goes on trying."""
     message = f"the key store of key {key!r} does not answer now; try again later"

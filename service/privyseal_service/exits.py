@@ -22,7 +22,9 @@ def start_error(error: Exception) -> StartError:
     """What an error of the start means; one that is not known is a fault of the program."""
     from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.keyring import KeyringError, may_heal  # noqa: PLC0415 - the codes alone cost nothing
+    from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415
     from privyseal_service.ports import ListenError  # noqa: PLC0415
+    from privyseal_service.quotas.limiter import LimitsError  # noqa: PLC0415
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     match error:
@@ -30,7 +32,7 @@ def start_error(error: Exception) -> StartError:
             return error
         case KeyringError():
             return StartError(str(error), AWAY if may_heal(error.cause) else REFUSED)
-        case AuditUnavailableError() | TlsError() | ListenError():
+        case AuditUnavailableError() | TlsError() | ListenError() | SourceError() | LimitsError():
             return StartError(str(error), USAGE)
         case _:
             return StartError(f"a fault of the program itself, {type(error).__name__}: {error}", REFUSED)

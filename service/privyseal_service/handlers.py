@@ -58,6 +58,7 @@ _STATES = {
     KeyState.SERVING: keys_pb2.KEY_STATE_SERVING,
     KeyState.UNAVAILABLE: keys_pb2.KEY_STATE_UNAVAILABLE,
     KeyState.BLOCKED: keys_pb2.KEY_STATE_BLOCKED,
+    KeyState.FROZEN: keys_pb2.KEY_STATE_FROZEN,
 }
 
 Method: TypeAlias = "Callable[[Arrival, bytes], Awaitable[Message]]"
@@ -66,14 +67,21 @@ Context_ = grpc.aio.ServicerContext[bytes, Any]
 
 class Handlers:
     """The methods of SigningService, KeyService and, where an audit trail is kept, AuditService as one listener serves
-    them."""
+    them. `identifier` may be replaced while it serves; with `reads_header` it is shown the authorization header."""
 
     def __init__(
-        self, path: CallPath, identifier: Identifier, default_deadline_s: float, audit: AuditCalls | None = None
+        self,
+        path: CallPath,
+        identifier: Identifier,
+        default_deadline_s: float,
+        audit: AuditCalls | None = None,
+        *,
+        reads_header: bool = False,
     ) -> None:
         self._path = path
         self._audit = audit
-        self._identifier = identifier
+        self.identifier = identifier
+        self._reads_header = reads_header
         self._default_deadline_s = default_deadline_s
 
     def generic_handlers(self) -> list[grpc.GenericRpcHandler]:
@@ -120,7 +128,8 @@ class Handlers:
         auth = context.auth_context()
         certificate = b"".join(auth.get("x509_pem_cert", ()))
         chain = b"".join(auth.get("x509_pem_cert_chain", ()))
-        return Arrival(Peer(context.peer(), certificate, chain), self._identifier, request_id, deadline_s)
+        header = _authorization(context) if self._reads_header else ()
+        return Arrival(Peer(context.peer(), certificate, chain, header), self.identifier, request_id, deadline_s)
 
     async def _wrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> WrapSessionKey:
@@ -244,6 +253,12 @@ class AuditHandlers:
             next_index=page.next_index,
             size=page.size,
         )
+
+
+def _authorization(context: Context_) -> tuple[str, ...]:
+    """The values of the authorization header; what is no text proves nothing."""
+    metadata = context.invocation_metadata() or ()
+    return tuple(value if isinstance(value, str) else "" for name, value in metadata if name == "authorization")
 
 
 def _serialize(message: Message) -> bytes:

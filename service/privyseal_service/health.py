@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+PROBLEMS = "privyseal-problems"
+"""The trailing metadata of a Check: how many things are wrong that do not stop the service."""
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health(health_pb2_grpc.HealthServicer):
     """Health of "" (the server) and of each service. Unlike the stock servicer it ends its watches when the service
-    stops, so that none of them holds the stop."""
+    stops, so that none of them holds the stop.
+
+    `problems` are sentences by what they are about: the service serves all the same. A Check is told how many there
+    are, and whoever owns the process reads them here.
+    """
 
     def __init__(self, services: list[str]) -> None:
         self._services = frozenset(["", *services])
         self._serving = False
         self._recording = True
         self._stopping = False
+        self.problems: Mapping[str, str] = {}
         self._changed = asyncio.Event()
 
     def serve(self) -> None:
@@ -56,6 +64,7 @@ class Health(health_pb2_grpc.HealthServicer):
         """The health of one service. NOT_FOUND for a name that the server does not serve."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
+        context.set_trailing_metadata(((PROBLEMS, str(len(self.problems))),))
         return self._answer(request.service)
 
     async def Watch(  # noqa: N802 - the service's name

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from privyseal_service.callers import INSECURE, CallerNameError, CallerPattern, common_name, dns_name, spiffe_name
+from privyseal_service.grants import Claims
 
 _MOST_SENT = 6
 """Certificates that a peer may send, its own among them. It chooses them, so what they cost is bounded."""
@@ -28,12 +29,14 @@ _MOST_SENT_BYTES = 32 * 1024
 class Peer:
     """The other end of a connection: its address, and what TLS was shown (PEM; empty without TLS).
 
-    `chain` is all that the peer sent, PEM certificates one after another, the peer's own among them.
+    `chain` is all that the peer sent, PEM certificates one after another, the peer's own among them. `authorization`
+    are the values of the header of that name, where the listener looks at it.
     """
 
     address: str
     certificate: bytes = b""
     chain: bytes = b""
+    authorization: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,11 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller whose name was proven."""
+    """A caller whose name was proven, with the claims of its token that matter, if it has one."""
 
     name: str
     proof: Proof
+    claims: Claims = ()
 
 
 class IdentityError(Exception):
@@ -105,7 +109,11 @@ class _Proven:
 
 
 class CertificateIdentifier:
-    """For a mutual-TLS listener. A certificate is parsed once; expiry and denial are looked at in every call."""
+    """For a mutual-TLS listener. A certificate is parsed once; expiry and denial are looked at in every call.
+
+    When the CAs change, another one takes its place, which knows nothing yet: a CA that was taken away proves nothing
+    from the next call on, whatever connection it comes over.
+    """
 
     _MOST_CACHED = 512
 

@@ -45,6 +45,7 @@ class KeyState(enum.Enum):
     SERVING = "serving"
     UNAVAILABLE = "unavailable"
     BLOCKED = "blocked"
+    FROZEN = "frozen"
 
 
 class KeyringError(Exception):
@@ -95,11 +96,17 @@ class ServedKey:
         self.name = config.name
         self.config = config
         self.schemes = frozenset(config.schemes)
-        self.state = KeyState.UNAVAILABLE
+        self.frozen = config.state == "frozen"
+        self._state = KeyState.UNAVAILABLE
         self.problem: BackendError | None = None
         self.tried = asyncio.Event()
         self.next_try_s = time.monotonic() + FIRST_RETRY_S
         self._key: Key | None = None
+
+    @property
+    def state(self) -> KeyState:
+        """Whether it can be used now; frozen is frozen, whatever its store says."""
+        return KeyState.FROZEN if self.frozen else self._state
 
     @property
     def key(self) -> Key | None:
@@ -110,17 +117,24 @@ class ServedKey:
         """The key is open from now on."""
         self._key = key
         self.problem = None
-        self.state = KeyState.SERVING
+        self._state = KeyState.SERVING
 
     def failed(self, problem: BackendError) -> None:
         """The key could not be opened."""
         self.problem = problem
-        self.state = KeyState.UNAVAILABLE if may_heal(problem) else KeyState.BLOCKED
+        self._state = KeyState.UNAVAILABLE if may_heal(problem) else KeyState.BLOCKED
+
+    def shut(self, problem: BackendError) -> None:
+        """The open key does not fit what is asked of it now."""
+        self._key = None
+        self.failed(problem)
 
     def usable(self) -> Key:
-        """The key, where it is open. Raises ServiceError: UNAVAILABLE with a delay, or blocked."""
+        """The key, where it is open. Raises ServiceError: frozen, UNAVAILABLE with a delay, or blocked."""
+        if self.frozen:
+            raise errors.frozen(self.name)
         if self._key is None:
-            if self.state is KeyState.BLOCKED:
+            if self._state is KeyState.BLOCKED:
                 raise errors.blocked(self.name)
             raise errors.away(self.name, max(0.1, self.next_try_s - time.monotonic()))
         return self._key
@@ -129,13 +143,13 @@ class ServedKey:
         """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
         match answer:
             case UnavailableError():
-                self.state = KeyState.UNAVAILABLE
+                self._state = KeyState.UNAVAILABLE
             case OperatorError():
-                self.state = KeyState.BLOCKED
+                self._state = KeyState.BLOCKED
             case BackendError():
                 pass  # busy, a deadline, a caller's fault: these say nothing of the key
             case _:
-                self.state = KeyState.SERVING
+                self._state = KeyState.SERVING
 
 
 class Keyring:
@@ -146,7 +160,7 @@ class Keyring:
         self._stores = stores
         self._first_retry_s = first_retry_s
         self._started = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[ServedKey, asyncio.Task[None]] = {}
 
     async def open(self, wait_s: float, *, strict: bool = True) -> None:
         """Open every key at once, and go on in the background with those whose store is away, or silent for `wait_s`.
@@ -155,7 +169,8 @@ class Keyring:
         `strict`, such a key does not serve, and the others do.
         """
         keys = list(self.keys.values())
-        self._tasks = [asyncio.create_task(self._keep_opening(key), name=f"open key {key.name}") for key in keys]
+        for key in keys:
+            self._keep(key)
         tries = [asyncio.create_task(key.tried.wait()) for key in keys]
         _, silent = await asyncio.wait(tries, timeout=wait_s)
         for task in silent:
@@ -196,6 +211,44 @@ class Keyring:
             _log_opened(served)
         return served.problem is None or not may_heal(served.problem)
 
+    def adopt(self, keys: Sequence[KeyConfig]) -> None:
+        """Go on with these keys, now. One that is the same but for its schemes, its bar or whether it is frozen stays
+        open; any other is opened in the background, and is unavailable until then. What still waits for a turn on a key
+        that is frozen now meets that too, since a key's new configuration is told to its old self as well."""
+        before, served = self.keys, dict[str, ServedKey]()
+        for config in keys:
+            old = before.get(config.name)
+            if old is not None:
+                old.frozen = config.state == "frozen"
+            same = old is not None and (old.config.uri, old.config.fingerprint) == (config.uri, config.fingerprint)
+            served[config.name] = old if old is not None and same else ServedKey(config)
+        self.keys = MappingProxyType(served)
+        for config in keys:
+            key = served[config.name]
+            if key is not before.get(config.name) or not self._refit(key, config):
+                self._keep(key)
+        for name, old in before.items():
+            if served.get(name) is not old and old in self._tasks:
+                self._tasks.pop(old).cancel()
+
+    def _keep(self, served: ServedKey) -> None:
+        """Open a key in the background."""
+        self._tasks[served] = asyncio.create_task(self._keep_opening(served), name=f"open key {served.name}")
+
+    def _refit(self, served: ServedKey, config: KeyConfig) -> bool:
+        """Give a key its new configuration; whether it is open, or being opened."""
+        served.config, served.schemes = config, frozenset(config.schemes)
+        if served.key is None:
+            # What only a person could mend is tried again: somebody just did something.
+            return served.problem is None or may_heal(served.problem)
+        try:
+            check_enrollment(config, served.key.description)
+            check_one_purpose(config, _fingerprint(served.key), self._others(served))
+        except BackendError as error:
+            served.shut(error)
+            _log_opened(served)
+        return True
+
     def _others(self, served: ServedKey) -> list[tuple[KeyConfig, str]]:
         """The other keys that are open by now, with their fingerprints."""
         others = (other for other in self.keys.values() if other is not served)
@@ -203,9 +256,10 @@ class Keyring:
 
     async def close(self) -> None:
         """Stop opening, then close every store."""
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._stores.close()
 
 

@@ -1,8 +1,4 @@
-"""The service in one process: opens the keys, listens, and stops in order.
-
-Each listener is a gRPC server of its own, since gRPC does not tell a handler over which port a call came, and every
-listener has its own way to learn who calls.
-"""
+"""The service in one process: opens the keys, listens, takes up what changes, and stops in order."""
 
 from __future__ import annotations
 
@@ -11,37 +7,37 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from privyseal_backends.registry import backend
 from privyseal_service.audit.calls import AuditCalls
 from privyseal_service.audit.recorder import AuditRecorder
-from privyseal_service.config import ConfigError
 from privyseal_service.decisions import LogRecorder, Recorder
 from privyseal_service.grants import Grants
-from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVICE, Handlers
+from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVICE
 from privyseal_service.health import HEALTH_SERVICE, Health
-from privyseal_service.identity import CertificateIdentifier, Identifier, InsecureIdentifier
 from privyseal_service.keyring import Keyring, KeyState, Stores
-from privyseal_service.ports import ListenError
+from privyseal_service.listening import Listener, Trust, load
+from privyseal_service.metrics import Counters
+from privyseal_service.oidc.sources import KeySource, source
+from privyseal_service.oidc.tokens import Issuer
+from privyseal_service.problems import Problems
+from privyseal_service.quotas.limiter import Limiter, NoLimiter, make_limiter
 from privyseal_service.reflection import Reflection
+from privyseal_service.reloading import Reloader
 from privyseal_service.signing import CallPath
 from privyseal_service.systemd import notify
 from privyseal_service.tls import TlsMaterial, load_tls
+from privyseal_service.watching import LOOK_EVERY_S
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
-    from privyseal_service.config import Config, ListenerConfig, ServerConfig
+    from privyseal_service.config import Config
 
 _LOG = logging.getLogger(__name__)
-
-MOST_REQUEST_BYTES = 128 * 1024
-"""2,000 checksums are 68 kB, and a context 8 kB at most."""
 
 _TAKE_IN_S = 0.05
 """How long a stop waits at least: gRPC cancels a call that came in and that no handler was given yet
@@ -50,13 +46,6 @@ _TAKE_IN_S = 0.05
 
 _SETTLE_S = 5.0
 """How long calls that were ended by a stop may take to be put on record."""
-
-
-@dataclass(frozen=True)
-class _Listener:
-    config: ListenerConfig
-    server: grpc.aio.Server
-    address: str
 
 
 class Service:
@@ -70,17 +59,24 @@ class Service:
         recorder: Recorder | None = None,
     ) -> None:
         self._config = config
+        self.problems = Problems(Counters(), self._tell_health)
         self._keyring = Keyring(config.keys, Stores(config.stores, backends))
-        grants = Grants([grant.grant() for grant in config.grants])
         audit = config.audit if config.audit and config.audit.enabled else None
         self._recorder = recorder or (AuditRecorder(audit) if audit else LogRecorder())
-        self._path = CallPath(grants, self._keyring, self._recorder)
+        self._path = CallPath(_grants(config), self._keyring, self._recorder, counters=self.problems.counters)
         self._audit = AuditCalls(audit, self._path) if audit else None
         services = [SIGNING_SERVICE, KEY_SERVICE, *([AUDIT_SERVICE] if audit else [])]
         self._health = Health(services)
         self._reflection = Reflection([*services, HEALTH_SERVICE])
+        self._sources: dict[str, KeySource] = {}
+        self._limiters: list[Limiter] = []
         self._tls: list[TlsMaterial | None] = []
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
+        self._troubles: dict[str, str] = {}
+        self._opened = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def config(self) -> Config:
@@ -93,54 +89,143 @@ class Service:
         return [(listener.config.auth, listener.address) for listener in self._listeners]
 
     async def start(self) -> None:
-        """Open the keys, then accept calls. Raises TlsError, KeyringError, ListenError."""
+        """Open the keys, then accept calls. Raises TlsError, SourceError, LimitsError, KeyringError, ListenError."""
         await self.open()
         await self.listen()
 
     async def open(self, *, strict: bool = True) -> None:
-        """Read the listeners' certificates, make ready to record, and open the keys. Raises TlsError,
-        AuditUnavailableError, KeyringError; see `Keyring.open`."""
-        self._tls = [load_tls(listener) if listener.auth == "mtls" else None for listener in self._config.listeners]
+        """Read the listeners' certificates and the issuers' keys, make ready to count and to record, and open the keys.
+        Raises TlsError, SourceError, LimitsError, AuditUnavailableError, KeyringError; see `Keyring.open`."""
+        config, self._loop = self._config, asyncio.get_running_loop()
+        self._tls = [None if listener.auth == "none" else load_tls(listener) for listener in config.listeners]
+        self._sources = self._sources_for(config)
+        self._limiters = [self._make_limiter(config)]
+        self._path.adopt(_grants(config), self._limiters[0])
         await self._recorder.start(self._health.records)
-        await self._keyring.open(self._config.server.open_wait_s, strict=strict)
+        waits = [asyncio.to_thread(each.wait, config.server.open_wait_s) for each in self._sources.values()]
+        await asyncio.gather(self._keyring.open(config.server.open_wait_s, strict=strict), *waits)
+        self._opened.set()
+
+    def _make_limiter(self, config: Config) -> Limiter:
+        counts = any(grant.rate or grant.daily_quota for grant in config.grants)
+        return make_limiter(config.limits, config.server.state_folder, counts=counts, problems=self.problems)
 
     @property
     def ailing(self) -> frozenset[str]:
-        """The keys that do not serve now."""
-        return frozenset(key.name for key in self._keyring.keys.values() if key.state is not KeyState.SERVING)
+        """The keys that do not serve now, and should."""
+        well = {KeyState.SERVING, KeyState.FROZEN}
+        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in well)
 
     async def listen(self) -> None:
         """Accept calls. Raises ListenError."""
-        for listener, material in zip(self._config.listeners, self._tls, strict=True):
-            self._listeners.append(self._listener(listener, material))
+        trust = self._trust(self._config)
+        for config, material in zip(self._config.listeners, self._tls, strict=True):
+            listener = Listener(config, material, trust, self.problems)
+            listener.build(self._config.server, self._path, self._audit)
+            add_HealthServicer_to_server(self._health, listener.server)
+            add_ServerReflectionServicer_to_server(self._reflection, listener.server)  # type: ignore[no-untyped-call]
+            self._listeners.append(listener)
         for made in self._listeners:
             await made.server.start()
+        self._looking = asyncio.create_task(self._keep_looking(), name="look at files")
         self._health.serve()
 
-    def _listener(self, config: ListenerConfig, tls: TlsMaterial | None) -> _Listener:
-        identifier: Identifier
-        if tls is None:
-            identifier = InsecureIdentifier()
-            _LOG.warning(
-                "THE LISTENER AT %s HAS NO TLS AND ASKS NOBODY WHO THEY ARE: every process of this machine is "
-                "local:insecure to it; use it for development alone",
-                config.address,
-            )
-        else:
-            denied = self._config.identity.denied()
-            identifier = CertificateIdentifier(
-                tls.authorities, allow_common_name=config.allow_common_name, denied=denied
-            )
-        server = grpc.aio.server(options=_options(self._config.server))
-        handlers = Handlers(self._path, identifier, self._config.server.default_deadline_s, self._audit)
-        server.add_generic_rpc_handlers(handlers.generic_handlers())
-        add_HealthServicer_to_server(self._health, server)
-        add_ServerReflectionServicer_to_server(self._reflection, server)  # type: ignore[no-untyped-call]
-        return _Listener(config, server, _bind(server, config.address, tls))
+    def _trust(self, config: Config) -> Trust:
+        issuers = tuple(Issuer(issuer, self._sources[issuer.issuer]) for issuer in config.issuers)
+        return Trust(config.identity.denied(), issuers)
+
+    async def _keep_looking(self) -> None:
+        """Take up what changes of the files of listeners and issuers."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at the files of listeners and issuers once."""
+        for listener in self._listeners:
+            fresh = await asyncio.to_thread(listener.look)
+            if fresh is not None:
+                listener.take(fresh)
+        for each in list(self._sources.values()):
+            await asyncio.to_thread(each.look)
 
     async def reload(self, config: Config) -> None:
-        """Go on with another configuration, which was checked: the times that a stop takes follow it."""
+        """Go on with another configuration, which was checked (`reloading.check`): keys, grants, issuers, limits,
+        denied certificates and the listeners' files, all from one moment on; while the service opens, right after that.
+
+        Calls in flight finish under the grants that they began with; a frozen key is frozen for them too. Raises
+        LimitsError and SourceError, and then nothing has changed.
+        """
+        await self._opened.wait()
+        async with self._reloading:
+            limiter = await asyncio.to_thread(self._limiter_for, config)
+            fresh = await asyncio.to_thread(self._load_all, config)
+            sources = await asyncio.to_thread(self._sources_for, config)
+            self._swap(config, limiter, fresh, sources)
+
+    def _swap(
+        self, config: Config, limiter: Limiter, fresh: list[TlsMaterial | None], sources: dict[str, KeySource]
+    ) -> None:
+        """The moment of a reload: nothing is awaited here."""
+        gone = [each for name, each in self._sources.items() if sources.get(name) is not each]
+        self._sources = sources
+        if limiter not in self._limiters:
+            self._limiters.append(limiter)
+        self._keyring.adopt(config.keys)
+        self._path.adopt(_grants(config), limiter)
+        self._tls = [new or old for new, old in zip(fresh, self._tls, strict=True)]
+        trust = self._trust(config)
+        for listener, listener_config, tls in zip(self._listeners, config.listeners, fresh, strict=False):
+            listener.adopt(listener_config, tls, trust)
         self._config = config
+        for each in gone:
+            each.close()
+
+    def _limiter_for(self, config: Config) -> Limiter:
+        """What counts for another configuration. What counted until now stays, since calls in flight may need it."""
+        now = self._limiters[-1]
+        return (
+            now
+            if config.limits == self._config.limits and not isinstance(now, NoLimiter)
+            else (self._make_limiter(config))
+        )
+
+    def _load_all(self, config: Config) -> list[TlsMaterial | None]:
+        """The files of the listeners; what cannot be used is reported, and the listener goes on with what it had."""
+        return [load(each, self.problems, f"listener {each.address}") for each in config.listeners]
+
+    def _sources_for(self, config: Config) -> dict[str, KeySource]:
+        """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
+        found: dict[str, KeySource] = {}
+        begun: list[KeySource] = []
+        try:
+            for issuer in config.issuers:
+                known = self._sources.get(issuer.issuer)
+                if known is None or known.config != issuer:
+                    known = source(issuer, self.problems, config.server.state_folder)
+                    known.start()
+                    begun.append(known)
+                found[issuer.issuer] = known
+        except BaseException:
+            for each in begun:
+                each.close()
+            raise
+        return found
+
+    def trouble(self, about: str, sentence: str) -> None:
+        """Another process says that something is wrong (or, with an empty sentence, is not): for health's detail."""
+        self._troubles = {**self._troubles, about: sentence}
+        self._take_problems()
+
+    def _tell_health(self) -> None:
+        """From any thread: what is wrong has changed."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # a loop that is closed serves nobody
+                self._loop.call_soon_threadsafe(self._take_problems)
+
+    def _take_problems(self) -> None:
+        said = {about: sentence for about, sentence in self._troubles.items() if sentence}
+        self._health.problems = {**said, **self.problems.now}
 
     async def drain(self) -> None:
         """Say NOT_SERVING, wait for balancers to notice, then `stop`. Cut short when it is cancelled."""
@@ -156,84 +241,53 @@ class Service:
         stores."""
         self._health.stop()
         self._reflection.stop()
+        if self._looking is not None:
+            self._looking.cancel()
         await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
         await self._path.settle(_SETTLE_S)
         await self._recorder.close()
         if self._audit is not None:
             self._audit.close()
+        for each in self._sources.values():
+            each.close()
+        for limiter in self._limiters:
+            await limiter.close()
+        self._limiters = []
         await self._keyring.close()
 
 
-def _bind(server: grpc.aio.Server, address: str, tls: TlsMaterial | None) -> str:
-    try:
-        if tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            credentials = grpc.ssl_server_credentials(
-                [(tls.private_key, tls.certificate_chain)], root_certificates=tls.roots, require_client_auth=True
-            )
-            port = server.add_secure_port(address, credentials)
-    except RuntimeError:
-        raise ListenError.at(address) from None
-    if address.startswith("unix:"):
-        return address
-    return f"{address.rpartition(':')[0]}:{port}"
-
-
-def _options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Limits on what peers can make the process hold or do (names: grpc/impl/channel_arg_names.h)."""
-    return [
-        ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        ("grpc.server_handshake_timeout_ms", int(config.handshake_timeout_s * 1000)),
-        ("grpc.max_connection_idle_ms", int(config.max_connection_idle_s * 1000)),
-        ("grpc.max_connection_age_ms", int(config.max_connection_age_s * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(config.default_deadline_s * 1000)),
-        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-        ("grpc.http2.max_ping_strikes", 2),
-        ("grpc.keepalive_permit_without_calls", 0),
-        ("grpc.so_reuseport", int(config.share_port)),
-    ]
+def _grants(config: Config) -> Grants:
+    return Grants([grant.grant() for grant in config.grants])
 
 
 async def serve(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
     """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
     and `load` reads the configuration again at SIGHUP.
 
-    Raises TlsError, KeyringError, ListenError when the service cannot start.
+    Raises TlsError, SourceError, LimitsError, KeyringError, ListenError when the service cannot start.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     service = Service(config)
-    reloads: set[asyncio.Task[None]] = set()
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(_reload(service, load))))
+    reloader = Reloader(load, config, service.reload, service.problems)
+    loop.add_signal_handler(signal.SIGHUP, reloader.reload_soon)
 
     async def started() -> None:
         for auth, address in service.addresses:
             announce(f"listening {auth} {address}")
         notify("READY=1")
-        await stopping.wait()
+        watching = asyncio.create_task(reloader.keep_watching())
+        try:
+            await stopping.wait()
+        finally:
+            watching.cancel()
         notify("STOPPING=1")
         _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
 
     await run(service, service.start(), stopping, started)
     _LOG.info("stopped")
-
-
-async def _reload(service: Service, load: Callable[[], Config]) -> None:
-    """Read the configuration again; one that cannot be used changes nothing."""
-    try:
-        config = await asyncio.to_thread(load)
-    except ConfigError as error:
-        _LOG.error("the configuration stays as it was: %s", error)
-        return
-    if config.audit != service.config.audit:
-        _LOG.error("the configuration stays as it was: a change of [audit] needs a restart of the service")
-        return
-    await service.reload(config)
 
 
 async def run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,9 +29,10 @@ from privyseal_backends.interface import (
 from privyseal_service import errors
 from privyseal_service.decisions import Outcome, Recorder, Trail
 from privyseal_service.errors import Code, ServiceError, Violation
-from privyseal_service.grants import GRANTABLE, Grant, Grants, Operation, allowing
+from privyseal_service.grants import GRANTABLE, Grant, Grants, Obstacle, Operation, allowing
 from privyseal_service.identity import Caller, Identifier, IdentityError, Peer
 from privyseal_service.keyring import Keyring, ServedKey
+from privyseal_service.metrics import FROZEN_CALLS, LIMITED_CALLS, UNPROVEN_CALLS, Counters
 from privyseal_service.operations import (
     MECHANISMS,
     InputError,
@@ -43,6 +45,7 @@ from privyseal_service.operations import (
     encrypt_session_key,
     session_key_to_sign,
 )
+from privyseal_service.quotas.limiter import Limiter, NoLimiter, UncountedError
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
 from privyseal_service.scheduler import Claim, Schedulers
 
@@ -51,6 +54,16 @@ _T = TypeVar("_T")
 
 MOST_CHECKSUMS = 2000
 """Checksums in one batch, so that requests fit gRPC's retry buffer and answers its message limit."""
+
+
+UNCOUNTED_RETRY_S = 1.0
+"""When a caller may try again whose call could not be counted."""
+
+_COUNTED = {
+    "LIMIT_REACHED": LIMITED_CALLS,
+    "KEY_FROZEN": FROZEN_CALLS,
+    "UNAUTHENTICATED": UNPROVEN_CALLS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +105,28 @@ class Asking:
 class CallPath:
     """Takes every call from its arrival to its answer."""
 
-    def __init__(self, grants: Grants, keyring: Keyring, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        grants: Grants,
+        keyring: Keyring,
+        recorder: Recorder,
+        *,
+        limiter: Limiter | None = None,
+        counters: Counters | None = None,
+    ) -> None:
         self._grants = grants
         self._keyring = keyring
         self._recorder = recorder
+        self._limiter = limiter or NoLimiter()
+        self._counters = counters or Counters()
         self._schedulers = Schedulers()
         self._under_way = 0
         self._settled = asyncio.Event()
+
+    def adopt(self, grants: Grants, limiter: Limiter) -> None:
+        """Decide on later calls by these grants; those in flight go on under the ones that they began with."""
+        self._grants = grants
+        self._limiter = limiter
 
     async def settle(self, wait_s: float) -> None:
         """Wait until every call that has begun is on record, for so many seconds at most. Called when no more begin."""
@@ -140,6 +168,8 @@ class CallPath:
             answer = await steps
         except ServiceError as error:
             failure = error
+            if error.reason in _COUNTED:
+                self._counters.add(_COUNTED[error.reason])
         except InputError as error:
             failure = errors.invalid([Violation(error.field, str(error))])
         except asyncio.CancelledError:
@@ -160,19 +190,47 @@ class CallPath:
         trail.asked(request)
         served, grants = self._granted(trail, caller, request.key, "key")
         _require_able(served, grants, request)
-        trail.grant = _require_allowed(grants, request.operation, request.scheme)
+        grants = _require_allowed(grants, request)
+        trail.grant = grants[0].name
         self._recorder.require_ready()
         match request:
             case SignChecksums():
                 inputs = _checksums_to_sign(request)
+                await self._count(trail, served, grants, len(inputs))
                 return await self._sign(trail, served, inputs, arrival.deadline_s, batch=request.batch)
             case WrapSessionKey(scheme=WrapScheme.CAPGO):
                 inputs = [session_key_to_sign(request.session_key)]
+                await self._count(trail, served, grants, 1)
                 return await self._sign(trail, served, inputs, arrival.deadline_s, batch=False)
             case WrapSessionKey():
+                check_session_key(request.scheme, request.session_key)
+                await self._count(trail, served, grants, 1)
                 return _encrypt(trail, served, request)
             case UnwrapSessionKey():
+                _check_wrapped_key(trail, served, request)
+                await self._count(trail, served, grants, 1)
                 return await self._decrypt(trail, served, request, arrival.deadline_s)
+
+    async def _count(self, trail: Trail, served: ServedKey, grants: Sequence[Grant], cost: int) -> None:
+        """Count a call for the first of the grants that has room for it. Raises ServiceError where none has, or where
+        the key cannot be used: what is refused anyway costs nobody anything."""
+        if not grants[0].counts:
+            return
+        limiter, reached = self._limiter, list[ServiceError]()
+        served.usable()
+        for grant in grants:
+            trail.grant = grant.name
+            if not grant.counts:
+                return
+            try:
+                exceeded = await limiter.count(grant, trail.caller, cost)
+            except UncountedError:
+                raise errors.uncounted(UNCOUNTED_RETRY_S) from None
+            if exceeded is None:
+                return
+            reached.append(errors.limited(exceeded.limit, exceeded.retry_after_s, ever=exceeded.ever))
+        trail.grant = ""
+        raise min(reached, key=lambda error: error.retry_after_s or 0.0)
 
     def _usable(self, served: ServedKey) -> Key:
         """The key, looked at right before its store is called: what waited for a turn must not slip through when the
@@ -204,9 +262,6 @@ class CallPath:
         return Answer(trail.key_version, told)
 
     async def _decrypt(self, trail: Trail, served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Answer:
-        size = _open(trail, served).description.public_key.modulus_bytes
-        if len(request.wrapped_key) != size:
-            raise InputError("wrapped_key", f"must be {size} bytes for this key, not {len(request.wrapped_key)}")
         # One sentence for whatever is wrong with it: which check failed would help to forge one.
         unfit = InputError("wrapped_key", "is no session key that was wrapped for this key with this scheme")
         scheduler = self._schedulers.of(served.config.uri)
@@ -228,7 +283,7 @@ class CallPath:
 
     async def _read_log(self, arrival: Arrival, trail: Trail, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
         caller = _identify(arrival, trail)
-        grant = self._grants.listing_records(caller.name)
+        grant = self._grants.listing_records(caller.name, caller.claims, time.time())
         if grant is not None:
             trail.grant = grant.name
         return await ask(Asking(caller.name, grant is not None))
@@ -237,13 +292,13 @@ class CallPath:
         caller = _identify(arrival, trail)
         name = trail.key = read()
         if trail.operation is Operation.LIST_KEYS:
-            granted = self._grants.of_caller(caller.name)
+            granted = self._grants.of_caller(caller.name, caller.claims)
             return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]
         return [_visible(*self._granted(trail, caller, name, "name"))]
 
     def _granted(self, trail: Trail, caller: Caller, name: str, field_name: str) -> tuple[ServedKey, Sequence[Grant]]:
         """The key that is meant, and the grants that name it and the caller: at least one."""
-        granted = self._grants.of_caller(caller.name)
+        granted = self._grants.of_caller(caller.name, caller.claims)
         if not name:
             if len(granted) > 1:
                 wanted = f"must name one of the keys that you may use: {', '.join(granted)}"
@@ -294,11 +349,23 @@ def _allowed(grants: Sequence[Grant], scheme: Scheme) -> bool:
     return any(_fits(op, scheme) and allowing(grants, op, scheme) for op in GRANTABLE)
 
 
-def _require_allowed(grants: Sequence[Grant], operation: Operation, scheme: Scheme) -> str:
-    grant = allowing(grants, operation, scheme)
-    if grant is None:
+def _require_allowed(grants: Sequence[Grant], request: SigningRequest) -> list[Grant]:
+    """The grants that allow the request, as far as that can be said without counting: at least one."""
+    named = [grant for grant in grants if grant.allows(request.operation, request.scheme)]
+    if not named:
         raise errors.permission_denied()
-    return grant.name
+    if named[0].plain:
+        return named
+    now_s = time.time()
+    obstacles = [grant.obstacle(request.context, now_s) for grant in named]
+    fit = [grant for grant, obstacle in zip(named, obstacles, strict=True) if obstacle is None]
+    if fit:
+        return fit
+    if Obstacle.CONTEXT not in obstacles:
+        raise errors.outside_hours()
+    wanted = named[obstacles.index(Obstacle.CONTEXT)].context
+    missing = [name for name in wanted if not getattr(request.context, name)]
+    raise errors.invalid([Violation(f"context.{name}", "must be said: the grant asks for it") for name in missing])
 
 
 def _visible(served: ServedKey, grants: Sequence[Grant]) -> VisibleKey:
@@ -348,9 +415,15 @@ def _results(
     return tuple(told)
 
 
+def _check_wrapped_key(trail: Trail, served: ServedKey, request: UnwrapSessionKey) -> None:
+    """Raise InputError for a wrapped key that is not as long as the modulus."""
+    size = _open(trail, served).description.public_key.modulus_bytes
+    if len(request.wrapped_key) != size:
+        raise InputError("wrapped_key", f"must be {size} bytes for this key, not {len(request.wrapped_key)}")
+
+
 def _encrypt(trail: Trail, served: ServedKey, request: WrapSessionKey) -> Answer:
     """RSAES needs the public key alone: the key store is not asked."""
-    check_session_key(request.scheme, request.session_key)
     public_key = _open(trail, served).description.public_key
     wrapped = encrypt_session_key(request.scheme, request.session_key, public_key)
     trail.signatures = 1

@@ -29,6 +29,7 @@ from privyseal_service.control import (
     ReportError,
     Speaker,
     Start,
+    Trouble,
     decode_word,
     encode_order,
     reader_over,
@@ -36,7 +37,10 @@ from privyseal_service.control import (
 from privyseal_service.cores import core_count
 from privyseal_service.exits import REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
+from privyseal_service.metrics import Counters
 from privyseal_service.ports import ListenError, Reservation, reserve
+from privyseal_service.problems import Problems
+from privyseal_service.reloading import CONFIGURATION, Reloader, UnusableError
 from privyseal_service.restarts import Backoff, HangWatch
 from privyseal_service.systemd import notify
 
@@ -156,7 +160,6 @@ class Supervisor:
     def __init__(self, config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
         self._config = config
         self._announce = announce
-        self._load = load
         self._wanted = worker_count(config)
         self._latches = Latches()
         self._reservations: dict[str, Reservation] = {}
@@ -166,15 +169,19 @@ class Supervisor:
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._problems = Problems(Counters(), self._tell_of_problems)
+        self._reloader = Reloader(load, config, self._take, self._problems)
 
     async def run(self) -> None:
         """Serve. Raises StartError when the first worker cannot."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
-        looking = asyncio.create_task(self._look_for_hangs())
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.reload_soon)
+        looking = [
+            asyncio.create_task(self._look_for_hangs()),
+            asyncio.create_task(self._reloader.keep_watching()),
+        ]
         try:
             self._reserve()
             self._keepers[0] = asyncio.create_task(self._keep(0))
@@ -190,7 +197,8 @@ class Supervisor:
                 _LOG.info("stopping: calls in flight have %g s to finish", self._config.server.shutdown_grace_s)
         finally:
             await self._end()
-            looking.cancel()
+            for task in looking:
+                task.cancel()
         _LOG.info("stopped")
 
     def _reserve(self) -> None:
@@ -228,6 +236,7 @@ class Supervisor:
             worker = await _spawn(number)
             self._workers[number] = worker
             worker.say(self._first_order(number))
+            self._tell_worker(worker)
             if self._stopping.is_set():
                 worker.leave()
             ending = asyncio.create_task(worker.hear(self._heard))
@@ -283,36 +292,23 @@ class Supervisor:
                     _LOG.error("worker %d says nothing any more and is ended", worker.number)
                     worker.kill()
 
-    def _reload_soon(self) -> None:
-        task = asyncio.create_task(self._reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
-
-    async def _reload(self) -> None:
-        """Read the configuration again and hand it to all; one that cannot be used changes nothing."""
-        from privyseal_service.config import ConfigError  # noqa: PLC0415 - it is imported by now
-
-        try:
-            config = await asyncio.to_thread(self._load)
-        except ConfigError as error:
-            _LOG.error("the configuration stays as it was: %s", error)
-            return
-        problem = self._unfit_to_reload(config)
-        if problem:
-            _LOG.error("the configuration stays as it was: %s needs a restart of the service", problem)
-            return
+    async def _take(self, config: Config) -> None:
+        """Hand a configuration that was checked to all. Raises UnusableError."""
+        if config.server.workers == 0:
+            raise UnusableError("serving without workers needs a restart of the service")
         self._config = config
         for worker in self._workers.values():
             worker.say(Reload(self._for_worker(config, worker.number)))
         if self._serving.is_set() and not self._stopping.is_set():
             self._resize()
 
-    def _unfit_to_reload(self, config: Config) -> str:
-        if [listener.address for listener in config.listeners] != list(self._reservations):
-            return "a change of the listeners' addresses"
-        if config.audit != self._config.audit:
-            return "a change of [audit]"
-        return "" if config.server.workers != 0 else "serving without workers"
+    def _tell_of_problems(self) -> None:
+        """Let every worker's health know what is wrong here."""
+        for worker in self._workers.values():
+            self._tell_worker(worker)
+
+    def _tell_worker(self, worker: _Worker) -> None:
+        worker.say(Trouble(CONFIGURATION, self._problems.now.get(CONFIGURATION, "")))
 
     def _resize(self) -> None:
         """Start the workers that are missing, and let those end that are too many."""

@@ -1,4 +1,8 @@
-"""A listener's certificate, key and client CAs: read from their files and checked before anybody connects."""
+"""A listener's certificate, key and client CAs: read from their files and checked before anybody connects.
+
+gRPC says nothing when it cannot use what it is given, and goes on with what it had: so whatever it might refuse has to
+be found here.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from privyseal_service.identity import ClientAuthority, may_issue
+from privyseal_service.watching import Seen, look
 
 if TYPE_CHECKING:
     from privyseal_service.config import ListenerConfig
@@ -30,20 +36,29 @@ class TlsError(Exception):
 
 @dataclass(frozen=True)
 class TlsMaterial:
-    """What a mutual-TLS listener serves with. `roots` are the client CAs, PEM."""
+    """What a listener serves with. `roots` are the client CAs, PEM; there are none where callers show tokens."""
 
     certificate_chain: bytes
     private_key: bytes = field(repr=False)
     roots: bytes
     authorities: tuple[ClientAuthority, ...]
     not_after: datetime.datetime
+    seen: tuple[Seen, ...] = field(default=(), compare=False)
+    """What `tls_files` were right before they were read."""
+
+
+def tls_files(listener: ListenerConfig) -> tuple[Path, ...]:
+    """The files of a listener."""
+    named = (listener.certificate, listener.certificate_key, *(ca.file for ca in listener.client_cas))
+    return tuple(file for file in named if file is not None)
 
 
 def load_tls(listener: ListenerConfig, now: datetime.datetime | None = None) -> TlsMaterial:
-    """Read and check the files of a listener with auth = "mtls". Raises TlsError."""
+    """Read and check the files of a listener with TLS. Raises TlsError."""
     if listener.certificate is None or listener.certificate_key is None:
         raise AssertionError("the configuration demands both")
     now = now or datetime.datetime.now(datetime.timezone.utc)
+    seen = tuple(map(look, tls_files(listener)))
     chain = _read(listener.certificate, "certificate")
     leaf = _parse(chain, listener.certificate, "certificate")[0]
     _check_server_certificate(leaf, listener.certificate, now)
@@ -57,7 +72,7 @@ def load_tls(listener: ListenerConfig, now: datetime.datetime | None = None) -> 
             _check_ca(certificate, ca.file, now)
             authorities.append(ClientAuthority(certificate, ca.names))
             roots += certificate.public_bytes(Encoding.PEM)
-    return TlsMaterial(chain, key, roots, tuple(authorities), leaf.not_valid_after_utc)
+    return TlsMaterial(chain, key, roots, tuple(authorities), leaf.not_valid_after_utc, seen)
 
 
 def _read(file: Path, part: str) -> bytes:
@@ -112,6 +127,11 @@ def _check_key(pem: bytes, leaf: x509.Certificate, file: Path, certificate: Path
         raise TlsError(
             "key", f"{file} holds no PEM private key", "write it as PEM, PKCS#8 or the older forms"
         ) from None
+    if not (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048) and not (
+        isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
+    ):
+        remedy = "use RSA of 2048 bits or more, or EC on P-256 or P-384"
+        raise TlsError("key", f"{file} is of a kind that no TLS of this service serves with", remedy)
     encoding = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*encoding) != leaf.public_key().public_bytes(*encoding):
         remedy = "name the two files that were made together; the service's own certificate comes first in its file"

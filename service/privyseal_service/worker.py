@@ -21,6 +21,7 @@ from privyseal_service.control import (
     Report,
     Speaker,
     Start,
+    Trouble,
     Word,
     encode_word,
     read_order,
@@ -29,6 +30,7 @@ from privyseal_service.control import (
 )
 from privyseal_service.exits import REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
+from privyseal_service.metrics import RELOAD_FAILURES, RELOADS
 from privyseal_service.process import die_with, harden
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class _Worker:
         self._listen = asyncio.Event()
         self._stopping = asyncio.Event()
         self._service: Service | None = None
+        self._troubles: dict[str, str] = {}
+        self._reloads: set[asyncio.Task[None]] = set()
         self._speaker: Speaker
 
     async def run(self, orders: int, words: int) -> int:
@@ -104,6 +108,8 @@ class _Worker:
         from privyseal_service import server  # noqa: PLC0415
 
         self._service = server.Service(self._start.config, backends=self._latches.guard(backend))
+        for about, sentence in self._troubles.items():
+            self._service.trouble(about, sentence)
         try:
             await server.run(self._service, self._open_and_listen(self._service), self._stopping, self._started)
         except Exception as error:
@@ -137,13 +143,29 @@ class _Worker:
                 for latch in order.latches:
                     self._latches.add(latch)
             case Reload():
-                await self._reload(order.config)
+                # Orders that come meanwhile are not to wait for it.
+                task = asyncio.create_task(self._reload(order.config))
+                self._reloads.add(task)
+                task.add_done_callback(self._reloads.discard)
+            case Trouble():
+                self._troubles[order.about] = order.sentence
+                if self._service is not None:
+                    self._service.trouble(order.about, order.sentence)
             case Start():
                 raise AssertionError("a worker starts once")
 
     async def _reload(self, config: Config) -> None:
-        if self._service is not None:
+        """What the supervisor checked can still fail here, as when a file changed meanwhile: then nothing changes."""
+        if self._service is None:
+            return
+        try:
             await self._service.reload(config)
+        except Exception as error:  # noqa: BLE001 - the worker goes on as it was, and says so
+            _LOG.exception("this worker could not take up the configuration")
+            self._service.problems.arise("this worker", f"its configuration is older: {error}", RELOAD_FAILURES)
+        else:
+            self._service.problems.counters.add(RELOADS)
+            self._service.problems.pass_over("this worker")
 
     async def _keep_reporting(self) -> None:
         while True:

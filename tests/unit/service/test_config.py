@@ -150,7 +150,7 @@ NONE = '[[listeners]]\naddress = "{}"\nauth = "none"\n'
         ('[log]\nformat = "xml"\n' + LISTENER + KEY, "log.format: input should be 'console' or 'json'"),
         ('[identity]\ndenied_certificates = ["sha256:ab"]\n' + LISTENER + KEY,
          "identity.denied_certificates: must each be sha256: and 64 hex digits, or serial: and hex digits"),
-        (LISTENER.replace("mtls", "tls") + KEY, "listeners[0].auth: input should be 'mtls' or 'none'"),
+        (LISTENER.replace("mtls", "tls") + KEY, "listeners[0].auth: input should be 'mtls', 'oidc' or 'none'"),
         (LISTENER.replace('certificate = "server.pem"\n', "") + KEY,
          'listeners[0]: a listener with auth = "mtls" needs certificate'),
         (LISTENER.replace('[{ file = "ca.pem", names = ["dns:*.build.example"] }]', "[]") + KEY, "needs client_cas"),

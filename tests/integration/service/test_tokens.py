@@ -1,0 +1,160 @@
+"""Tokens from end to end: both real programs, a key in a SoftHSM token, an issuer whose keys are in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import (
+    CAPGO_SCHEMES,
+    VECTORS,
+    RealService,
+    clean_environment,
+    configuration,
+    serving,
+    write_pki,
+)
+from tests.support.softhsm import import_rsa_key, make_token
+from tests.support.tokens import ISSUER, SUBJECT, issuer_settings, jwk, key_set, rsa_key, token
+
+PRIVYSEAL = Path(sys.executable).parent / "privyseal"
+CHECKSUM = hashlib.sha256(b"zip").hexdigest()
+SIGN = ("checksum", "sign", CHECKSUM, "--scheme", "capgo-v3")
+
+
+@dataclass
+class Pipeline:
+    """A running service with a listener of tokens, and how a job of a pipeline calls it."""
+
+    service: RealService
+    address: str
+
+    def job(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the client program as the job does: without a certificate."""
+        environment = {"PRIVYSEAL_SERVER": self.address, "PRIVYSEAL_CA": str(self.service.folder / "ca.pem")}
+        return subprocess.run(
+            [PRIVYSEAL, *arguments],
+            env={**clean_environment(), **environment, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+def extra(jwks: Path) -> str:
+    said = issuer_settings(jwks)
+    return f"""
+[[listeners]]
+address = "127.0.0.1:0"
+auth = "oidc"
+certificate = "server.pem"
+certificate_key = "server-key.pem"
+[[issuers]]
+issuer = "{said["issuer"]}"
+audiences = {said["audiences"]}
+jwks_file = "{said["jwks_file"]}"
+claims = {said["claims"]}
+[[grants]]
+name = "pipeline"
+callers = ["oidc:{ISSUER}:repo:octo-org/app:ref:refs/heads/*"]
+claims = {{ environment = "production" }}
+keys = ["demo"]
+operations = ["wrap-session-key", "sign-checksum"]
+[log]
+level = "debug"
+"""
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    folder = tmp_path_factory.mktemp("pipeline")
+    hsm = make_token(folder / "hsm", "pipeline")
+    import_rsa_key(hsm, "demo", VECTORS / "capgo-v3" / "private.pem", id="01")
+    write_pki(folder)
+    (folder / "jwks.json").write_bytes(key_set(jwk(rsa_key(), "a")))
+    text = configuration({"demo": (hsm.uri("demo"), CAPGO_SCHEMES)}, extra=extra(folder / "jwks.json"))
+    with serving(folder, text, hsm.environment) as service:
+        assert service.process.stdout is not None
+        words = service.process.stdout.readline().split()
+        assert words[:2] == ["listening", "oidc"]
+        yield Pipeline(service, words[2])
+
+
+def signed(done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether the job has its signature."""
+    assert done.returncode == 0, done.stderr
+    return bool(done.stdout.strip())
+
+
+def test_a_token_on_the_command_line_or_in_the_environment(pipeline: Pipeline) -> None:
+    assert signed(pipeline.job(*SIGN, "--token", token()))
+    assert signed(pipeline.job(*SIGN, PRIVYSEAL_TOKEN=token()))
+
+
+def test_a_token_file_that_is_read_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(token(exp=int(time.time()) - 100))
+    refused = pipeline.job(*SIGN, "--token-file", str(file))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "did not prove who it is" in refused.stderr
+    file.write_text(token() + "\n")
+    assert signed(pipeline.job(*SIGN, "--token-file", str(file)))
+    assert signed(pipeline.job(*SIGN, PRIVYSEAL_TOKEN_FILE=str(file)))
+
+
+def test_a_command_that_prints_one(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token())
+    assert signed(pipeline.job(*SIGN, "--token-command", f"cat {tmp_path}/token"))
+
+
+def test_the_whole_of_a_build(pipeline: Pipeline, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as made:
+        made.writestr("index.html", "<html></html>")
+    seal = ("bundle", "encrypt", str(tmp_path / "app.zip"), "--format", "capgo-v3", "--json")
+    assert '"ivSessionKey"' in pipeline.job(*seal, PRIVYSEAL_TOKEN=token()).stdout
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"environment": "staging"}, {"sub": "repo:octo-org/app:pull_request"}, {"sub": "repo:evil/app:ref:refs/heads/a"}],
+)
+def test_another_pipeline_is_refused(pipeline: Pipeline, changes: dict[str, object]) -> None:
+    done = pipeline.job(*SIGN, PRIVYSEAL_TOKEN=token(**changes))
+    assert done.returncode == 1
+    assert "no grant allows this call" in done.stderr
+
+
+def test_no_token_is_in_any_output_nor_on_any_disk(pipeline: Pipeline, tmp_path: Path) -> None:
+    """At the level of most words: not one of those that were good, nor of those that were not."""
+    shown = [
+        token(),
+        token(exp=int(time.time()) - 100),
+        token(aud="another"),
+        token(rsa_key("b")),
+        token(kid="unknown"),
+        token(environment="staging"),
+    ]
+    (tmp_path / "token").write_text(shown[0])
+    outputs = [pipeline.job(*SIGN, PRIVYSEAL_TOKEN=each) for each in shown]
+    outputs.append(pipeline.job(*SIGN, "--token-command", f"cat {tmp_path}/token"))
+    outputs.append(pipeline.job(*SIGN, "--token", shown[1]))
+    said = "".join(done.stdout + done.stderr for done in outputs).encode()
+    folder = pipeline.service.folder
+    written = [file for file in folder.rglob("*") if file.is_file() and "hsm" not in file.parts]
+    assert folder / "server.log" in written
+    assert any("audit" in file.parts and file.suffix == ".jsonl" for file in written)
+    haystack = said + b"".join(file.read_bytes() for file in written)
+    assert f"oidc:{ISSUER}:{SUBJECT}".encode() in haystack
+    assert b'"environment":"production"' in haystack
+    # The header is the same in all and says nothing; a claim set or a signature would be the token.
+    parts = {part for each in shown for part in each.split(".")[1:]}
+    assert not [part for part in parts if part.encode() in haystack or part[:40].encode() in haystack]

@@ -1,0 +1,230 @@
+"""Rates and quotas of grants: counted by what a call costs, together, and refused when they cannot be counted."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import fcntl
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from privyseal_service.grants import Counted, Grant, Rate
+from privyseal_service.metrics import Counters
+from privyseal_service.problems import Problems
+from privyseal_service.quotas.limiter import (
+    FileLimiter,
+    Limiter,
+    LimitsError,
+    NoLimiter,
+    RedisLimiter,
+    UncountedError,
+    make_limiter,
+)
+from privyseal_service.quotas.settings import LimitsConfig
+from tests.fakes.redis_server import FakeRedis
+
+GRANT = Grant("g", (), frozenset(), frozenset())
+FAR = Rate(10, 86_400, "10/day")
+"""A rate whose window a test does not see the end of, unless it runs at midnight: then half of it is free at most."""
+
+
+def grant(**more: object) -> Grant:
+    return dataclasses.replace(GRANT, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def problems() -> Problems:
+    return Problems(Counters())
+
+
+@pytest.fixture
+def redis() -> Iterator[FakeRedis]:
+    with FakeRedis().running() as running:
+        yield running
+
+
+@pytest.fixture(params=["file", "redis"])
+def run(
+    request: pytest.FixtureRequest, tmp_path: Path, redis: FakeRedis, problems: Problems
+) -> Callable[[Callable[[Limiter], Awaitable[None]]], None]:
+    """Runs a coroutine with a limiter of each kind."""
+
+    async def with_limiter(work: Callable[[Limiter], Awaitable[None]]) -> None:
+        limiter: Limiter
+        if request.param == "file":
+            limiter = FileLimiter(tmp_path, problems, clock=lambda: 1_000_000_000.0 + time.monotonic() % 1)
+        else:
+            limiter = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=5.0), problems)
+        try:
+            await work(limiter)
+        finally:
+            await limiter.close()
+
+    return lambda work: asyncio.run(with_limiter(work))
+
+
+Run = Callable[[Callable[[Limiter], Awaitable[None]]], None]
+
+
+def test_a_batch_counts_its_size(run: Run) -> None:
+    async def work(limiter: Limiter) -> None:
+        limited = grant(rate=FAR)
+        assert await limiter.count(limited, "a", 7) is None
+        over = await limiter.count(limited, "a", 4)
+        assert over is not None
+        assert (over.limit, over.ever) == ("10/day", True)
+        assert over.retry_after_s > 60
+        # What was refused cost nothing.
+        assert await limiter.count(limited, "a", 3) is None
+        over = await limiter.count(limited, "a", 11)
+        assert over is not None
+        assert not over.ever
+
+    run(work)
+
+
+def test_a_quota_is_of_the_day(run: Run) -> None:
+    async def work(limiter: Limiter) -> None:
+        limited = grant(daily_quota=5)
+        assert await limiter.count(limited, "a", 4) is None
+        over = await limiter.count(limited, "b", 2)
+        assert over is not None
+        assert over.limit == "5 a day"
+        assert 0 < over.retry_after_s <= 86_400
+        assert await limiter.count(limited, "b", 1) is None
+
+    run(work)
+
+
+def test_what_a_quota_refuses_does_not_use_up_the_rate(run: Run) -> None:
+    async def work(limiter: Limiter) -> None:
+        both = grant(rate=FAR, daily_quota=6)
+        assert await limiter.count(both, "a", 6) is None
+        for _ in range(5):
+            assert await limiter.count(both, "a", 1) is not None
+        assert await limiter.count(grant(rate=FAR), "a", 4) is None
+
+    run(work)
+
+
+def test_callers_are_counted_together_or_each_alone(run: Run) -> None:
+    async def work(limiter: Limiter) -> None:
+        alone = grant(daily_quota=2, counted=Counted.CALLER)
+        assert [await limiter.count(alone, name, 2) for name in ("a", "b")] == [None, None]
+        assert await limiter.count(alone, "a", 1) is not None
+        other = grant(name="other", daily_quota=2)
+        assert await limiter.count(other, "a", 2) is None
+
+    run(work)
+
+
+def test_a_limit_that_is_raised_goes_on_counting(run: Run) -> None:
+    async def work(limiter: Limiter) -> None:
+        assert await limiter.count(grant(daily_quota=5), "a", 5) is None
+        assert await limiter.count(grant(daily_quota=7), "a", 3) is not None
+        assert await limiter.count(grant(daily_quota=7), "a", 2) is None
+
+    run(work)
+
+
+def test_two_limiters_count_together(tmp_path: Path, problems: Problems) -> None:
+    async def work() -> None:
+        one, two = FileLimiter(tmp_path, problems), FileLimiter(tmp_path, problems)
+        assert await one.count(grant(daily_quota=5), "a", 3) is None
+        assert await two.count(grant(daily_quota=5), "a", 3) is not None
+        await one.close()
+        await two.close()
+
+    asyncio.run(work())
+
+
+def test_the_loop_goes_on_while_somebody_holds_the_file(tmp_path: Path, problems: Problems) -> None:
+    async def work() -> None:
+        limiter = FileLimiter(tmp_path, problems)
+        holder = os.open(tmp_path / "limits", os.O_RDWR)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        counting = asyncio.create_task(limiter.count(grant(daily_quota=5), "a", 3))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not counting.done()
+        os.close(holder)
+        assert await counting is None
+        await limiter.close()
+
+    asyncio.run(work())
+
+
+def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privyseal_service.quotas.counters._PATIENCE_S", 0.05)
+
+    async def work() -> None:
+        limiter = FileLimiter(tmp_path, problems)
+        holder = os.open(tmp_path / "limits", os.O_RDWR)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(UncountedError):
+            await limiter.count(grant(daily_quota=5), "a", 3)
+        os.close(holder)
+        await limiter.close()
+
+    asyncio.run(work())
+    assert problems.counters.all()["counting_failures"] == 1
+
+
+@pytest.mark.parametrize("fault", ["away", "silent"])
+def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) -> None:
+    async def work() -> None:
+        closed = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=0.2), problems)
+        opened = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=0.2, when_away="allow"), problems)
+        limited = grant(daily_quota=2)
+        assert await closed.count(limited, "a", 1) is None
+        redis.stop() if fault == "away" else redis.silent.set()
+        for _ in range(50):
+            with pytest.raises(UncountedError):
+                await closed.count(limited, "a", 1)
+            assert await opened.count(limited, "a", 100) is None
+        # It was asked once by each, and then left alone for a while.
+        assert problems.counters.all()["counting_failures"] == 2
+        assert "does not answer" in problems.now["limits"]
+        redis.start() if fault == "away" else redis.silent.clear()
+        closed._away_until_s = opened._away_until_s = 0.0
+        assert await closed.count(limited, "a", 1) is None
+        assert await opened.count(limited, "a", 1) is not None
+        assert problems.now == {}
+        await closed.close()
+        await opened.close()
+
+    asyncio.run(work())
+
+
+def test_a_password_from_a_file(redis: FakeRedis, problems: Problems, tmp_path: Path) -> None:
+    redis.password = "correct-horse"
+    (tmp_path / "right").write_text("correct-horse\n")
+    (tmp_path / "wrong").write_text("battery\n")
+
+    async def work() -> None:
+        right = RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "right"), problems)
+        assert await right.count(grant(daily_quota=2), "a", 1) is None
+        wrong = RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "wrong"), problems)
+        with pytest.raises(UncountedError):
+            await wrong.count(grant(daily_quota=2), "a", 1)
+        await right.close()
+        await wrong.close()
+
+    asyncio.run(work())
+    assert "battery" not in str(problems.now)
+    with pytest.raises(LimitsError, match="cannot be read"):
+        RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "none"), problems)
+
+
+def test_where_it_is_counted(tmp_path: Path, problems: Problems) -> None:
+    assert isinstance(make_limiter(LimitsConfig(), None, counts=False, problems=problems), NoLimiter)
+    assert isinstance(make_limiter(LimitsConfig(), tmp_path, counts=False, problems=problems), NoLimiter)
+    (tmp_path / "limits").write_text("mine")
+    with pytest.raises(LimitsError, match="is no file of counts"):
+        make_limiter(LimitsConfig(), tmp_path, counts=True, problems=problems)
+    with pytest.raises(UncountedError):
+        asyncio.run(NoLimiter().count(grant(daily_quota=2), "a", 1))
