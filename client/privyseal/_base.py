@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import os
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ class BaseClient(abc.ABC):
         insecure: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         context: RequestContext | None = None,
+        channels: int = 1,
     ) -> None:
         layer = configuration.Layer(
             origin="the arguments",
@@ -59,7 +61,7 @@ class BaseClient(abc.ABC):
             insecure=insecure,
         )
         connection = configuration.merge((layer,)).require_connection()
-        self._configure(connection, key=key, timeout_s=timeout_s, context=context)
+        self._configure(connection, key=key, timeout_s=timeout_s, context=context, channels=channels)
 
     @classmethod
     def from_environment(
@@ -68,11 +70,12 @@ class BaseClient(abc.ABC):
         key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         context: RequestContext | None = None,
+        channels: int = 1,
     ) -> C:
         """A client from the PRIVYSEAL_ variables and the configuration files, as the `privyseal` command has it."""
         settings = configuration.load(configuration.Layer(origin="the arguments", key=key))
         return cls.from_connection(
-            settings.require_connection(), key=settings.key, timeout_s=timeout_s, context=context
+            settings.require_connection(), key=settings.key, timeout_s=timeout_s, context=context, channels=channels
         )
 
     @classmethod
@@ -83,16 +86,23 @@ class BaseClient(abc.ABC):
         key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         context: RequestContext | None = None,
+        channels: int = 1,
     ) -> C:
         """A client from settings that were already merged."""
         client = cls.__new__(cls)
         client._configure(  # noqa: SLF001 - its own class
-            connection, key=key, timeout_s=timeout_s, context=context
+            connection, key=key, timeout_s=timeout_s, context=context, channels=channels
         )
         return client
 
     def _configure(
-        self, connection: Connection, *, key: str | None, timeout_s: float, context: RequestContext | None
+        self,
+        connection: Connection,
+        *,
+        key: str | None,
+        timeout_s: float,
+        context: RequestContext | None,
+        channels: int,
     ) -> None:
         self._server = connection.server
         self._default_key = key
@@ -100,16 +110,14 @@ class BaseClient(abc.ABC):
         self._default_timeout_s = _checked_timeout(timeout_s)
         self._token = token_source(connection)
         self._process = os.getpid()
-        channel = self._open_channel(_channel.plan(connection))
-        self._stubs: dict[str, Any] = {
-            "SigningService": signing_pb2_grpc.SigningServiceStub(channel),
-            "KeyService": keys_pb2_grpc.KeyServiceStub(channel),
-            "AuditService": audit_pb2_grpc.AuditServiceStub(channel),
-        }
+        plan = _channel.plan(connection)
+        self._channels = [self._open_channel(plan) for _ in range(_checked_channels(channels))]
+        self._stubs = [_stubs(channel) for channel in self._channels]
+        self._turns = itertools.count()
 
     @abc.abstractmethod
     def _open_channel(self, plan: _channel.ChannelPlan) -> Any:
-        """Open the channel and keep it."""
+        """Open a channel, which has a connection of its own."""
 
     def __repr__(self) -> str:
         return f"{type(self).__module__}.{type(self).__name__}({self._server!r})"
@@ -118,7 +126,9 @@ class BaseClient(abc.ABC):
         if os.getpid() != self._process:
             raise PrivysealError("this client was made before a fork", remedy="make a new one in the new process")
         service, _, name = call.method.partition("/")
-        return getattr(self._stubs[service], name)
+        # The channels take turns; next() of a count is safe among threads.
+        stubs = self._stubs[next(self._turns) % len(self._stubs)]
+        return getattr(stubs[service], name)
 
     def _timeout_s(self, timeout_s: float | None) -> float:
         return self._default_timeout_s if timeout_s is None else _checked_timeout(timeout_s)
@@ -144,6 +154,20 @@ def may_come(error: ServiceError) -> bool:
 def bearer(token: str) -> Metadata:
     """The metadata that carries a token."""
     return (("authorization", f"Bearer {token}"),)
+
+
+def _stubs(channel: Any) -> dict[str, Any]:
+    return {
+        "SigningService": signing_pb2_grpc.SigningServiceStub(channel),
+        "KeyService": keys_pb2_grpc.KeyServiceStub(channel),
+        "AuditService": audit_pb2_grpc.AuditServiceStub(channel),
+    }
+
+
+def _checked_channels(channels: int) -> int:
+    if not 1 <= channels <= _channel.MOST_CHANNELS:
+        raise ConfigurationError(f"a client cannot have {channels} channels", remedy="give 1 to 64")
+    return channels
 
 
 def _checked_timeout(timeout_s: float) -> float:

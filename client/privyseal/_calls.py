@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 BATCH_CHECKSUMS = 2000
 """The most that the service takes in one call."""
+
+SMALLEST_PART = 128
+"""Checksums of a batch that go together when it is split over several channels."""
 
 BatchResults: TypeAlias = "list[SignedChecksum | ServiceError]"
 
@@ -108,13 +112,19 @@ def unwrap_session_key(
 
 
 def batch_sign_checksums(
-    checksums: Sequence[bytes], scheme: SignatureScheme, key: str, context: RequestContext | None
+    checksums: Sequence[bytes], scheme: SignatureScheme, key: str, context: RequestContext | None, channels: int
 ) -> list[Call[BatchResults]]:
-    """SigningService.BatchSignChecksums, as many calls as it takes."""
-    return [
-        _batch(checksums[start : start + BATCH_CHECKSUMS], scheme, key, context)
-        for start in range(0, len(checksums), BATCH_CHECKSUMS)
-    ]
+    """SigningService.BatchSignChecksums, as many calls as it takes, so that each of several channels has its share."""
+    size = part_size(len(checksums), channels)
+    return [_batch(checksums[start : start + size], scheme, key, context) for start in range(0, len(checksums), size)]
+
+
+def part_size(checksums: int, channels: int) -> int:
+    """Checksums that go in one call. With several channels there are two parts for each, since channels may share a
+    worker, and one that is done takes what others have not begun; parts below 128 would cost more than they bring."""
+    if channels == 1:
+        return BATCH_CHECKSUMS
+    return min(BATCH_CHECKSUMS, max(SMALLEST_PART, math.ceil(checksums / (2 * channels))))
 
 
 def _batch(

@@ -20,17 +20,24 @@ SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [{"service": f"privyseal.v1.{name}"} for name in ("SigningService", "KeyService", "AuditService")],
-            # UNAVAILABLE alone: no other code says that the same call may go well in a moment. Five is gRPC's most.
+            # No other code says that the same call may go well in a moment. CANCELLED that the caller did not cause is
+            # what a server of gRPC answers to some calls while it stops in order (github.com/grpc/grpc/issues/41785);
+            # a call that its caller cancels is over, and never tried again. Five is gRPC's most.
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ]
 }
+
+ROUND_ROBIN = "dns:///"
+"""Before HOST:PORT: calls go round all addresses that the name has."""
+
+MOST_CHANNELS = 64
 
 _SYSTEM_ROOTS = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -59,13 +66,14 @@ def plan(connection: Connection) -> ChannelPlan:
     return ChannelPlan(
         target=connection.server,
         credentials=None if connection.insecure else _credentials(connection),
-        options=_options(loopback=loopback),
+        options=_options(loopback=loopback, round_robin=connection.server.startswith(ROUND_ROBIN)),
     )
 
 
-def _options(*, loopback: bool) -> tuple[tuple[str, str | int], ...]:
+def _options(*, loopback: bool, round_robin: bool) -> tuple[tuple[str, str | int], ...]:
+    balancing: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]} if round_robin else {}
     options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps({**SERVICE_CONFIG, **balancing})),
         ("grpc.primary_user_agent", f"privyseal/{__version__}"),
         # A client has a connection of its own, so that closing it closes the connection.
         ("grpc.use_local_subchannel_pool", 1),
@@ -81,8 +89,8 @@ def _options(*, loopback: bool) -> tuple[tuple[str, str | int], ...]:
 
 
 def _host(server: str) -> str:
-    """The host of HOST:PORT, without the brackets of an IPv6 address. Raises ConfigurationError."""
-    host, colon, port = server.rpartition(":")
+    """The host of HOST:PORT or dns:///HOST:PORT, without the brackets of an IPv6 address. Raises ConfigurationError."""
+    host, colon, port = server.removeprefix(ROUND_ROBIN).rpartition(":")
     if not colon or not host or not port.isdecimal() or (":" in host and not host.startswith("[")) or "/" in host:
         raise ConfigurationError(f"{server!r} is not an address of a signing service", remedy="write HOST:PORT")
     return host.strip("[]")

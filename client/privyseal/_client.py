@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,16 +28,18 @@ T = TypeVar("T")
 
 
 class Client(BaseClient):
-    """A connection to the signing service. Many threads may use one; after a fork, make a new one.
+    """A connection to the signing service, or several. Many threads may use one; after a fork, make a new one.
 
         with Client("signing.example:443", ca="ca.pem", cert="build.pem", cert_key="build-key.pem") as client:
             signed = client.sign_checksum(checksum, scheme=SignatureScheme.CAPGO_V3, key="app")
 
-    `server` is HOST:PORT. `ca` is a PEM file of the certificates that the service's may be signed with; without it, the
+    `server` is HOST:PORT, or dns:///HOST:PORT to go round all addresses that the host has. `channels` is the number of
+    connections: calls and the parts of a batch go over all of them, since one connection always reaches the same worker
+    of a service. `ca` is a PEM file of the certificates that the service's may be signed with; without it, the
     system's. The caller proves itself by `cert` and `cert_key`, PEM files, or by one of `token`, `token_file` (read
     again for every call) and `token_command` (a program that prints a token). `insecure` is without TLS, to loopback
     alone. `key` and `context` are used by every call that names none; `timeout_s` bounds each call in seconds, its
-    retries included. UNAVAILABLE alone is tried again, up to five times in all.
+    retries included. UNAVAILABLE, and CANCELLED that the caller did not cause, are tried again, five times in all.
 
     Making a client reads the files and raises ConfigurationError or FileUnusableError; it does not connect. Every call
     raises a class of `privyseal.errors.ServiceError`.
@@ -44,14 +47,13 @@ class Client(BaseClient):
 
     def _open_channel(self, plan: ChannelPlan) -> grpc.Channel:
         if plan.credentials is None:
-            self._channel = grpc.insecure_channel(plan.target, options=plan.options)
-        else:
-            self._channel = grpc.secure_channel(plan.target, plan.credentials, options=plan.options)
-        return self._channel
+            return grpc.insecure_channel(plan.target, options=plan.options)
+        return grpc.secure_channel(plan.target, plan.credentials, options=plan.options)
 
     def close(self) -> None:
-        """Close the connection; calls under way end with InterruptedCallError."""
-        self._channel.close()
+        """Close every connection; calls under way end with InterruptedCallError."""
+        for channel in self._channels:
+            channel.close()
 
     def __enter__(self) -> Client:
         return self
@@ -98,12 +100,21 @@ class Client(BaseClient):
     ) -> BatchResults:
         """Sign any number of checksums, 32 bytes each, with one key. Returns a signature or an error for each in order.
 
-        More than 2,000 go in several calls, one after another, inside one `timeout_s`; when one of these calls fails as
-        a whole, its error is raised and no results are returned.
+        More than 2,000 go in several calls inside one `timeout_s`: one after another over a single channel, else in
+        parts, one at a time over each of the channels. When one of these calls fails as a whole, its error is raised
+        and no results are returned.
         """
-        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context))
+        channels = len(self._channels)
+        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context), channels)
         deadline = time.monotonic() + self._timeout_s(timeout_s)
-        return _calls.joined(self._run(call, max(deadline - time.monotonic(), 0.001)) for call in calls)
+
+        def run(call: Call[BatchResults]) -> BatchResults:
+            return self._run(call, max(deadline - time.monotonic(), 0.001))
+
+        if channels == 1 or len(calls) <= 1:
+            return _calls.joined(map(run, calls))
+        with ThreadPoolExecutor(min(channels, len(calls)), thread_name_prefix="privyseal-batch") as threads:
+            return _calls.joined(threads.map(run, calls))
 
     def unwrap_session_key(
         self,

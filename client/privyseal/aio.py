@@ -36,14 +36,13 @@ class Client(BaseClient):
 
     def _open_channel(self, plan: ChannelPlan) -> aio.Channel:
         if plan.credentials is None:
-            self._channel = aio.insecure_channel(plan.target, options=plan.options)
-        else:
-            self._channel = aio.secure_channel(plan.target, plan.credentials, options=plan.options)
-        return self._channel
+            return aio.insecure_channel(plan.target, options=plan.options)
+        return aio.secure_channel(plan.target, plan.credentials, options=plan.options)
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        await self._channel.close()
+        """Close every connection; calls under way are cancelled."""
+        for channel in self._channels:
+            await channel.close()
 
     async def __aenter__(self) -> Client:
         return self
@@ -91,9 +90,21 @@ class Client(BaseClient):
         timeout_s: float | None = None,
     ) -> BatchResults:
         """Sign any number of checksums: see `privyseal.Client.batch_sign_checksums`."""
-        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context))
+        channels = len(self._channels)
+        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context), channels)
         deadline = time.monotonic() + self._timeout_s(timeout_s)
-        return _calls.joined([await self._run(call, max(deadline - time.monotonic(), 0.001)) for call in calls])
+        places = asyncio.Semaphore(channels)
+
+        async def run(call: Call[BatchResults]) -> BatchResults:
+            async with places:
+                return await self._run(call, max(deadline - time.monotonic(), 0.001))
+
+        parts = [asyncio.ensure_future(run(call)) for call in calls]
+        try:
+            return _calls.joined(await asyncio.gather(*parts))
+        finally:
+            for part in parts:
+                part.cancel()
 
     async def unwrap_session_key(
         self,

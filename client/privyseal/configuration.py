@@ -143,9 +143,9 @@ def _connection(server: str, layers: tuple[Layer, ...]) -> Connection:
 
 
 def _split_scheme(server: str) -> tuple[str, bool]:
-    """The HOST:PORT of a server, and whether its scheme asks for no TLS."""
+    """The HOST:PORT or dns:///HOST:PORT of a server, and whether its scheme asks for no TLS."""
     scheme, separator, rest = server.partition("://")
-    if not separator:
+    if not separator or (scheme == "dns" and rest.startswith("/")):
         return server, False
     if scheme not in {"http", "https"} or not rest.rstrip("/"):
         raise ConfigurationError(f"{server!r} is not an address of a signing service", remedy="write HOST:PORT")

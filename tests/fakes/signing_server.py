@@ -49,6 +49,7 @@ class SeenCall:
     request: Any
     metadata: dict[str, str]
     remaining_s: float
+    peer: str
 
 
 @dataclass
@@ -100,7 +101,7 @@ class SigningServer:
     def answer(self, method: str, request: Any, context: grpc.ServicerContext, make: Callable[[], Any]) -> Any:
         number = len(self.calls)
         metadata = {str(k): str(v) for k, v in context.invocation_metadata()}
-        self.calls.append(SeenCall(method, request, metadata, context.time_remaining() or 0.0))
+        self.calls.append(SeenCall(method, request, metadata, context.time_remaining() or 0.0, context.peer()))
         context.set_trailing_metadata((("privyseal-request-id", f"request-{number}"),))
         self.before(method)
         queue = self.faults.get(method)

@@ -176,13 +176,15 @@ class TestErrors:
         ],
     )
     def test_families(self, call, server, plain, code, kind):
-        server.fail("GetKey", Fault(code, "so it is."))
+        tried_again = code is grpc.StatusCode.CANCELLED
+        server.fail("GetKey", *[Fault(code, "so it is.")] * 5)
         with pytest.raises(ServiceError) as caught:
             call(plain, "get_key")
         assert type(caught.value) is kind
         assert caught.value.code.name == code.name
-        assert (caught.value.message, caught.value.request_id) == ("so it is", "request-0")
-        assert len(server.calls) == 1  # UNAVAILABLE alone is tried again
+        tries = 5 if tried_again else 1
+        assert (caught.value.message, caught.value.request_id) == ("so it is", f"request-{tries - 1}")
+        assert len(server.calls) == tries
 
     def test_details(self, call, server, plain):
         details = (
@@ -222,12 +224,74 @@ class TestErrors:
             call(plain, "sign_checksum", "not bytes", scheme=SignatureScheme.CAPGO_V3)
 
 
+class TestChannels:
+    def test_calls_go_over_all_connections(self, server, plain):
+        with Client(plain, channels=3) as client:
+            for _ in range(6):
+                client.list_keys()
+        assert len(peers(server)) == 3
+
+    @pytest.mark.parametrize(("size", "parts"), [(1, [1]), (128, [128]), (1000, [167] * 5 + [165])])
+    def test_a_batch_is_split_over_them_and_keeps_its_order(self, call, server, plain, size, parts, monkeypatch):
+        monkeypatch.setattr(server, "type1", lambda data: data)
+        checksums = [sha256(str(n).encode()).digest() for n in range(size)]
+        options = {"scheme": SignatureScheme.CAPGO_V3, "client": {"channels": 3}}
+        results = call(plain, "batch_sign_checksums", checksums, **options)
+        assert [result.signature for result in results] == checksums
+        assert sorted(len(seen.request.checksums) for seen in server.calls) == sorted(parts)
+        assert len(peers(server)) == min(3, len(parts))
+
+    def test_a_part_that_fails_fails_the_batch(self, call, server, plain):
+        server.fail("BatchSignChecksums", Fault(grpc.StatusCode.PERMISSION_DENIED, "no grant"))
+        options = {"scheme": SignatureScheme.CAPGO_V3, "client": {"channels": 2}}
+        with pytest.raises(errors.PermissionDeniedError, match="no grant"):
+            call(plain, "batch_sign_checksums", [CHECKSUM] * 300, **options)
+
+    @pytest.mark.parametrize("channels", [0, -1, 65])
+    def test_a_number_that_is_none(self, plain, channels):
+        with pytest.raises(ConfigurationError, match="give 1 to 64"):
+            Client(plain, channels=channels)
+
+    def test_round_robin_over_the_addresses_of_a_name(self, call, server):
+        port = server.address.rpartition(":")[2]
+        assert call(f"dns:///127.0.0.1:{port}", "list_keys", client={"insecure": True})
+
+    @pytest.mark.parametrize("server_name", ["dns:///", "dns:///host", "dns://8.8.8.8/host:1", "dns:///a/b:1"])
+    def test_addresses_that_are_none(self, server_name):
+        with pytest.raises(ConfigurationError):
+            Client(server_name)
+
+
+def peers(server):
+    return {seen.peer for seen in server.calls}
+
+
 class TestRetriesAndDeadlines:
     def test_unavailable_then_well(self, call, server, plain):
         server.fail("SignChecksum", *[Fault(grpc.StatusCode.UNAVAILABLE)] * 2)
         signed = call(plain, "sign_checksum", CHECKSUM, scheme=SignatureScheme.CAPGO_V3)
         assert signed.signature == VECTOR_V3.hex("rsa_output_checksum_hex")
         assert signed.request_id == "request-2"
+
+    def test_cancelled_by_the_server_then_well(self, call, server, plain):
+        server.fail("SignChecksum", *[Fault(grpc.StatusCode.CANCELLED)] * 2)
+        signed = call(plain, "sign_checksum", CHECKSUM, scheme=SignatureScheme.CAPGO_V3)
+        assert signed.request_id == "request-2"
+
+    def test_what_the_caller_cancels_is_not_tried_again(self, server, plain):
+        async def run():
+            async with aio.Client(plain) as client:
+                server.fail("SignChecksum", Fault(delay_s=0.3))
+                task = asyncio.create_task(client.sign_checksum(CHECKSUM, scheme=SignatureScheme.CAPGO_V3))
+                await asyncio.to_thread(server.wait_for, "SignChecksum")
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await client.list_keys()
+                await asyncio.sleep(0.5)
+
+        asyncio.run(run())
+        assert server.methods() == ["SignChecksum", "ListKeys"]
 
     def test_unavailable_for_good(self, call, server, plain):
         server.fail("GetKey", *[Fault(grpc.StatusCode.UNAVAILABLE, "the key store is away", (retry_info(3),))] * 9)

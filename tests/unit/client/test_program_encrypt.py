@@ -321,7 +321,7 @@ class TestService:
         ids=lambda value: value.code.name if isinstance(value, Fault) else "",
     )
     def test_errors(self, served, server, bundle, fault, code, says):
-        server.fail("WrapSessionKey", fault)
+        server.fail("WrapSessionKey", *[fault] * 5)  # CANCELLED is tried again
         result = served.run(*ENCRYPT, "bundle.zip", *V3, "--json")
         assert result.code == code
         assert says in result.sentence()
