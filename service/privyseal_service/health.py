@@ -74,8 +74,9 @@ class Health(health_pb2_grpc.HealthServicer):
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The health of one service now and whenever it changes. SERVICE_UNKNOWN for a name that is not served."""
         while True:
-            changed = self._changed
+            # Both before the answer: what changes while it is sent is the next answer.
+            changed, stopping = self._changed, self._stopping
             yield self._answer(request.service)
-            if self._stopping:
+            if stopping:
                 return
             await changed.wait()

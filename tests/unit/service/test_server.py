@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import logging
@@ -24,6 +25,7 @@ from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.config import ConfigError
+from privyseal_service.health import Health
 from privyseal_service.ports import ListenError
 from privyseal_service.tls import TlsError
 from tests.fakes.software_store import SoftwareStore
@@ -394,3 +396,16 @@ def test_the_log_names_each_key_at_the_start(
     caplog.set_level(logging.INFO)
     with RunningService(config, store.backends):
         assert caplog.text.count(" serves: PublicKey(RSA-2048, ") == 3
+
+
+def test_a_watch_hears_of_a_stop_that_comes_while_it_is_answered() -> None:
+    async def watch() -> list[int]:
+        health = Health(["a"])
+        health.serve()
+        answers = health.Watch(health_pb2.HealthCheckRequest(service="a"), None)
+        heard = [(await answers.__anext__()).status]
+        health.stop()  # the answer is on its way still
+        return [*heard, *[answer.status async for answer in answers]]
+
+    serving = health_pb2.HealthCheckResponse.SERVING
+    assert asyncio.run(watch()) == [serving, health_pb2.HealthCheckResponse.NOT_SERVING]
