@@ -1,0 +1,288 @@
+"""What a supervisor is made of: ports, latches, words, delays, cores, and the rule for who listens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privyseal_backends.interface import Key, OperatorError, UnavailableError
+from privyseal_service.config import Config, parse_config
+from privyseal_service.control import (
+    Drain,
+    Failed,
+    Latched,
+    Report,
+    ReportError,
+    Speaker,
+    Start,
+    decode_word,
+    encode_order,
+    encode_word,
+    read_order,
+    read_start,
+    reader_over,
+)
+from privyseal_service.cores import core_count
+from privyseal_service.exits import AWAY, REFUSED, USAGE, StartError, start_error
+from privyseal_service.key_uris import same_token
+from privyseal_service.keyring import KeyringError
+from privyseal_service.latches import Latch, Latches
+from privyseal_service.ports import ListenError, reserve
+from privyseal_service.restarts import LONGEST_DELAY_S, Backoff, HangWatch
+from privyseal_service.supervisor import may_listen, worker_count
+
+LATCH = Latch(
+    "pkcs11:token=t;object=a?module-path=/m.so&pin-source=file:/p", "the token 't' refused the PIN", "correct"
+)
+
+
+def config(workers: int | None = None, address: str = "127.0.0.1:0") -> Config:
+    data: dict[str, Any] = {
+        "listeners": [{"address": address, "auth": "none"}],
+        "keys": [{"name": "demo", "uri": "software:demo", "schemes": ["capgo"]}],
+    }
+    if workers is not None:
+        data["server"] = {"workers": workers}
+    return parse_config(data, "privyseal.toml", Path("/nonexistent"))
+
+
+class TestPorts:
+    def test_a_free_port_is_held_for_those_that_share_it(self) -> None:
+        held = reserve("127.0.0.1:0", share=False)
+        port = int(held.address.removeprefix("127.0.0.1:"))
+        with socket.socket() as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            worker.bind(("127.0.0.1", port))
+            worker.listen()
+            with pytest.raises(ListenError, match="is it taken"):
+                reserve(held.address, share=False)
+            reserve(held.address, share=True).release()
+        held.release()
+        reserve(held.address, share=False).release()
+
+    def test_nobody_is_brought_to_a_port_that_is_only_held(self) -> None:
+        held = reserve("127.0.0.1:0", share=False)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(held.address.rpartition(":")[2])))
+        held.release()
+
+    @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "localhost:0"])
+    def test_every_address_that_is_meant_is_held(self, address: str) -> None:
+        held = reserve(address, share=False)
+        number = int(held.address.rpartition(":")[2])
+        assert held.address == f"{address.rpartition(':')[0]}:{number}"
+        assert {each.getsockname()[1] for each in held.sockets} == {number}
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", number))
+        held.release()
+
+    def test_a_unix_socket_needs_no_port(self) -> None:
+        assert reserve("unix:/s", share=False).address == "unix:/s"
+
+    @pytest.mark.parametrize("address", ["192.0.2.1:0", "no-such-host.invalid:1"])
+    def test_an_address_that_cannot_be_had(self, address: str) -> None:
+        with pytest.raises(ListenError, match="cannot listen at"):
+            reserve(address, share=False)
+
+
+class TestLatches:
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:object=b;token=t?module-path=/m", True),
+            ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:token=u;object=a?module-path=/m", False),
+            ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:token=t;object=a?module-path=/n", False),
+            ("pkcs11:token=a%20b?module-path=/m", "pkcs11:token=a b?module-path=/m", True),
+            ("pkcs11:token=t?module-path=/m", "pkcs11:serial=1?module-path=/m", True),  # it may be
+            ("awskms:///a", "awskms:///b", False),
+            ("software:a", "software:a", True),
+        ],
+    )
+    def test_whether_a_token_is_the_same(self, one: str, other: str, same: bool) -> None:
+        assert same_token(one, other) is same_token(other, one) is same
+
+    def test_a_refused_pin_is_told_once_and_no_store_is_asked_again(self) -> None:
+        asked: list[str] = []
+        told: list[Latch] = []
+
+        class Refusing:
+            async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
+                asked.append(uri)
+                raise OperatorError("PIN", LATCH.message, LATCH.remedy)
+
+            async def close(self) -> None:
+                asked.append("close")
+
+        latches = Latches(tell=told.append)
+        store = latches.guard(lambda scheme: lambda settings: Refusing())("pkcs11")({})
+
+        async def use() -> None:
+            for uri in (LATCH.uri, LATCH.uri.replace("object=a", "object=b")):
+                with pytest.raises(OperatorError, match="refused the PIN"):
+                    await store.open_key(uri)
+            await store.close()
+
+        asyncio.run(use())
+        assert asked == [LATCH.uri, "close"]
+        assert told == list(latches.all) == [LATCH]
+
+    def test_other_failures_latch_nothing(self) -> None:
+        latches = Latches()
+        latches.note(LATCH.uri, OperatorError("object", "there is none", "make it"))
+        latches.note(LATCH.uri, UnavailableError("PIN", "it is away"))
+        assert latches.refusal(LATCH.uri) is None
+        assert latches.add(LATCH)
+        assert not latches.add(LATCH)
+        assert str(latches.refusal(LATCH.uri)) == "PIN: the token 't' refused the PIN; correct"
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        "word", [Report("serving", frozenset({"b", "a"}), (LATCH,)), Report("opening"), Failed("key 'x': no", 3)]
+    )
+    def test_there_and_back(self, word: Report | Failed) -> None:
+        line = encode_word(word)
+        assert line.endswith(b"\n")
+        assert decode_word(line) == word
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"{}",
+            b'{"state":"dancing","ailing":[],"latches":[]}',
+            b'{"state":"open","ailing":[1],"latches":[]}',
+            b'{"state":"open","ailing":[],"latches":[["a"]]}',
+            b'{"state":"open","ailing":[],"latches":[["a","b",3]]}',
+            b'{"failed":"x","code":0}',
+            b'{"failed":"x","code":[]}',
+            b'{"failed":1,"code":1}',
+            b"\xff",
+            encode_order(Drain()),
+        ],
+    )
+    def test_what_is_none(self, line: bytes) -> None:
+        with pytest.raises(ReportError):
+            decode_word(line)
+
+    def test_orders_over_a_pipe(self) -> None:
+        start = Start("1", 0, config(), strict=True, latches=(LATCH,))
+        reading, writing = os.pipe()
+
+        async def speak() -> None:
+            speaker = await Speaker.over(writing)
+            for order in (start, Latched((LATCH,)), Drain()):
+                speaker.say(encode_order(order))
+            speaker.close()
+            await speaker.closed()
+
+        asyncio.run(speak())
+        assert read_start(reading) == start
+
+        async def hear() -> list[object]:
+            reader = await reader_over(reading, 1024)
+            return [await read_order(reader) for _ in range(3)]
+
+        assert asyncio.run(hear()) == [Latched((LATCH,)), Drain(), None]
+
+    def test_a_supervisor_that_is_gone(self) -> None:
+        reading, writing = os.pipe()
+        os.close(writing)
+        with pytest.raises(EOFError):
+            read_start(reading)
+        os.close(reading)
+
+    def test_an_ear_that_is_gone_is_no_error(self) -> None:
+        async def speak() -> None:
+            reading, writing = os.pipe()
+            speaker = await Speaker.over(writing)
+            os.close(reading)
+            speaker.say(b"one")
+            await speaker.closed()
+            speaker.say(b"two")
+
+        asyncio.run(speak())
+
+
+class TestRestarts:
+    def test_delays_grow_and_are_forgotten_after_a_while(self) -> None:
+        backoff = Backoff(jitter=lambda: 1.0)
+        assert [backoff.after(0.1) for _ in range(5)] == [0.0, 0.2, 0.4, 0.8, 1.6]
+        assert [backoff.after(0.1) for _ in range(40)][-1] == LONGEST_DELAY_S
+        assert [backoff.after(60.0), backoff.after(0.1)] == [0.0, 0.2]
+
+    def test_jitter_never_makes_a_later_delay_the_shorter(self) -> None:
+        low, high = Backoff(jitter=lambda: 0.0), Backoff(jitter=lambda: 1.0)
+        shortest = [low.after(0.1) for _ in range(6)]
+        longest = [high.after(0.1) for _ in range(6)]
+        assert all(longest[place] < shortest[place + 1] for place in range(1, 5))
+
+    def test_silence_is_a_hang(self) -> None:
+        watch = HangWatch(0.0, first_word_s=30.0)
+        watch.heard(0.5, 2.0)
+        assert [watch.hangs(now, 0.5) for now in (1.0, 1.5, 2.0, 2.5, 3.0)] == [False] * 4 + [True]
+
+    def test_a_supervisor_that_stood_still_blames_nobody(self) -> None:
+        watch = HangWatch(0.0, first_word_s=30.0)
+        watch.heard(0.5, 2.0)
+        assert not watch.hangs(1.0, 0.5)
+        assert not watch.hangs(100.0, 0.5)  # it was stopped, and has not read what the worker said since
+        watch.heard(100.1, 2.0)
+        assert not watch.hangs(101.0, 0.5)
+        assert not watch.hangs(102.0, 0.5)
+        assert watch.hangs(103.0, 0.5)
+
+
+class TestWhoListens:
+    def test_a_worker_that_serves_no_less_than_the_others(self) -> None:
+        none: frozenset[str] = frozenset()
+        a, b = frozenset({"a"}), frozenset({"b"})
+        assert may_listen(none, [none, a])
+        assert may_listen(a, [])
+        assert may_listen(a, [a | b])
+        assert not may_listen(a, [none])
+        assert not may_listen(a, [a, b])
+
+
+class TestNumbers:
+    def test_workers(self) -> None:
+        assert [worker_count(config(number)) for number in (0, 1, 7)] == [0, 1, 7]
+        assert worker_count(config()) == core_count() >= 1
+        assert worker_count(config(4, "unix:/s")) == 1
+        assert worker_count(config(0, "unix:/s")) == 0
+
+    @pytest.mark.parametrize(
+        ("own", "limits", "cores"),
+        [
+            ("0::/a.slice/b.service\n", {"a.slice/b.service": "50000 100000"}, 1),
+            ("0::/a.slice/b.service\n", {"a.slice": "100000 100000", "a.slice/b.service": "max 100000"}, 1),
+            ("0::/\n", {"": "100 100"}, 1),
+            ("0::/\n", {"": "nonsense"}, None),
+            ("0::/../../x\n", {"": "max 100000"}, None),
+            ("1:cpu:/old\n", {}, None),
+        ],
+    )
+    def test_cores_of_a_container(self, tmp_path: Path, own: str, limits: dict[str, str], cores: int | None) -> None:
+        groups = tmp_path / "cgroup"
+        groups.mkdir()
+        for name, text in limits.items():
+            (groups / name).mkdir(parents=True, exist_ok=True)
+            (groups / name / "cpu.max").write_text(text)
+        (tmp_path / "own").write_text(own)
+        assert core_count(groups, tmp_path / "own") == (cores or core_count(groups, tmp_path / "none"))
+
+    def test_exit_codes(self) -> None:
+        away = KeyringError("demo", UnavailableError("network", "it is away"))
+        refused = KeyringError("demo", OperatorError("PIN", "it was refused"))
+        assert [start_error(error).code for error in (away, refused, ListenError("x"))] == [AWAY, REFUSED, USAGE]
+        assert str(start_error(ZeroDivisionError("x"))) == "a fault of the program itself, ZeroDivisionError: x"
+        same = StartError("x", 3)
+        assert start_error(same) is same
