@@ -1,0 +1,84 @@
+"""Key stores for benchmarks: one that costs nothing, and one that takes its time as a network HSM does.
+
+Both answer with one signature that was made at the start, since what is measured is the service and not RSA.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from privyseal_backends.interface import (
+    DeadlineError,
+    Key,
+    KeyDescription,
+    Mechanism,
+    Purpose,
+    Signature,
+    SigningInput,
+    SigningResult,
+)
+from tests.fakes.software_store import StoredKey, mechanisms_of, software_signature
+
+
+class BenchStore:
+    """Keys of one private key. `sessions` and `latency_s` bound what it does at once; 0 is a store without either."""
+
+    def __init__(self, private_key: rsa.RSAPrivateKey, sessions: int, latency_s: float) -> None:
+        self._stored = StoredKey(private_key, mechanisms_of(Purpose.TYPE1))
+        self._sessions = sessions
+        self._latency_s = latency_s
+
+    async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
+        if self._latency_s:
+            return SlowKey(self._stored, self._sessions, self._latency_s)
+        return InstantKey(self._stored)
+
+    async def close(self) -> None:
+        pass
+
+
+class InstantKey:
+    """Answers at once."""
+
+    def __init__(self, stored: StoredKey) -> None:
+        self.description: KeyDescription = stored.description()
+        self._value = software_signature(stored.private_key, SigningInput(Mechanism.TYPE1, bytes(32)))
+
+    async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
+        return [Signature(self._value) for _ in inputs]
+
+
+class SlowKey(InstantKey):
+    """Has so many sessions, each of which takes `latency_s` for a signature."""
+
+    def __init__(self, stored: StoredKey, sessions: int, latency_s: float) -> None:
+        super().__init__(stored)
+        self.parallel_inputs = sessions
+        self._latency_s = latency_s
+        # When each session is free again: the times are kept and not the waits, so that a late timer costs no rate.
+        self._free_s = [0.0] * sessions
+
+    async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
+        now_s = time.monotonic()
+        ends_s = []
+        for _ in inputs:
+            self._free_s.sort()
+            ends_s.append(max(now_s, self._free_s[0]) + self._latency_s)
+            self._free_s[0] = ends_s[-1]
+        end_s = min(max(ends_s), deadline_s)
+        await asyncio.sleep(max(0.0, end_s - now_s))
+        late = DeadlineError("bench", "the deadline passed")
+        return [Signature(self._value) if each <= deadline_s else late for each in ends_s]
+
+
+def open_store(settings: Mapping[str, object]) -> BenchStore:
+    """The entry point. `key` is a PEM file, `sessions` and `latency_s` are as above."""
+    private_key = load_pem_private_key(Path(str(settings["key"])).read_bytes(), None)
+    assert isinstance(private_key, rsa.RSAPrivateKey)
+    return BenchStore(private_key, int(str(settings.get("sessions", 0))), float(str(settings.get("latency_s", 0))))

@@ -1,0 +1,401 @@
+"""How much of the key store's own speed the service gives: throughput, latency and CPU time per signature.
+
+    python bench/throughput.py                       all, some two and a half minutes
+    python bench/throughput.py --only softhsm        one part: softhsm, instant, network, overload, fairness
+    python bench/throughput.py --seconds 2           shorter, and noisier
+    python bench/throughput.py --server 'workers = 1' --pkcs11 'threads = 1'     with other settings
+
+Everything is on that a production configuration has: mutual TLS, grants, the audit trail on disk, verification of each
+signature. The limit is the PKCS#11 module by itself, in the same run, on the same token and the same cores. CPU
+efficiency is the module's CPU time per signature divided by that of all the service's processes, so that the clients'
+share of the machine does not blur it. The results go to bench/results as JSON, a Markdown table, and plots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCH = ROOT / "bench"
+sys.path[:0] = [str(ROOT), str(BENCH)]
+
+import charts  # noqa: E402 - found through the line above
+from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: E402
+from tests.support.pki import CA  # noqa: E402
+from tests.support.programs import RealService, configuration, serving, write_pki  # noqa: E402
+from tests.support.service import entry_point  # noqa: E402
+from tests.support.softhsm import import_rsa_key, make_token  # noqa: E402
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+CALLERS = ("client", "farm")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one case came to. Times are in ms but where the name says otherwise; ratios are to the bare module."""
+
+    part: str
+    case: str
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    cpu_ms: float
+    rss_mib: float
+    failures: dict[str, int] = field(default_factory=dict)
+    of_limit: float | None = None
+    efficiency: float | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the bare module does."""
+
+    how: str
+    per_s: float
+    cpu_ms: float
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found += tree(int(folder.name))
+    return found
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """The CPU time of processes so far (proc(5): utime and stime)."""
+    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICKS_PER_S
+
+
+def rss_mib(pids: Sequence[int]) -> float:
+    """The resident memory of processes."""
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * PAGE_BYTES / (1 << 20)
+
+
+@contextmanager
+def started(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Programs that were started together and are ready."""
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen(each, env=environment, stdin=pipe, stdout=pipe, text=True) for each in commands]
+    try:
+        for process in running:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit(f"{process.args} did not become ready")
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def go(running: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """Let them begin, and wait for what they say."""
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [json.loads(process.communicate()[0]) for process in running]
+
+
+def environment(more: dict[str, str]) -> dict[str, str]:
+    """This process's, with our packages and the tests' support on the path."""
+    paths = [str(BENCH), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, **more, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+# --- the limit -------------------------------------------------------------------------------------------------------
+
+
+def measure_limit(uri: str, env: dict[str, str], seconds: float) -> list[Limit]:
+    """The bare module in threads of one process and in processes, the best first."""
+    cores = len(os.sched_getaffinity(0))
+    found = []
+    for processes, threads in dict.fromkeys([(1, 1), (1, cores), (cores, 1)]):
+        commands = [[sys.executable, str(BENCH / "bare.py"), uri, str(threads), str(seconds)]] * processes
+        with started(commands, env) as running:
+            said = go(running)
+        signatures = sum(each["signatures"] for each in said)
+        cpu_ms = 1000 * sum(each["cpu_s"] for each in said) / signatures
+        per_s = sum(each["signatures"] / each["seconds"] for each in said)
+        found.append(Limit(f"{processes} process(es) of {threads} thread(s)", per_s, cpu_ms))
+    return sorted(found, key=lambda limit: -limit.per_s)
+
+
+# --- one case --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """Clients that run together: each of these is a process. The latencies are those of the first `watched`."""
+
+    name: str
+    loads: tuple[dict[str, Any], ...]
+    watched: int = 0
+
+
+def closed(name: str, in_flight: int, *, batch: int = 1, processes: int = 2) -> Case:
+    """So many calls in flight at all times, spread over client processes with four connections each."""
+    processes = min(processes, in_flight)
+    shares = [in_flight // processes + (place < in_flight % processes) for place in range(processes)]
+    loads = tuple({"in_flight": n, "batch": batch, "channels": min(4, n), "timeout_s": 60.0} for n in shares)
+    return Case(name, loads)
+
+
+def run_case(part: str, case: Case, service: RealService, env: dict[str, str], seconds: float) -> Result:
+    common = {"address": service.address, "folder": str(service.folder), "caller": "client", "seconds": seconds}
+    commands = [[sys.executable, str(BENCH / "load.py"), json.dumps({**common, **load})] for load in case.loads]
+    with started(commands, env) as running:
+        pids = tree(service.process.pid)
+        before_s = cpu_s(pids)
+        said = go(running)
+        used_s = cpu_s(pids) - before_s
+        rss = rss_mib(pids)
+    signatures = sum(each["signatures"] for each in said)
+    watched = said[: case.watched or len(said)]
+    latencies = sorted(latency for each in watched for latency in each["latencies_s"])
+    failures: dict[str, int] = {}
+    for each in said:
+        for code, number in each["failures"].items():
+            failures[code] = failures.get(code, 0) + number
+    return Result(
+        part,
+        case.name,
+        per_s=sum(each["signatures"] / each["seconds"] for each in said),
+        p50_ms=1000 * quantile(latencies, 0.5),
+        p99_ms=1000 * quantile(latencies, 0.99),
+        p999_ms=1000 * quantile(latencies, 0.999),
+        cpu_ms=1000 * used_s / max(1, signatures),
+        rss_mib=rss,
+        failures=failures,
+    )
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """A quantile of sorted values; 0 where there are none."""
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
+
+
+UNARY = [closed(f"unary, {n} in flight", n) for n in (1, 8, 32, 128)]
+BATCHES = [closed(f"batches of {n}", 2, batch=n) for n in (16, 256, 2000)]
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where it runs, for how long each case, and with which settings beside the defaults."""
+
+    folder: Path
+    seconds: float
+    server: str
+    pkcs11: str
+    unary_only: bool
+
+    def settings(self, store: str, lines: str) -> str:
+        return f"[server]\nshutdown_grace_s = 2.0\n{self.server}\n[stores.{store}]\n{lines}\n"
+
+
+def with_softhsm(bench: Bench, report: Callable[[Result], None]) -> list[Limit]:
+    token = make_token(bench.folder / "hsm", "bench")
+    import_rsa_key(token, "bench", bench.folder / "bench.pem")
+    env = environment(dict(token.environment))
+    uri = token.uri("bench")
+    limits = measure_limit(uri, env, bench.seconds)
+    best = limits[0]
+    for limit in limits:
+        print(f"bare module, {limit.how}: {limit.per_s:.0f}/s, {limit.cpu_ms:.3f} ms CPU", flush=True)
+    schemes = ("capgo", "capgo-v2", "capgo-v3")
+    extra = bench.settings("pkcs11", bench.pkcs11)
+    with serving(bench.folder, configuration({"bench": (uri, schemes)}, extra=extra), env) as service:
+        settle(service)
+        for case in [*UNARY, *([] if bench.unary_only else BATCHES)]:
+            result = run_case("softhsm", case, service, env, bench.seconds)
+            ratios = {"of_limit": result.per_s / best.per_s, "efficiency": best.cpu_ms / result.cpu_ms}
+            report(Result(**{**asdict(result), **ratios}))
+    return limits
+
+
+def settle(service: RealService) -> None:
+    """Wait until all workers take calls: their number does not change any more."""
+    known: list[int] = []
+    while (now := tree(service.process.pid)) != known:
+        known = now
+        time.sleep(1.5)
+
+
+@contextmanager
+def served(bench: Bench, name: str, lines: str) -> Iterator[tuple[RealService, dict[str, str]]]:
+    """A service on a store of bench/stores.py; `farm` is another caller beside `client`."""
+    folder = bench.folder / name
+    folder.mkdir()
+    write_pki(folder)
+    ca = CA()
+    ca.write(folder)
+    ca.server().write(folder, "server")
+    for caller in CALLERS:
+        ca.issue(dns=[f"{caller}.build.example"]).write(folder, caller)
+    env = environment(entry_point(folder, "bench", "bench.stores:open_store"))
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), env["PYTHONPATH"]])
+    extra = bench.settings("bench", f'key = "{bench.folder / "bench.pem"}"\n{lines}')
+    config = configuration({"bench": ("bench:bench", ("capgo", "capgo-v2", "capgo-v3"))}, extra=extra)
+    with serving(folder, config.replace("dns:build.test.example", "dns:*.build.example"), env) as service:
+        settle(service)
+        yield service, env
+
+
+def with_instant(bench: Bench, report: Callable[[Result], None]) -> None:
+    with served(bench, "instant", "") as (service, env):
+        for case in [*UNARY, *BATCHES]:
+            report(run_case("instant", case, service, env, bench.seconds))
+
+
+def with_network(bench: Bench, report: Callable[[Result], None]) -> None:
+    workers = len(os.sched_getaffinity(0))
+    lines = f"sessions = {64 // workers}\nlatency_s = 0.005"
+    with served(bench, "network", lines) as (service, env):
+        for case in [*UNARY, *BATCHES]:
+            result = run_case("network", case, service, env, bench.seconds)
+            report(Result(**{**asdict(result), "of_limit": result.per_s / (64 / 0.005)}))
+
+
+def with_overload(bench: Bench, report: Callable[[Result], None]) -> None:
+    """A store of 800 signatures a second in all, so that the clients' own CPU is not what is short."""
+    workers = len(os.sched_getaffinity(0))
+    with served(bench, "overload", f"sessions = {4 // workers or 1}\nlatency_s = 0.005") as (service, env):
+        peak = run_case("overload", closed("the peak: 64 in flight", 64), service, env, bench.seconds)
+        report(Result(**{**asdict(peak), "of_limit": 1.0}))
+        open_load = {"in_flight": 4, "channels": 4, "timeout_s": 0.5, "per_s": 1.5 * peak.per_s}
+        case = Case("three times the peak, deadline 0.5 s", (open_load, open_load))
+        over = run_case("overload", case, service, env, 2 * bench.seconds)
+        report(Result(**{**asdict(over), "of_limit": over.per_s / peak.per_s}))
+
+
+def with_fairness(bench: Bench, report: Callable[[Result], None]) -> None:
+    workers = len(os.sched_getaffinity(0))
+    with served(bench, "fairness", f"sessions = {4 // workers or 1}\nlatency_s = 0.005") as (service, env):
+        one = {"in_flight": 1, "channels": 1, "timeout_s": 60.0}
+        farm = {"in_flight": 1000, "channels": 8, "timeout_s": 60.0, "caller": "farm"}
+        report(run_case("fairness", Case("one call, alone", (one,), 1), service, env, bench.seconds))
+        both = Case("one call, beside a farm with 1,000 in flight", (one, farm), 1)
+        report(run_case("fairness", both, service, env, 2 * bench.seconds))
+
+
+PARTS: dict[str, Callable[[Bench, Callable[[Result], None]], Any]] = {
+    "softhsm": with_softhsm,
+    "instant": with_instant,
+    "network": with_network,
+    "overload": with_overload,
+    "fairness": with_fairness,
+}
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, str]:
+    """What it ran on, and how busy that was before."""
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load before": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+HEAD = "| case | signatures/s | of the limit | CPU ms | efficiency | p50 ms | p99 ms | p99.9 ms | MiB | failures |"
+
+
+def row(result: Result) -> str:
+    """A line of the Markdown table."""
+
+    def ratio(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    failures = ", ".join(f"{code} {number}" for code, number in sorted(result.failures.items()))
+    times = f"{result.p50_ms:.1f} | {result.p99_ms:.1f} | {result.p999_ms:.1f}"
+    return (
+        f"| {result.part}: {result.case} | {result.per_s:.0f} | {ratio(result.of_limit)} | {result.cpu_ms:.3f} "
+        f"| {ratio(result.efficiency)} | {times} | {result.rss_mib:.0f} | {failures} |"
+    )
+
+
+def table(found: Sequence[Result], limits: Sequence[Limit], where: dict[str, str]) -> str:
+    lines = ["# Throughput", "", *(f"- {name}: {value}" for name, value in where.items())]
+    lines += [f"- bare module, {limit.how}: {limit.per_s:.0f}/s, {limit.cpu_ms:.3f} ms CPU" for limit in limits]
+    return "\n".join([*lines, "", HEAD, "|---|" + "---:|" * 8 + "---|", *map(row, found), ""])
+
+
+def write(folder: Path, found: Sequence[Result], limits: Sequence[Limit], where: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"machine": where, "limits": [asdict(limit) for limit in limits], "results": [asdict(each) for each in found]}
+    (folder / "throughput.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "throughput.md").write_text(table(found, limits, where))
+    for part in dict.fromkeys(each.part for each in found):
+        bars = [(each.case, each.per_s) for each in found if each.part == part]
+        (folder / f"{part}.svg").write_text(charts.bars(f"{part}: signatures per second", bars))
+    efficient = [(each.case, each.efficiency) for each in found if each.efficiency is not None]
+    if efficient:
+        (folder / "efficiency.svg").write_text(charts.bars("softhsm: CPU efficiency", efficient, most=1.0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the service against its key store.")
+    parser.add_argument("--only", choices=PARTS, action="append", help="one part; can be repeated")
+    parser.add_argument("--seconds", type=float, default=3.0, help="the length of a case")
+    parser.add_argument("--server", default="", help="lines for [server]")
+    parser.add_argument("--pkcs11", default="sessions = 4", help="lines for [stores.pkcs11]")
+    parser.add_argument("--unary", action="store_true", help="softhsm without batches")
+    parser.add_argument("--results", type=Path, default=BENCH / "results", help="where results are written")
+    chosen = parser.parse_args()
+    where, found, limits = machine(), [], []
+
+    def report(result: Result) -> None:
+        found.append(result)
+        print(row(result), flush=True)
+
+    print(HEAD, flush=True)
+    with tempfile.TemporaryDirectory(prefix="privyseal-bench-") as name:
+        folder = Path(name)
+        write_pki(folder)
+        key = rsa.generate_private_key(65537, 2048)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        (folder / "bench.pem").write_bytes(pem)
+        server, pkcs11 = (text.replace(";", "\n") for text in (chosen.server, chosen.pkcs11))
+        bench = Bench(folder, chosen.seconds, server, pkcs11, chosen.unary)
+        for part in chosen.only or PARTS:
+            limits = PARTS[part](bench, report) or limits
+    write(chosen.results, found, limits, where)
+
+
+if __name__ == "__main__":
+    main()
