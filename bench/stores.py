@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from tests.fakes.software_store import StoredKey, mechanisms_of, software_signature
 
 from privyseal_backends.interface import (
     DeadlineError,
@@ -23,7 +24,6 @@ from privyseal_backends.interface import (
     SigningInput,
     SigningResult,
 )
-from tests.fakes.software_store import StoredKey, mechanisms_of, software_signature
 
 
 class BenchStore:

@@ -100,11 +100,13 @@ def rss_mib(pids: Sequence[int]) -> float:
 
 @contextmanager
 def started(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Programs that were started together and are ready."""
+    """Programs that are ready, started one after another: SoftHSM does not bear several starts at once."""
     pipe = subprocess.PIPE
-    running = [subprocess.Popen(each, env=environment, stdin=pipe, stdout=pipe, text=True) for each in commands]
+    running: list[subprocess.Popen[str]] = []
     try:
-        for process in running:
+        for each in commands:
+            process = subprocess.Popen(each, env=environment, stdin=pipe, stdout=pipe, text=True)
+            running.append(process)
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise SystemExit(f"{process.args} did not become ready")
@@ -218,6 +220,11 @@ class Bench:
     server: str
     pkcs11: str
     unary_only: bool
+    audit: bool
+
+    def configuration(self, keys: dict[str, tuple[str, Sequence[str]]], extra: str) -> str:
+        text = configuration(keys, extra=extra)
+        return text if self.audit else f"[audit]\nenabled = false\n{text[text.index('[[listeners]]') :]}"
 
     def settings(self, store: str, lines: str) -> str:
         return f"[server]\nshutdown_grace_s = 2.0\n{self.server}\n[stores.{store}]\n{lines}\n"
@@ -234,7 +241,7 @@ def with_softhsm(bench: Bench, report: Callable[[Result], None]) -> list[Limit]:
         print(f"bare module, {limit.how}: {limit.per_s:.0f}/s, {limit.cpu_ms:.3f} ms CPU", flush=True)
     schemes = ("capgo", "capgo-v2", "capgo-v3")
     extra = bench.settings("pkcs11", bench.pkcs11)
-    with serving(bench.folder, configuration({"bench": (uri, schemes)}, extra=extra), env) as service:
+    with serving(bench.folder, bench.configuration({"bench": (uri, schemes)}, extra), env) as service:
         settle(service)
         for case in [*UNARY, *([] if bench.unary_only else BATCHES)]:
             result = run_case("softhsm", case, service, env, bench.seconds)
@@ -265,7 +272,7 @@ def served(bench: Bench, name: str, lines: str) -> Iterator[tuple[RealService, d
     env = environment(entry_point(folder, "bench", "bench.stores:open_store"))
     env["PYTHONPATH"] = os.pathsep.join([str(folder), env["PYTHONPATH"]])
     extra = bench.settings("bench", f'key = "{bench.folder / "bench.pem"}"\n{lines}')
-    config = configuration({"bench": ("bench:bench", ("capgo", "capgo-v2", "capgo-v3"))}, extra=extra)
+    config = bench.configuration({"bench": ("bench:bench", ("capgo", "capgo-v2", "capgo-v3"))}, extra)
     with serving(folder, config.replace("dns:build.test.example", "dns:*.build.example"), env) as service:
         settle(service)
         yield service, env
@@ -322,7 +329,11 @@ PARTS: dict[str, Callable[[Bench, Callable[[Result], None]], Any]] = {
 
 def machine() -> dict[str, str]:
     """What it ran on, and how busy that was before."""
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     return {
         "processor": names[0] if names else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -357,7 +368,11 @@ def table(found: Sequence[Result], limits: Sequence[Limit], where: dict[str, str
 
 def write(folder: Path, found: Sequence[Result], limits: Sequence[Limit], where: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"machine": where, "limits": [asdict(limit) for limit in limits], "results": [asdict(each) for each in found]}
+    data = {
+        "machine": where,
+        "limits": [asdict(limit) for limit in limits],
+        "results": [asdict(each) for each in found],
+    }
     (folder / "throughput.json").write_text(json.dumps(data, indent=1) + "\n")
     (folder / "throughput.md").write_text(table(found, limits, where))
     for part in dict.fromkeys(each.part for each in found):
@@ -374,6 +389,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="the length of a case")
     parser.add_argument("--server", default="", help="lines for [server]")
     parser.add_argument("--pkcs11", default="sessions = 4", help="lines for [stores.pkcs11]")
+    parser.add_argument("--no-audit", action="store_true", help="without the audit trail, to see what it costs")
     parser.add_argument("--unary", action="store_true", help="softhsm without batches")
     parser.add_argument("--results", type=Path, default=BENCH / "results", help="where results are written")
     chosen = parser.parse_args()
@@ -391,7 +407,7 @@ def main() -> None:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
         (folder / "bench.pem").write_bytes(pem)
         server, pkcs11 = (text.replace(";", "\n") for text in (chosen.server, chosen.pkcs11))
-        bench = Bench(folder, chosen.seconds, server, pkcs11, chosen.unary)
+        bench = Bench(folder, chosen.seconds, server, pkcs11, chosen.unary, not chosen.no_audit)
         for part in chosen.only or PARTS:
             limits = PARTS[part](bench, report) or limits
     write(chosen.results, found, limits, where)

@@ -38,6 +38,7 @@ class Start:
     config: Config
     strict: bool
     latches: tuple[Latch, ...]
+    core: int | None = None
 
 
 @dataclass(frozen=True)

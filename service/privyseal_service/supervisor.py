@@ -34,7 +34,7 @@ from privyseal_service.control import (
     encode_order,
     reader_over,
 )
-from privyseal_service.cores import core_count
+from privyseal_service.cores import core_count, usable_cores
 from privyseal_service.exits import REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import Counters
@@ -245,7 +245,10 @@ class Supervisor:
 
     def _first_order(self, number: int) -> Start:
         strict = not self._serving.is_set()
-        return Start(__version__, number, self._for_worker(self._config, number), strict, self._latches.all)
+        config = self._for_worker(self._config, number)
+        cores = usable_cores()
+        core = cores[number % len(cores)] if config.server.pin_workers else None
+        return Start(__version__, number, config, strict, self._latches.all, core)
 
     def _for_worker(self, config: Config, number: int) -> Config:
         """The configuration as one worker serves it: on the ports that are held here, and a Unix socket by the first

@@ -31,7 +31,7 @@ from privyseal_service.control import (
 from privyseal_service.exits import REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import RELOAD_FAILURES, RELOADS
-from privyseal_service.process import die_with, harden
+from privyseal_service.process import die_with, harden, keep_to
 
 if TYPE_CHECKING:
     from privyseal_service.config import Config
@@ -57,6 +57,8 @@ def main() -> None:
     except EOFError:
         sys.exit(_ORPHANED)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if start.core is not None:
+        keep_to(start.core)
     sys.exit(asyncio.run(_Worker(start).run(orders, words)))
 
 

@@ -161,3 +161,12 @@ def test_another_service_does_not_take_the_port_unasked(farm: Place) -> None:
     with farm.serving() as serving, all_listening(serving):
         farm.config.write_text(farm.config.read_text().replace("127.0.0.1:0", serving.address))
         assert "is it taken" in last_sentence(farm, 2)
+
+
+def test_pinned_workers_have_a_core_each_and_longer_turns(farm: Place) -> None:
+    configure(farm, workers=2, pin_workers=True)
+    with farm.serving() as serving, all_listening(serving) as pids, sdk(serving) as client:
+        cores = sorted(os.sched_getaffinity(serving.process.pid))
+        assert [os.sched_getaffinity(pid) for pid in pids] == [{cores[0]}, {cores[1 % len(cores)]}]
+        assert [os.sched_getscheduler(pid) for pid in pids] == [os.SCHED_BATCH] * 2
+        sign(client)
