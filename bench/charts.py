@@ -15,10 +15,10 @@ def bars(title: str, values: Sequence[tuple[str, float]], *, most: float | None 
     room = _WIDTH - _NAMES - 90
     height = _TOP + _BAR * len(values) + 12
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif"'
-        ' font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}">',
+        "<style>text { font: 13px sans-serif }</style>",
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text x="12" y="26" font-size="16" fill="{_INK}">{escape(title)}</text>',
+        f'<text x="12" y="26" style="font-size: 16px" fill="{_INK}">{escape(title)}</text>',
     ]
     for place, (name, value) in enumerate(values):
         top = _TOP + _BAR * place

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -92,10 +92,7 @@ async def main() -> None:
     certificate, key = folder / f"{orders.caller}.pem", folder / f"{orders.caller}-key.pem"
     options = {"timeout_s": orders.timeout_s, "channels": orders.channels}
     async with aio.Client(orders.address, ca=folder / "ca.pem", cert=certificate, cert_key=key, **options) as client:
-        warming = Load(
-            Orders(**{**vars(orders), "per_s": 0.0, "in_flight": max(orders.channels, orders.in_flight)}), client
-        )
-        await warming.run(0.5)
+        await Load(replace(orders, per_s=0.0), client).run(0.5)
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         load = Load(orders, client)

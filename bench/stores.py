@@ -34,7 +34,7 @@ class BenchStore:
         self._sessions = sessions
         self._latency_s = latency_s
 
-    async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
+    async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:  # noqa: ARG002 - the protocol's
         if self._latency_s:
             return SlowKey(self._stored, self._sessions, self._latency_s)
         return InstantKey(self._stored)
@@ -50,7 +50,11 @@ class InstantKey:
         self.description: KeyDescription = stored.description()
         self._value = software_signature(stored.private_key, SigningInput(Mechanism.TYPE1, bytes(32)))
 
-    async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
+    async def sign(
+        self,
+        inputs: Sequence[SigningInput],
+        deadline_s: float,  # noqa: ARG002 - the protocol's
+    ) -> Sequence[SigningResult]:
         return [Signature(self._value) for _ in inputs]
 
 

@@ -294,9 +294,9 @@ def with_network(bench: Bench, report: Callable[[Result], None]) -> None:
 
 
 def with_overload(bench: Bench, report: Callable[[Result], None]) -> None:
-    """A store of 800 signatures a second in all, so that the clients' own CPU is not what is short."""
+    """A store of 200 signatures a second in all, so that the clients' own CPU is not what is short."""
     workers = len(os.sched_getaffinity(0))
-    with served(bench, "overload", f"sessions = {4 // workers or 1}\nlatency_s = 0.005") as (service, env):
+    with served(bench, "overload", f"sessions = {4 // workers or 1}\nlatency_s = 0.02") as (service, env):
         peak = run_case("overload", closed("the peak: 64 in flight", 64), service, env, bench.seconds)
         report(Result(**{**asdict(peak), "of_limit": 1.0}))
         open_load = {"in_flight": 4, "channels": 4, "timeout_s": 0.5, "per_s": 1.5 * peak.per_s}

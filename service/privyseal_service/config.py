@@ -69,7 +69,7 @@ class ServerConfig(Model):
     taken away; a call in flight may finish after it.
 
     `workers` is the number of worker processes: left out, one for each core; 0 serves in the process that the command
-    line started. With `pin_workers`, each keeps to a core of its own and gets longer turns there, which costs less where
+    line started. With `pin_workers`, each keeps to a core of its own with longer turns there, which costs less where
     nothing else needs the cores. With `share_port`, another service of the same user may listen at the same addresses,
     as a new release does that takes over from an old one. At a stop, health says NOT_SERVING for `drain_wait_s`, so
     that balancers can turn away, and then calls in flight have `shutdown_grace_s`. A worker that says nothing for

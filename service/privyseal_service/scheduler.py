@@ -32,6 +32,10 @@ DEFAULT_PARALLEL = 32
 MOST_WAITING = 8192
 """Inputs that wait at most; callers share the places as they share the store."""
 
+_CAUTION = 2.0
+"""How much longer than measured a wait is taken to be. Were it not, overload would fill the queue with calls that are
+served at their very deadline, and the least delay on their way back would make all of that work useless."""
+
 _LONGEST_RETRY_S = 30.0
 _WINDOW_S = 0.1
 _SILENCE_S = 1.0
@@ -217,7 +221,7 @@ class Scheduler:
         rate = self._rate.per_s(self._in_store, now_s) if self._waiting else 0.0
         ahead = self._in_store + min(self._waiting + inputs, (mine + inputs) / share)
         wait_s = ahead / rate if rate else 0.0
-        late_s = now_s + wait_s - claim.deadline_s
+        late_s = now_s + _CAUTION * wait_s - claim.deadline_s
         if mine and mine + inputs > self._most_waiting * share:
             raise errors.too_busy(claim.key, min(_LONGEST_RETRY_S, max(0.1, wait_s)))
         if late_s > 0 and wait_s:
