@@ -4,7 +4,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := @scripts/setup
 
-.PHONY: help setup demo serve test test-modules lint format proto bench-sealing lock clean
+.PHONY: help setup demo serve test test-modules lint format proto bench bench-sealing fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,8 +34,14 @@ format: ## lay out the Python code as ruff does
 proto: ## make client/privyseal/v1 again from proto/
 	$(READY) -- $(BIN)/python scripts/generate_stubs.py
 
+bench: ## measure throughput, latency and CPU time against the bare PKCS#11 module
+	$(READY) --for-tests -- $(BIN)/python bench/throughput.py $(ARGS)
+
 bench-sealing: ## compare time and memory of sealing with the published Capgo CLI
 	$(READY) --for-tests -- $(BIN)/python bench/sealing.py $(ARGS)
+
+fuzz: ## send damaged requests, tokens and key sets for some minutes; ARGS="--minutes 5"
+	$(READY) --for-tests -- $(BIN)/python scripts/fuzz.py $(ARGS)
 
 lock: ## solve requirements.lock again from pyproject.toml
 	$(READY) -- scripts/lock

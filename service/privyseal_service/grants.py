@@ -84,7 +84,7 @@ class Grant:
     A grant of `list-records` has no keys: it is about the records of the whole replica. `claims` must all hold of the
     caller's token, `context` names the fields of a request's context that must not be empty, `hours` is when the grant
     holds. `rate` and `daily_quota` (inputs a day, UTC) are what it counts. `priority` is for the queue at a key store:
-    more goes first. `origin` is the file that it was read from.
+    see `weight`. `origin` is the file that it was read from.
     """
 
     name: str
@@ -105,6 +105,11 @@ class Grant:
     def plain(self) -> bool:
         """Whether it asks for nothing beside caller, key, operation and scheme."""
         return self.hours is None and not self.context
+
+    @property
+    def weight(self) -> float:
+        """The share of a busy key store that a caller has under it, against 1 at priority 0: ten more doubles it."""
+        return float(2 ** (self.priority / 10))
 
     @property
     def counts(self) -> bool:

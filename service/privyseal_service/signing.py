@@ -196,38 +196,41 @@ class CallPath:
         match request:
             case SignChecksums():
                 inputs = _checksums_to_sign(request)
-                await self._count(trail, served, grants, len(inputs))
-                return await self._sign(trail, served, inputs, arrival.deadline_s, batch=request.batch)
+                grant = await self._count(trail, served, grants, len(inputs))
+                claim = Claim(caller.name, served.name, arrival.deadline_s, grant.weight)
+                return await self._sign(trail, served, inputs, claim, batch=request.batch)
             case WrapSessionKey(scheme=WrapScheme.CAPGO):
                 inputs = [session_key_to_sign(request.session_key)]
-                await self._count(trail, served, grants, 1)
-                return await self._sign(trail, served, inputs, arrival.deadline_s, batch=False)
+                grant = await self._count(trail, served, grants, 1)
+                claim = Claim(caller.name, served.name, arrival.deadline_s, grant.weight)
+                return await self._sign(trail, served, inputs, claim, batch=False)
             case WrapSessionKey():
                 check_session_key(request.scheme, request.session_key)
                 await self._count(trail, served, grants, 1)
                 return _encrypt(trail, served, request)
             case UnwrapSessionKey():
                 _check_wrapped_key(trail, served, request)
-                await self._count(trail, served, grants, 1)
-                return await self._decrypt(trail, served, request, arrival.deadline_s)
+                grant = await self._count(trail, served, grants, 1)
+                claim = Claim(caller.name, served.name, arrival.deadline_s, grant.weight)
+                return await self._decrypt(trail, served, request, claim)
 
-    async def _count(self, trail: Trail, served: ServedKey, grants: Sequence[Grant], cost: int) -> None:
-        """Count a call for the first of the grants that has room for it. Raises ServiceError where none has, or where
-        the key cannot be used: what is refused anyway costs nobody anything."""
+    async def _count(self, trail: Trail, served: ServedKey, grants: Sequence[Grant], cost: int) -> Grant:
+        """Count a call for the first of the grants that has room for it, and return that grant. Raises ServiceError
+        where none has, or where the key cannot be used: what is refused anyway costs nobody anything."""
         if not grants[0].counts:
-            return
+            return grants[0]
         limiter, reached = self._limiter, list[ServiceError]()
         served.usable()
         for grant in grants:
             trail.grant = grant.name
             if not grant.counts:
-                return
+                return grant
             try:
                 exceeded = await limiter.count(grant, trail.caller, cost)
             except UncountedError:
                 raise errors.uncounted(UNCOUNTED_RETRY_S) from None
             if exceeded is None:
-                return
+                return grant
             reached.append(errors.limited(exceeded.limit, exceeded.retry_after_s, ever=exceeded.ever))
         trail.grant = ""
         raise min(reached, key=lambda error: error.retry_after_s or 0.0)
@@ -239,10 +242,9 @@ class CallPath:
         return served.usable()
 
     async def _sign(
-        self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], deadline_s: float, *, batch: bool
+        self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], claim: Claim, *, batch: bool
     ) -> Answer:
         _open(trail, served)
-        claim = Claim(trail.caller, served.name, deadline_s)
         results: Sequence[SigningResult | ServiceError]
         try:
             results = await self._schedulers.of(served.config.uri).sign(lambda: self._usable(served), inputs, claim)
@@ -261,14 +263,13 @@ class CallPath:
                 raise told[0]
         return Answer(trail.key_version, told)
 
-    async def _decrypt(self, trail: Trail, served: ServedKey, request: UnwrapSessionKey, deadline_s: float) -> Answer:
+    async def _decrypt(self, trail: Trail, served: ServedKey, request: UnwrapSessionKey, claim: Claim) -> Answer:
         # One sentence for whatever is wrong with it: which check failed would help to forge one.
         unfit = InputError("wrapped_key", "is no session key that was wrapped for this key with this scheme")
         scheduler = self._schedulers.of(served.config.uri)
-        claim = Claim(trail.caller, served.name, deadline_s)
         try:
             plaintext = await scheduler.run(
-                lambda _: _decryption(self._usable(served), served.name, request, deadline_s), 1, claim
+                lambda _: _decryption(self._usable(served), served.name, request, claim.deadline_s), 1, claim
             )
         except CallerError:
             raise unfit from None

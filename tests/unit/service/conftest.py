@@ -88,6 +88,7 @@ def farm_config(ca: CA, folder: Path) -> dict[str, Any]:
                 "keys": ["capgo"],
                 "operations": ["sign-checksum"],
                 "schemes": ["capgo-v3"],
+                "priority": 20,
             },
         ],
     }

@@ -32,6 +32,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_service.decisions import Outcome
 from privyseal_service.errors import Code, ServiceError
+from privyseal_service.scheduler import Claim, Scheduler
 from tests.unit.service.conftest import BUILD, Farm
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
@@ -114,6 +115,23 @@ def test_capgo_makes_the_type_1_block(farm: Farm, rsa_key: rsa.RSAPrivateKey) ->
     rsa_key.public_key().verify(wrapped, session_key, padding.PKCS1v15(), NoDigestInfo())  # type: ignore[arg-type]
     signature = sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)
     rsa_key.public_key().verify(signature, CHECKSUM, padding.PKCS1v15(), NoDigestInfo())  # type: ignore[arg-type]
+
+
+def test_the_grants_priority_weighs_at_the_key_store(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten more of priority double the share: the build farm's grant has 0, that of one key 20."""
+    claims: list[Claim] = []
+    queued = Scheduler.sign
+
+    async def spying(scheduler: Scheduler, use: Any, inputs: Any, claim: Claim) -> Any:
+        claims.append(claim)
+        return await queued(scheduler, use, inputs, claim)
+
+    monkeypatch.setattr(Scheduler, "sign", spying)
+    sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)
+    with farm.channel_of(dns=["one.build.example"]) as channel:
+        request = pb.SignChecksumRequest(key="capgo", checksum=CHECKSUM, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
+        SigningServiceStub(channel).SignChecksum(request, timeout=TIMEOUT_S)
+    assert [(claim.caller, claim.weight) for claim in claims] == [(BUILD, 1.0), ("dns:one.build.example", 4.0)]
 
 
 def test_rsassa(farm: Farm) -> None:
