@@ -162,7 +162,7 @@ class Supervisor:
         self._announce = announce
         self._wanted = worker_count(config)
         self._latches = Latches()
-        self._reservations: dict[str, Reservation] = {}
+        self._reservations: list[Reservation] = []
         self._workers: dict[int, _Worker] = {}
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -204,14 +204,13 @@ class Supervisor:
     def _reserve(self) -> None:
         try:
             for listener in self._config.listeners:
-                held = reserve(listener.address, share=self._config.server.share_port)
-                self._reservations[listener.address] = held
+                self._reservations.append(reserve(listener.address, share=self._config.server.share_port))
         except ListenError as error:
             raise start_error(error) from None
 
     def _say_listening(self) -> None:
-        for listener in self._config.listeners:
-            self._announce(f"listening {listener.auth} {self._reservations[listener.address].address}")
+        for listener, held in zip(self._config.listeners, self._reservations, strict=True):
+            self._announce(f"listening {listener.auth} {held.address}")
         notify("READY=1")
 
     async def _keep(self, number: int) -> None:
@@ -254,8 +253,8 @@ class Supervisor:
         """The configuration as one worker serves it: on the ports that are held here, and a Unix socket by the first
         worker alone, since the file is the last one's that listened."""
         listeners = tuple(
-            listener.model_copy(update={"address": self._reservations[listener.address].address})
-            for listener in config.listeners
+            listener.model_copy(update={"address": held.address})
+            for listener, held in zip(config.listeners, self._reservations, strict=True)
             if number == 0 or not listener.address.startswith("unix:")
         )
         server = config.server.model_copy(update={"share_port": True})
@@ -337,7 +336,7 @@ class Supervisor:
                 worker.kill()
             if late:
                 await asyncio.wait(late)
-        for held in self._reservations.values():
+        for held in self._reservations:
             held.release()
 
 

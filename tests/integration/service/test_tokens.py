@@ -158,3 +158,12 @@ def test_no_token_is_in_any_output_nor_on_any_disk(pipeline: Pipeline, tmp_path:
     # The header is the same in all and says nothing; a claim set or a signature would be the token.
     parts = {part for each in shown for part in each.split(".")[1:]}
     assert not [part for part in parts if part.encode() in haystack or part[:40].encode() in haystack]
+
+
+def test_each_listener_has_a_port_of_its_own(pipeline: Pipeline) -> None:
+    """Both are configured with port 0: on a shared one, half of the calls would come to the wrong listener."""
+    assert pipeline.address != pipeline.service.address
+    for _ in range(8):
+        assert signed(pipeline.service.privyseal(*SIGN))
+    certificate_alone = pipeline.service.privyseal(*SIGN, env={"PRIVYSEAL_SERVER": pipeline.address})
+    assert (certificate_alone.returncode, certificate_alone.stdout) == (1, "")

@@ -112,7 +112,11 @@ def public_der() -> bytes:
     return rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-NOW = int(time.time())
+def now() -> int:
+    """Read when a test runs, not when tests are collected: minutes lie between."""
+    return int(time.time())
+
+
 TRICKS: dict[str, tuple[Callable[[], str], str]] = {
     "none": (lambda: unsigned({"alg": "none", "kid": "a"}, b"x"), "not signed with RS256"),
     "None in other letters": (lambda: unsigned({"alg": "nOnE", "kid": "a"}, b"x"), "not signed with RS256"),
@@ -136,16 +140,16 @@ TRICKS: dict[str, tuple[Callable[[], str], str]] = {
     "an unknown issuer": (lambda: token(iss="https://evil.example"), "none of the issuers"),
     "an issuer with a slash more": (lambda: token(iss=f"{ISSUER}/"), "none of the issuers"),
     "an issuer that is a list": (lambda: unsigned({"alg": "RS256", "kid": "a"}, b"x", iss=[ISSUER]), ""),
-    "expired": (lambda: token(exp=NOW - 60), "has expired"),
-    "not yet valid": (lambda: token(nbf=NOW + 120), "not valid yet"),
-    "issued in the future": (lambda: token(iat=NOW + 120, nbf=None), "not valid yet"),
+    "expired": (lambda: token(exp=now() - 60), "has expired"),
+    "not yet valid": (lambda: token(nbf=now() + 120), "not valid yet"),
+    "issued in the future": (lambda: token(iat=now() + 120, nbf=None), "not valid yet"),
     "no end": (lambda: token(exp=None), "MissingRequiredClaimError"),
     "no beginning": (lambda: token(iat=None), "MissingRequiredClaimError"),
     "no subject": (lambda: token(sub=None), "MissingRequiredClaimError"),
     "an end that is true": (lambda: token(exp=True), "exp is no time"),
     "an end that is text": (lambda: token(exp="tomorrow"), "exp is no time"),
     "an end that never comes": (lambda: token(exp=10**15), "exp is no time"),
-    "old and long-lived": (lambda: token(iat=NOW - 4000, nbf=None, exp=NOW + 4000), "issued too long ago"),
+    "old and long-lived": (lambda: token(iat=now() - 4000, nbf=None, exp=now() + 4000), "issued too long ago"),
     "a wildcard for a subject": (lambda: token(sub="repo:octo-org/*"), "subject must be printable ASCII"),
     "an encoded slash": (lambda: token(sub="repo:octo-org%2Fapp:ref:x"), "subject must be printable ASCII"),
     "a look-alike": (lambda: token(sub="repo:octo-\u043erg/app:ref:x"), "subject must be printable ASCII"),
