@@ -20,6 +20,8 @@ from privyseal_backends.interface import (
     BusyError,
     Key,
     KeyStore,
+    LostError,
+    Observed,
     OpenStore,
     OperatorError,
     UnavailableError,
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
-LONGEST_RETRY_S = 30.0
+LONGEST_RETRY_S = 1.5
+"""A store that is back is found within that, and the time that opening takes."""
+LONGEST_BUSY_RETRY_S = 30.0
 
 
 class KeyState(enum.Enum):
@@ -88,10 +92,15 @@ async def open_key(config: KeyConfig, stores: Stores) -> Key:
     return key
 
 
-class ServedKey:
-    """One key of the configuration, open or not."""
+_BELIEVED_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
+"""How long what a call met is believed of a key that does not follow its store by itself: without calls it would never
+be known to serve again, and a balancer that looks at readiness would send none."""
 
-    def __init__(self, config: KeyConfig) -> None:
+
+class ServedKey:
+    """One key of the configuration, open or not. `changed` hears of every change of its state."""
+
+    def __init__(self, config: KeyConfig, changed: Callable[[], None] = lambda: None) -> None:
         self.name = config.name
         self.config = config
         self.schemes = frozenset(config.schemes)
@@ -99,7 +108,15 @@ class ServedKey:
         self.problem: BackendError | None = None
         self.tried = asyncio.Event()
         self.next_try_s = time.monotonic() + FIRST_RETRY_S
+        self._changed = changed
         self._key: Key | None = None
+        self._observed = False
+        self._doubt: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether its store is lost to this process, so that only a new one can serve it."""
+        return isinstance(self.problem, LostError)
 
     @property
     def key(self) -> Key | None:
@@ -109,13 +126,31 @@ class ServedKey:
     def opened(self, key: Key) -> None:
         """The key is open from now on."""
         self._key = key
-        self.problem = None
-        self.state = KeyState.SERVING
+        self._enter(None)
+        if isinstance(key, Observed):
+            self._observed = True
+            key.observe(self._heard)
 
-    def failed(self, problem: BackendError) -> None:
-        """The key could not be opened."""
+    def failed(self, problem: BackendError, *, heals: bool | None = None) -> None:
+        """The key could not be opened; `heals` is whether it is tried again."""
+        self._enter(problem, heals=may_heal(problem) if heals is None else heals)
+
+    def _heard(self, problem: BackendError | None) -> None:
+        """What a key that follows its store says of itself."""
+        if problem is not None and (self.problem is None or type(problem) is not type(self.problem)):
+            level = logging.WARNING if may_heal(problem) else logging.ERROR
+            _LOG.log(level, "key %r does not serve: %s", self.name, problem)
+        elif problem is None and self.problem is not None:
+            _LOG.warning("key %r serves again", self.name)
+        self._enter(problem, heals=problem is None or may_heal(problem))
+
+    def _enter(self, problem: BackendError | None, *, heals: bool = True) -> None:
         self.problem = problem
-        self.state = KeyState.UNAVAILABLE if may_heal(problem) else KeyState.BLOCKED
+        if problem is None:
+            self.state = KeyState.SERVING
+        else:
+            self.state = KeyState.UNAVAILABLE if heals else KeyState.BLOCKED
+        self._changed()
 
     def usable(self) -> Key:
         """The key, where it is open. Raises ServiceError: UNAVAILABLE with a delay, or blocked."""
@@ -127,33 +162,72 @@ class ServedKey:
 
     def note(self, answer: object) -> None:
         """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
+        if self._observed:
+            return  # it knows better, and says so
         match answer:
-            case UnavailableError():
-                self.state = KeyState.UNAVAILABLE
-            case OperatorError():
-                self.state = KeyState.BLOCKED
+            case UnavailableError() | OperatorError():
+                self._enter(answer, heals=isinstance(answer, UnavailableError))
+                self._believe_for(_BELIEVED_S[self.state])
             case BackendError():
                 pass  # busy, a deadline, a caller's fault: these say nothing of the key
             case _:
-                self.state = KeyState.SERVING
+                if self.state is not KeyState.SERVING:
+                    self._believe_for(None)
+                    self._enter(None)
+
+    def _believe_for(self, seconds: float | None) -> None:
+        if self._doubt is not None:
+            self._doubt.cancel()
+        loop = asyncio.get_running_loop()
+        self._doubt = None if seconds is None else loop.call_later(seconds, self._enter, None)
+
+    def close(self) -> None:
+        """Its state is of no interest any more."""
+        self._changed = lambda: None
+        if self._doubt is not None:
+            self._doubt.cancel()
 
 
 class Keyring:
     """All keys of the configuration."""
 
     def __init__(self, keys: Sequence[KeyConfig], stores: Stores, *, first_retry_s: float = FIRST_RETRY_S) -> None:
-        self.keys: Mapping[str, ServedKey] = MappingProxyType({config.name: ServedKey(config) for config in keys})
+        self._changed: Callable[[], None] = lambda: None
+        self.keys: Mapping[str, ServedKey] = MappingProxyType(
+            {config.name: ServedKey(config, self._state_changed) for config in keys}
+        )
         self._stores = stores
         self._first_retry_s = first_retry_s
         self._started = False
+        self._served_before = False
+        self._said: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _state_changed(self) -> None:
+        self._changed()
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, on the event loop, whenever a key's state changes."""
+        self._changed = changed
+
+    @property
+    def serves(self) -> bool:
+        """Whether any key serves now."""
+        return any(key.state is KeyState.SERVING for key in self.keys.values())
+
+    @property
+    def lost(self) -> BackendError | None:
+        """Why this process should be replaced; None when it need not be."""
+        return next((key.problem for key in self.keys.values() if key.lost), None)
 
     async def open(self, wait_s: float, *, strict: bool = True) -> None:
         """Open every key at once, and go on in the background with those whose store is away, or silent for `wait_s`.
 
         Raises KeyringError for a key that does not fit, and for a required one that is not open by then; where not
-        `strict`, such a key does not serve, and the others do.
+        `strict`, such a key does not serve, and the others do: the configuration has served before, so a token or a key
+        that is not there is away, and is looked for.
         """
+        self._served_before = not strict
         keys = list(self.keys.values())
         self._tasks = [asyncio.create_task(self._keep_opening(key), name=f"open key {key.name}") for key in keys]
         tries = [asyncio.create_task(key.tried.wait()) for key in keys]
@@ -176,7 +250,10 @@ class Keyring:
         delay_s = self._first_retry_s
         while not await self._try_to_open(served):
             wait_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - spreads the load, hides nothing
-            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+            if served.state is KeyState.BLOCKED:
+                wait_s = LONGEST_BUSY_RETRY_S
+            longest_s = LONGEST_BUSY_RETRY_S if isinstance(served.problem, BusyError) else LONGEST_RETRY_S
+            delay_s = min(2 * delay_s, longest_s)
             served.next_try_s = time.monotonic() + wait_s
             await asyncio.sleep(wait_s)
 
@@ -187,14 +264,19 @@ class Keyring:
             check_one_purpose(served.config, _fingerprint(key), self._others(served))
             served.opened(key)
         except BackendError as error:
-            served.failed(error)
+            served.failed(error, heals=may_heal(error) or (self._served_before and _comes_back(error)))
         except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
             _LOG.exception("key %r: its backend failed in a way that no backend should", served.name)
             served.failed(OperatorError("backend", "it failed in a way that no backend should", "read the log"))
         served.tried.set()
-        if self._started:
+        if self._started and (served.problem is None or self._is_news(served)):
             _log_opened(served)
-        return served.problem is None or not may_heal(served.problem)
+        return served.problem is None or not (may_heal(served.problem) or _comes_back(served.problem))
+
+    def _is_news(self, served: ServedKey) -> bool:
+        """Whether the log does not have this problem of the key yet: it is tried every second or so."""
+        said, self._said[served.name] = self._said.get(served.name), str(served.problem)
+        return said != str(served.problem)
 
     def _others(self, served: ServedKey) -> list[tuple[KeyConfig, str]]:
         """The other keys that are open by now, with their fingerprints."""
@@ -203,6 +285,8 @@ class Keyring:
 
     async def close(self) -> None:
         """Stop opening, then close every store."""
+        for key in self.keys.values():
+            key.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -216,6 +300,12 @@ def _fingerprint(key: Key) -> str:
 def may_heal(error: BackendError) -> bool:
     """Whether opening a key again can help without anybody's doing."""
     return isinstance(error, (UnavailableError, BusyError))
+
+
+def _comes_back(error: BackendError) -> bool:
+    """Whether a person may mend it without starting the service again: what is not there can come, and looking for it
+    costs nothing. A PIN is never tried again."""
+    return type(error) is OperatorError and error.part in ("module", "token", "object")
 
 
 def _stops_the_start(key: ServedKey, problem: BackendError) -> bool:

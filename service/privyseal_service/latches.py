@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privyseal_backends.interface import BackendError, Key, KeyStore, OperatorError
+from privyseal_backends.interface import BackendError, Key, KeyStore, Observed, OperatorError
 from privyseal_service.key_uris import same_token
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Latches:
         self._latches.append(latch)
         return True
 
-    def note(self, uri: str, error: BackendError) -> None:
-        """Look at what opening a key ended in, and latch when it was its PIN."""
+    def note(self, uri: str, error: BackendError | None) -> None:
+        """Look at what a key met, and latch when it was its PIN."""
         if isinstance(error, OperatorError) and error.part == "PIN" and self.refusal(uri) is None:
             latch = Latch(uri, error.message, error.remedy)
             self.add(latch)
@@ -86,10 +86,13 @@ class _GuardedStore:
         if refusal is not None:
             raise refusal
         try:
-            return await self._store.open_key(uri, fingerprint)
+            key = await self._store.open_key(uri, fingerprint)
         except BackendError as error:
             self._latches.note(uri, error)
             raise
+        if isinstance(key, Observed):
+            key.observe(lambda problem: self._latches.note(uri, problem))  # a PIN can be refused later as well
+        return key
 
     async def close(self) -> None:
         """Close the store; see `KeyStore.close`."""

@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from privyseal import __version__
 from privyseal_service.control import (
@@ -39,6 +39,7 @@ from privyseal_service.latches import Latches
 from privyseal_service.ports import ListenError, Reservation, reserve
 from privyseal_service.restarts import Backoff, HangWatch
 from privyseal_service.systemd import notify
+from privyseal_service.waiting import first_of
 
 if TYPE_CHECKING:
     from privyseal_service.config import Config
@@ -114,7 +115,11 @@ class _Worker:
 
     async def until_open(self) -> None:
         """Wait until its keys are open, or it has ended."""
-        while self.report.state == "opening":
+        await self.until(lambda: self.report.state != "opening")
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait for something that its reports, or its end, make true."""
+        while not true():
             await self._changed.wait()
 
     def _tell(self) -> None:
@@ -145,6 +150,11 @@ class _Worker:
         """Whether it takes calls."""
         return self.report.state == "serving"
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self.report.state == "ended"
+
 
 class Supervisor:
     """Runs the workers of a configuration until SIGTERM or SIGINT.
@@ -162,6 +172,7 @@ class Supervisor:
         self._reservations: dict[str, Reservation] = {}
         self._workers: dict[int, _Worker] = {}
         self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -178,7 +189,7 @@ class Supervisor:
         try:
             self._reserve()
             self._keepers[0] = asyncio.create_task(self._keep(0))
-            await _first_of(self._serving.wait(), self._stopping.wait())
+            await first_of(self._serving.wait(), self._stopping.wait())
             if self._failure is not None:
                 raise self._failure
             if not self._stopping.is_set():
@@ -209,10 +220,14 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """Keep one worker running, until there is to be none of its number."""
         backoff = Backoff()
+        successor: tuple[_Worker, asyncio.Task[int]] | None = None
         while not self._stopping.is_set() and number < self._wanted:
-            worker, ending = await self._start(number)
+            worker, ending = successor or await self._start(number)
+            successor = await self._succeeded(worker, ending, backoff)
+            if successor is not None:
+                continue
             code = await ending
-            del self._workers[number]
+            self._workers.pop(worker.process.pid, None)
             if not self._serving.is_set():
                 self._fail(worker, code)
                 return
@@ -220,13 +235,47 @@ class Supervisor:
                 continue
             delay_s = backoff.after(worker.lived_s)
             _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
-            await _first_of(asyncio.sleep(delay_s), self._stopping.wait())
+            await first_of(asyncio.sleep(delay_s), self._stopping.wait())
+
+    async def _succeeded(
+        self, worker: _Worker, ending: asyncio.Task[int], backoff: Backoff
+    ) -> tuple[_Worker, asyncio.Task[int]] | None:
+        """Wait until another worker has taken over from one to which a key store is lost, and let that one go; None
+        when it ends, or is to end, by itself. Until then it says that the store is away, and may find it again."""
+        lived_s: float | None = None
+        while True:
+            await first_of(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
+            if ending.done() or worker.leaving or self._stopping.is_set():
+                return None
+            delay_s = backoff.after(worker.lived_s if lived_s is None else lived_s)
+            _LOG.error("worker %d has lost a key store; another one takes over in %.1f s", worker.number, delay_s)
+            mended = worker.until(lambda: not worker.report.lost)
+            await first_of(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))
+            if not worker.report.lost or ending.done() or worker.leaving or self._stopping.is_set():
+                continue
+            new, new_ending = await self._start(worker.number)
+            await _until_serving(new)
+            if not new.ended:
+                worker.leave()
+                farewell = asyncio.create_task(self._see_off(worker, ending))
+                self._farewells.add(farewell)
+                farewell.add_done_callback(self._farewells.discard)
+                return new, new_ending
+            self._workers.pop(new.process.pid, None)
+            lived_s = new.lived_s
+            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new, await new_ending))
+
+    async def _see_off(self, worker: _Worker, ending: asyncio.Task[int]) -> None:
+        """Wait for the end of a worker that was replaced."""
+        code = await ending
+        self._workers.pop(worker.process.pid, None)
+        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker, code))
 
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]]:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once."""
         async with self._one_at_a_time:
             worker = await _spawn(number)
-            self._workers[number] = worker
+            self._workers[worker.process.pid] = worker
             worker.say(self._first_order(number))
             if self._stopping.is_set():
                 worker.leave()
@@ -332,7 +381,7 @@ class Supervisor:
         server = self._config.server
         if self._keepers:
             patience_s = server.drain_wait_s + server.shutdown_grace_s + _CLOSE_S
-            _, late = await asyncio.wait(self._keepers.values(), timeout=patience_s)
+            _, late = await asyncio.wait([*self._keepers.values(), *self._farewells], timeout=patience_s)
             for worker in self._workers.values():
                 _LOG.error("worker %d did not end in %g s and is ended", worker.number, patience_s)
                 worker.kill()
@@ -362,14 +411,8 @@ async def _spawn(number: int) -> _Worker:
     return worker
 
 
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for one of several things, and forget the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+async def _until_serving(worker: _Worker) -> None:
+    await worker.until(lambda: worker.serving or worker.ended)
 
 
 def _ended(worker: _Worker, code: int) -> str:

@@ -89,12 +89,12 @@ def test_a_lost_login_is_made_again_and_nobody_notices(token: SoftHsmToken, shim
 
 def test_many_threads_that_lost_one_login_make_one(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
-        async with serving(token, shim, threads=4, group=1) as (_, key, told):
+        async with serving(token, shim, threads=4, group=1) as (_, key, _told):
             _, logins, _ = counts(shim)
             shim.fail("C_SignInit", Ckr.USER_NOT_LOGGED_IN, times=4)
             signed = await asyncio.gather(*(key.sign(type1(2), in_time()) for _ in range(8)))
-            if told.all == [None]:  # four that were met one after another are two for somebody
-                assert [kinds(each) for each in signed] == [["Signature"] * 2] * 8
+            # Of four losses one after another, somebody may have met two, which is a lost token.
+            assert {kind for each in signed for kind in kinds(each)} <= {"Signature", "UnavailableError"}
             await until_it_signs(key)
             assert shim.calls("C_Login") - logins <= 4
             assert shim.sessions[next(iter(shim.sessions))] <= 5
