@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
+_SPAWN_AGAIN_S = 1.0
 _FIRST_REPORT_S = 30.0
 """How long a worker may take to import what it needs; a busy machine takes its time."""
 _CLOSE_S = 25.0
@@ -222,8 +223,13 @@ class Supervisor:
         backoff = Backoff()
         successor: tuple[_Worker, asyncio.Task[int]] | None = None
         while not self._stopping.is_set() and number < self._wanted:
-            worker, ending = successor or await self._start(number)
-            successor = await self._succeeded(worker, ending, backoff)
+            try:
+                worker, ending = successor or await self._start(number)
+                successor = await self._succeeded(worker, ending, backoff)
+            except StartError as error:
+                self._failure = None if self._serving.is_set() else error
+                self._stopping.set()
+                return
             if successor is not None:
                 continue
             code = await ending
@@ -274,7 +280,7 @@ class Supervisor:
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]]:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once."""
         async with self._one_at_a_time:
-            worker = await _spawn(number)
+            worker = await self._spawn(number)
             self._workers[worker.process.pid] = worker
             worker.say(self._first_order(number))
             if self._stopping.is_set():
@@ -282,6 +288,19 @@ class Supervisor:
             ending = asyncio.create_task(worker.hear(self._heard))
             await worker.until_open()
             return worker, ending
+
+    async def _spawn(self, number: int) -> _Worker:
+        """Start a worker's process, as soon as the system lets us: when descriptors or memory are used up, that is
+        tried again. Raises StartError where the service does not serve, or is to stop."""
+        while True:
+            try:
+                return await _spawn(number)
+            except OSError as error:
+                sentence = f"worker {number} cannot be started: {error.strerror or error}"
+                if not self._serving.is_set() or self._stopping.is_set():
+                    raise StartError(sentence, REFUSED) from None
+                _LOG.error("%s; it is tried again", sentence)
+            await asyncio.sleep(_SPAWN_AGAIN_S)
 
     def _first_order(self, number: int) -> Start:
         strict = not self._serving.is_set()
@@ -393,8 +412,13 @@ class Supervisor:
 
 async def _spawn(number: int) -> _Worker:
     """Start a worker's process. It is run as a new program: a fork of this one could not use a key store's module."""
-    (their_orders, orders), (words, their_words) = os.pipe(), os.pipe()
-    try:
+    with ExitStack() as theirs, ExitStack() as ours:
+        their_orders, orders = os.pipe()
+        theirs.callback(os.close, their_orders)
+        ours.callback(os.close, orders)
+        words, their_words = os.pipe()
+        theirs.callback(os.close, their_words)
+        ours.callback(os.close, words)
         arguments = (their_orders, their_words, os.getpid(), f"privyseal-server worker {number}")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -403,9 +427,7 @@ async def _spawn(number: int) -> _Worker:
             stdout=asyncio.subprocess.DEVNULL,
             pass_fds=(their_orders, their_words),
         )
-    finally:
-        os.close(their_orders)
-        os.close(their_words)
+        ours.pop_all()
     worker = _Worker(number, process)
     await worker.connect(orders, words)
     return worker

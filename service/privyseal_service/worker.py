@@ -59,7 +59,12 @@ def main() -> None:
     except EOFError:
         sys.exit(_ORPHANED)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    code = asyncio.run(_Worker(start).run(orders, words))
+    worker = _Worker(start)
+    try:
+        code = asyncio.run(worker.run(orders, words))
+    except OSError as error:  # no descriptors are left, or no memory
+        sys.stderr.write(f"worker {start.number} cannot run: {error.strerror or error}\n")
+        code = REFUSED
     if code == LOST:
         end_at_once(code)
     sys.exit(code)

@@ -32,6 +32,7 @@ class Verdict:
     after: Held
     wrong: int
     unrecorded: int
+    codes: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -45,6 +46,7 @@ class Verdict:
         return (
             f"{self.name}: served again after {self.recovered_s:.2f} s of {self.bound_s:g} s{late}; callers saw {saw}; "
             f"{self.wrong} wrong, {self.unrecorded} unrecorded; {self.before} before, {self.after} after"
+            + (f"; the program ended with {', '.join(map(str, self.codes))}" if self.codes else "")
             + "".join(f"; FAULT: {fault}" for fault in self.faults)
         )
 
@@ -53,11 +55,11 @@ def judge(case: Case, stage: Stage, callers: Callers, rng: random.Random) -> Ver
     """Run one scenario. Raises AssertionError when the service does not come back at all."""
     _settle(stage, callers)
     before = stage.held()
-    begun_s = time.monotonic()
+    begun_s, stage.ended_s, ends = time.monotonic(), None, len(stage.program.codes)
     with case.scenario(stage, rng):
         pass
-    ended_s = time.monotonic()
-    recovered_s = _recovered(callers, ended_s)
+    mended_s = time.monotonic()
+    recovered_s = _recovered(callers, mended_s) + mended_s - (stage.ended_s or mended_s)
     _settle(stage, callers)
     saw = callers.since(begun_s)
     after = _at_rest(stage.held, lambda now: not _grown(before, now))
@@ -65,6 +67,7 @@ def judge(case: Case, stage: Stage, callers: Callers, rng: random.Random) -> Ver
     verdict = Verdict(
         case.name, dict(saw), recovered_s, case.bound_s, before, after, len(callers.wrong), len(unrecorded)
     )
+    verdict.codes = stage.program.codes[ends:]
     verdict.faults += _grown(before, after)
     if callers.wrong:
         verdict.faults.append("a wrong signature left the service")

@@ -32,13 +32,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Break the service in every way known, and see it come back.")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeat a run")
     parser.add_argument("-k", dest="words", default="", help="only scenarios whose name has these words")
+    parser.add_argument("--folder", type=Path, help="keep what the services write, logs among it, in this folder")
     parser.add_argument("--skip-clouds", action="store_true", help="leave the cloud key stores out")
     options = parser.parse_args(arguments)
     print(f"chaos: seed {options.seed}", flush=True)
     rng = random.Random(options.seed)
     bad = run = 0
     with tempfile.TemporaryDirectory(prefix="privyseal-chaos-") as scratch:
-        folder = Path(scratch)
+        folder = options.folder or Path(scratch)
         for verdict in _all(options, rng, folder):
             run += 1
             bad += bool(verdict.faults) or not verdict.in_time

@@ -133,12 +133,14 @@ def every_c_sign_hangs(stage: Stage, rng: random.Random) -> Iterator[None]:
 
 @_case(bound_s=10.0)
 def one_c_sign_hangs_for_ever(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """The cause ends at once, and the call never comes back by itself."""
+    """The cause ends at once, and the call never comes back: its process has to go."""
     del rng
+    before, stage.ended_s = set(stage.program.processes), time.monotonic()
     stage.shim.hang("C_Sign", times=1)
-    until(lambda: stage.shim.inside > 0, what="a call that hangs")
     yield
-    time.sleep(0.1)
+    until(lambda: before - set(stage.program.processes), what="the end of the process with the hanging call")
+    until(lambda: _listens(stage), what="a process that listens again")
+    stage.shim.clear()
 
 
 @_case(bound_s=10.0)
@@ -171,7 +173,8 @@ def descriptors_are_used_up(stage: Stage, rng: random.Random) -> Iterator[None]:
             strangers.append(socket.create_connection((host, int(port)), timeout=1))
     yield
     _pause(rng)
-    for pid, limits in before.items():
+    limits = before[stage.program.pid]
+    for pid in stage.program.processes:  # those that were started meanwhile inherited the limit
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     for stranger in strangers:

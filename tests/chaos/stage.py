@@ -176,6 +176,8 @@ class Stage:
     def __init__(self, folder: Path, *, workers: int, settings: str = "", server: str = "", keys: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.ended_s: float | None = None
+        """When the cause of a scenario ended, where that was before the scenario itself."""
         self.number_of_workers = workers
         self.token: SoftHsmToken = make_token(folder / "hsm", "chaos")
         import_rsa_key(self.token, "capgo-v3", _PEM)
