@@ -2,8 +2,8 @@
 
 A backend is a function `open_store(settings)`, registered under the entry point group `privyseal.backends` with the
 URI scheme that it serves as its name. It returns a `KeyStore`; a store opens `Key`s. What only some stores can do is a
-protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator` and `ProcessBound` on stores. A caller
-asks with `isinstance`.
+protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound` and `Latching` on
+stores. A caller asks with `isinstance`.
 
 Every verb is a coroutine and never blocks the event loop: a store that can only block keeps threads of its own.
 A deadline is a reading of `time.monotonic()` in seconds; at the deadline the verb gives up with `DeadlineError`, and
@@ -363,6 +363,15 @@ class ProcessBound(Protocol):
     def prefer_new_process(self) -> None:
         """Be told, before a key is opened, that a process costs little here: a new one takes over once a key tells
         `LostError`. The store then tells that at each loss, and begins nothing anew in place that may be in use."""
+
+
+@runtime_checkable
+class Latching(Protocol):
+    """A store whose tokens count wrong PINs, so that what one process learned must keep the others from trying."""
+
+    def latch(self, uri: str, error: OperatorError) -> None:
+        """Be told that the token of `uri` refused its PIN to another process: log in there no more. What is logged in
+        goes on."""
 
 
 @runtime_checkable

@@ -134,7 +134,7 @@ class _Place:
 
 
 class Pkcs11Store:
-    """All that is open through PKCS#11. See `KeyStore`, `KeyCreator` and `ProcessBound` of the interface."""
+    """All that is open through PKCS#11. See `KeyStore`, `KeyCreator`, `ProcessBound`, `Latching` of the interface."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -147,6 +147,14 @@ class Pkcs11Store:
     def prefer_new_process(self) -> None:
         """See `ProcessBound.prefer_new_process`."""
         self._new_process = True
+
+    def latch(self, uri: str, error: OperatorError) -> None:
+        """See `Latching.latch`."""
+        parsed = parse(uri)
+        with self._lock:
+            threads = list(self._threads.values())
+        for each in threads:
+            each.link.refuse_pin(parsed, error)
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Pkcs11Key:
         """Open the key; see `KeyStore.open_key`."""

@@ -8,7 +8,10 @@ is opened without a PIN.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +31,8 @@ from privyseal_backends.pkcs11.uri import Pkcs11Uri
 _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
 _ALREADY = "CKR_USER_ALREADY_LOGGED_IN"
+_LOCK_PATIENCE_S, _LOCK_EVERY_S = 3.0, 0.005
+_HEARD_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,45 @@ def _serial(token: pkcs11.Token) -> str:
     return token.serial.rstrip(b"\0 ").decode("utf-8", "replace")
 
 
+@contextlib.contextmanager
+def _alone(module_path: str) -> Iterator[None]:
+    """Let no other process log in through the module meanwhile: workers that lost their logins together would otherwise
+    try a wrong PIN once each. After a refusal it takes a moment until the others have heard of it.
+
+    The lock is the module's own file, which all have and need not write. Whoever else holds it is not waited for long.
+    """
+    try:
+        descriptor = os.open(module_path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnavailableError("module", f"cannot open {module_path}: {error.strerror}", "look at the system") from None
+    _wait_for_lock(descriptor)
+    try:
+        yield
+    except OperatorError:
+        timer = threading.Timer(_HEARD_S, os.close, (descriptor,))
+        timer.daemon = True
+        timer.start()
+        raise
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    until_s = time.monotonic() + _LOCK_PATIENCE_S
+    while not _locked(descriptor) and time.monotonic() < until_s:
+        time.sleep(_LOCK_EVERY_S)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def _handle(session: pkcs11.Session) -> int:
     """The session's handle, which python-pkcs11 has and its stub leaves out."""
     return int(cast("Any", session).handle)
@@ -242,6 +286,11 @@ class TokenLogin:
             session.close()
 
     def _log_in(self, pin_source: str | None, settings: Settings) -> pkcs11.Session:
+        with _alone(self._module.path):
+            self._check_refused()
+            return self._try_to_log_in(pin_source, settings)
+
+    def _try_to_log_in(self, pin_source: str | None, settings: Settings) -> pkcs11.Session:
         try:
             token = self._slot.get_token()  # its flags change with every failed login
             if not token.flags & TokenFlag.LOGIN_REQUIRED:
@@ -257,6 +306,10 @@ class TokenLogin:
             raise self._login_error(meaning_of(error), pin_source) from None
         self._epoch += 1
         return session
+
+    def refuse(self, error: OperatorError) -> None:
+        """Log in no more, since the token refused its PIN to another process."""
+        self._module.refusals.setdefault(self._name, error)
 
     def _open_with(self, token: pkcs11.Token, pin: Pin, settings: Settings) -> pkcs11.Session:
         """A session that is logged in, or none: a login that fails leaves nothing open. Raises `PKCS11Error` and

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ from privyseal_backends.interface import (
     BusyError,
     IntegrityError,
     Key,
+    Latching,
     LostError,
     Observed,
     OperatorError,
@@ -172,6 +176,63 @@ def test_few_tries_left_are_not_used_to_log_in_again(
             assert shim.calls("C_Login") == logins + 1
 
     asyncio.run(sign())
+
+
+def test_a_pin_that_another_process_was_refused_is_not_tried_here(token: SoftHsmToken, shim: FaultShim) -> None:
+    async def sign() -> None:
+        async with serving(token, shim, threads=1) as (store, key, told):
+            assert isinstance(store, Latching)
+            logins = shim.calls("C_Login")
+            refused = OperatorError("PIN", "the token refused the PIN", "correct it")
+            store.latch("pkcs11:token=another;object=demo?module-path=/m.so", refused)
+            shim.fail("C_Sign", Ckr.USER_NOT_LOGGED_IN, times=1)
+            assert kinds(await key.sign(type1(), in_time())) == ["Signature"]
+            assert shim.calls("C_Login") == logins + 1
+            store.latch(token.uri("other", module_path=shim.path), refused)
+            assert kinds(await key.sign(type1(), in_time())) == ["Signature"]  # it is logged in
+            assert told.all == [None]
+            shim.clear()
+            shim.fail("C_Sign", Ckr.USER_NOT_LOGGED_IN, times=1)
+            assert kinds(await key.sign(type1(), in_time())) == ["OperatorError"]
+            await told.until(OperatorError)
+            assert shim.calls("C_Login") == logins + 1
+
+    asyncio.run(sign())
+
+
+LOGIN = """
+import asyncio, sys, time
+from privyseal_backends.interface import OperatorError
+from privyseal_backends.pkcs11 import open_store
+async def main():
+    store = open_store({})
+    try:
+        await store.open_key(sys.argv[1])
+    except OperatorError as error:
+        print(error.message)
+    await store.close()
+asyncio.run(main())
+"""
+
+
+def test_processes_that_log_in_at_once_try_a_wrong_pin_once(tmp_path: Path) -> None:
+    """Each of them would; the first one's refusal is in the token's own flags when the next one looks."""
+    token = make_token(tmp_path, "at once")
+    import_rsa_key(token, "demo", PEM)
+    shim = FaultShim.build(tmp_path, token.module_path)
+    shim.delay("C_Login", 0.3)
+    token.pin_file.write_text("9999-wrong\n")
+    command = [sys.executable, "-c", LOGIN, token.uri("demo", module_path=shim.path)]
+    environment = os.environ | token.environment
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+            for _ in range(3)
+        ]
+        said = [each.communicate()[0] for each in started]
+    assert sorted("refused the PIN" in each for each in said) == [False, False, True]
+    assert sum("last login had a wrong PIN" in each for each in said) == 2
+    assert shim.calls("C_Login") == 1
 
 
 # --- a token that is lost ---

@@ -23,6 +23,7 @@ class Store:
     def __init__(self) -> None:
         self.tell: Callable[[BackendError | None], None] = lambda _: None
         self.opened = 0
+        self.latched: list[tuple[str, str]] = []
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Any:
         self.opened += 1
@@ -38,6 +39,9 @@ class Store:
     def observe(self, tell: Callable[[BackendError | None], None]) -> None:
         self.tell = tell
         tell(None)
+
+    def latch(self, uri: str, error: OperatorError) -> None:
+        self.latched.append((uri, error.message))
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -60,6 +64,8 @@ def test_a_pin_that_is_refused_while_serving_is_latched_as_well() -> None:
             await guarded.open_key(OTHER_KEY)
         assert store.opened == 1
         await guarded.open_key(OTHER_TOKEN)
+        assert latches.add(Latch(OTHER_TOKEN, "learned elsewhere", ""))
+        assert store.latched[-1] == (OTHER_TOKEN, "learned elsewhere")
 
     asyncio.run(main())
 
