@@ -55,6 +55,7 @@ class Callers:
         self.met: list[Met] = []
         self.answers: set[str] = set()
         self.wrong: list[str] = []
+        self.signed = 0
 
     def __enter__(self) -> Callers:
         for thread in self._threads:
@@ -120,6 +121,7 @@ class Callers:
                 now_s = time.monotonic()
                 with self._lock:
                     self.met.append(Met(now_s, now_s - begun_s, what))
+                    self.signed += what == "ok"
                     self.answers.update(hashlib.sha256(each).hexdigest() for each in signatures)
                 self._ending.wait(self._pause_s if what == "ok" else 0.02)
 

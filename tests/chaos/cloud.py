@@ -10,7 +10,7 @@ from pathlib import Path
 from privyseal_service.operations import SignatureScheme
 from tests.chaos.callers import Callers
 from tests.chaos.judge import Verdict, _at_rest, _grown, _recovered
-from tests.chaos.stage import Program, connect, free_port, held, recorded, until
+from tests.chaos.stage import Program, Trail, connect, free_port, held, until
 from tests.conformance.stores import STORES, Fault, StoreUnderTest
 from tests.support.programs import configuration, write_pki
 
@@ -31,7 +31,7 @@ def cloud_verdicts(words: str, rng: random.Random, folder: Path) -> Iterator[Ver
 
 
 def _on(cloud: str, store: StoreUnderTest, faults: list[Fault], rng: random.Random, folder: Path) -> Iterator[Verdict]:
-    key = next(each for each in store.keys if _SCHEME in each.schemes and each.public_key.key_size == 2048)
+    key = next(each for each in store.keys if _SCHEME in each.schemes)
     address = f"127.0.0.1:{free_port()}"
     write_pki(folder)
     settings = "\n".join([f"[stores.{store.scheme}]", *(f"{name} = {value}" for name, value in store.settings.items())])
@@ -43,8 +43,9 @@ def _on(cloud: str, store: StoreUnderTest, faults: list[Fault], rng: random.Rand
         program,
         Callers(lambda: connect(folder, address), key.public_key, capgo=False, number=3, pause_s=0.02) as callers,
     ):
+        trail = Trail(folder)
         for fault in faults:
-            yield _judge(f"{cloud} {_FAULTS[fault]}", fault, store, program, callers, rng, folder)
+            yield _judge(f"{cloud} {_FAULTS[fault]}", fault, store, program, callers, rng, trail)
 
 
 def _custody(text: str) -> str:
@@ -58,7 +59,7 @@ def _judge(
     program: Program,
     callers: Callers,
     rng: random.Random,
-    folder: Path,
+    trail: Trail,
 ) -> Verdict:
     since_s = time.monotonic()
     until(lambda: callers.steady_since(since_s, 10) is not None, what="calm")
@@ -68,7 +69,7 @@ def _judge(
         time.sleep(rng.uniform(1, 3))
     recovered_s = _recovered(callers, time.monotonic())
     after = _at_rest(lambda: held(program.processes, None), lambda now: not _grown(before, now))
-    unrecorded = callers.unrecorded(lambda: recorded(folder))
+    unrecorded = callers.unrecorded(trail.recorded)
     saw = dict(callers.since(begun_s))
     verdict = Verdict(name, saw, recovered_s, 2.0, before, after, len(callers.wrong), len(unrecorded))
     verdict.faults += _grown(before, after)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos.callers import Callers
 from tests.chaos.scenarios import Case
-from tests.chaos.stage import Held, Stage, recorded, until
+from tests.chaos.stage import Held, Stage, until
 
 PATIENCE_S = 60.0
 """How long a recovery may take on any machine; how long it should take is `Case.bound_s`."""
@@ -63,7 +63,7 @@ def judge(case: Case, stage: Stage, callers: Callers, rng: random.Random) -> Ver
     _settle(stage, callers)
     saw = callers.since(begun_s)
     after = _at_rest(stage.held, lambda now: not _grown(before, now))
-    unrecorded = callers.unrecorded(lambda: recorded(stage.folder))
+    unrecorded = callers.unrecorded(stage.trail.recorded)
     verdict = Verdict(
         case.name, dict(saw), recovered_s, case.bound_s, before, after, len(callers.wrong), len(unrecorded)
     )

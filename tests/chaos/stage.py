@@ -178,6 +178,7 @@ class Stage:
         self.folder = folder
         self.ended_s: float | None = None
         """When the cause of a scenario ended, where that was before the scenario itself."""
+        self.trail = Trail(folder)
         self.number_of_workers = workers
         self.token: SoftHsmToken = make_token(folder / "hsm", "chaos")
         import_rsa_key(self.token, "capgo-v3", _PEM)
@@ -231,14 +232,28 @@ def connect(folder: Path, address: str, timeout_s: float = 10.0) -> Client:
     )
 
 
-def recorded(folder: Path) -> set[str]:
-    """The SHA-256, in hex, of every result that the audit trail says has left."""
-    found: set[str] = set()
-    for file in (folder / "audit" / "segments").glob("*/*.jsonl"):
-        for line in file.read_bytes().split(b"\n"):
-            with contextlib.suppress(ValueError):  # the last line of a process that was killed may be torn
-                found.update(_results(json.loads(line)))
-    return found
+class Trail:
+    """Reads what the audit trail has more than at the last look: hours of it are not read again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._segments = folder / "audit" / "segments"
+        self._read: dict[Path, int] = {}
+        self._last: set[str] = set()
+
+    def recorded(self) -> set[str]:
+        """The SHA-256, in hex, of every result that has left since the look before the last one."""
+        new: set[str] = set()
+        for file in self._segments.glob("*/*.jsonl"):
+            with file.open("rb") as lines:
+                lines.seek(self._read.get(file, 0))
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written, or its worker was killed
+                    self._read[file] = self._read.get(file, 0) + len(line)
+                    with contextlib.suppress(ValueError):  # the end of a worker that was killed may be torn
+                        new.update(_results(json.loads(line)))
+        self._last, before = new, self._last
+        return new | before
 
 
 def _results(record: Mapping[str, object]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The short part of the chaos: a few causes of each kind, and a PIN that is wrong. `make chaos` has all, with bounds."""
+"""The short part of the chaos: a few causes of each kind, and a PIN that is wrong. scripts/chaos.py has all of it."""
 
 from __future__ import annotations
 
