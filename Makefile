@@ -4,7 +4,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := @scripts/setup
 
-.PHONY: help setup demo serve test test-modules lint format proto bench bench-sealing fuzz lock clean
+.PHONY: help setup demo serve test test-modules lint format proto bench bench-sealing chaos soak fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,12 @@ bench: ## measure throughput, latency and CPU time against the bare PKCS#11 modu
 
 bench-sealing: ## compare time and memory of sealing with the published Capgo CLI
 	$(READY) --for-tests -- $(BIN)/python bench/sealing.py $(ARGS)
+
+chaos: ## break the real service in every way known, under load; ARGS="--seed 7" repeats a run
+	$(READY) --for-tests -- $(BIN)/python scripts/chaos.py $(ARGS)
+
+soak: ## load the service and break it at random; MINUTES=60 instead of 10, ARGS="--seed 7" repeats a run
+	$(READY) --for-tests -- $(BIN)/python scripts/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 fuzz: ## send damaged requests, tokens and key sets for some minutes; ARGS="--minutes 5"
 	$(READY) --for-tests -- $(BIN)/python scripts/fuzz.py $(ARGS)

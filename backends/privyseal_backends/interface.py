@@ -2,7 +2,8 @@
 
 A backend is a function `open_store(settings)`, registered under the entry point group `privyseal.backends` with the
 URI scheme that it serves as its name. It returns a `KeyStore`; a store opens `Key`s. What only some stores can do is a
-protocol of its own: `Decrypter` on keys, `KeyCreator` on stores. A caller asks with `isinstance`.
+protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound` and `Latching` on
+stores. A caller asks with `isinstance`.
 
 Every verb is a coroutine and never blocks the event loop: a store that can only block keeps threads of its own.
 A deadline is a reading of `time.monotonic()` in seconds; at the deadline the verb gives up with `DeadlineError`, and
@@ -268,6 +269,11 @@ class UnavailableError(BackendError):
         self.retry_after_s = retry_after_s
 
 
+class LostError(UnavailableError):
+    """The store is lost to this process, and another process may well have it: a call hangs inside a module, or a
+    library's state cannot be begun anew under the calls inside it. Whoever runs the process ends it and starts one."""
+
+
 class OperatorError(BackendError):
     """A person has to act: a wrong PIN, a missing key, a refused permission, a key unlike its configuration.
     Never retried by itself, since each try may cost (tokens lock after a few wrong PINs)."""
@@ -314,6 +320,17 @@ class Parallel(Protocol):
 
 
 @runtime_checkable
+class Observed(Protocol):
+    """A key that follows its store by itself: it notices what breaks, mends what can be mended in the background, and
+    tells. The state of a key that is not `Observed` is learned from the answers to its callers alone."""
+
+    def observe(self, tell: Callable[[BackendError | None], None]) -> None:
+        """Have `tell` called now and at every change, on the event loop of this call, with what a caller would meet:
+        None when the key serves, `UnavailableError` while it heals, `LostError` when this process cannot heal it,
+        `OperatorError` when it waits for a person, `IntegrityError` when another key has its place."""
+
+
+@runtime_checkable
 class Decrypter(Protocol):
     """A key that decrypts."""
 
@@ -337,6 +354,24 @@ class KeyStore(Protocol):
 
     async def close(self) -> None:
         """Finish what is in flight, then release everything. Safe to call twice; the keys are dead after it."""
+
+
+@runtime_checkable
+class ProcessBound(Protocol):
+    """A store whose state belongs to the process, so that the surest way to begin it anew is a new process."""
+
+    def prefer_new_process(self) -> None:
+        """Be told, before a key is opened, that a process costs little here: a new one takes over once a key tells
+        `LostError`. The store then tells that at each loss, and begins nothing anew in place that may be in use."""
+
+
+@runtime_checkable
+class Latching(Protocol):
+    """A store whose tokens count wrong PINs, so that what one process learned must keep the others from trying."""
+
+    def latch(self, uri: str, error: OperatorError) -> None:
+        """Be told that the token of `uri` refused its PIN to another process: log in there no more. What is logged in
+        goes on."""
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """The `privyseal-server` command. It imports what a command needs inside the command, so that help is quick.
 
 Exit codes: 0; 1 refused, not verified or unfit input; 2 usage, a missing file or a bad configuration; 3 a key store
-that is away.
+that is away; 75 a key store that only a new process mends (`serve`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from privyseal import __version__
 from privyseal_service.audit.cli import audit
-from privyseal_service.exits import AWAY, REFUSED, USAGE
+from privyseal_service.exits import AWAY, LOST, REFUSED, USAGE
 from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def serve(config_file: Path) -> None:
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
     standard error. Exits with 1 when a key cannot serve as configured or the audit trail does not hold, 2 for a
     configuration, a certificate, an address or an audit folder that cannot be used, 3 when the store of a required key
-    is away.
+    is away, and, without workers, 75 when a key store was lost to the process (docs/recovery.md): start it again then.
 
     \b
     Example:
@@ -117,13 +117,18 @@ def serve(config_file: Path) -> None:
         with sequencing(config.audit):
             if worker_count(config):
                 _await(supervise(config, announce=announce, load=lambda: load_config(config_file)))
+                code = 0
             else:
-                _serve_alone(config, config_file, announce)
+                code = _serve_alone(config, config_file, announce)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
+    if code == LOST:
+        from privyseal_service.process import end_at_once  # noqa: PLC0415
+
+        end_at_once(code)
 
 
-def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], None]) -> None:
+def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], None]) -> int:
     from privyseal_service import server  # noqa: PLC0415
     from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
@@ -135,7 +140,7 @@ def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], No
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
-        _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
+        return _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
     except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
 

@@ -81,11 +81,13 @@ class Report:
     """How a worker is: said once a second, and whenever it changes.
 
     `state` is "opening", "open" (ready to listen), "serving" or "draining". `ailing` names the keys that do not serve.
+    `lost` is whether a key store is lost to this process, so that a new one should take its place.
     """
 
     state: str
     ailing: frozenset[str] = frozenset()
     latches: tuple[Latch, ...] = ()
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,12 @@ def encode_word(word: Word) -> bytes:
     match word:
         case Report():
             latches = [[latch.uri, latch.message, latch.remedy] for latch in word.latches]
-            said: dict[str, Any] = {"state": word.state, "ailing": sorted(word.ailing), "latches": latches}
+            said: dict[str, Any] = {
+                "state": word.state,
+                "ailing": sorted(word.ailing),
+                "latches": latches,
+                "lost": word.lost,
+            }
         case Failed():
             said = {"failed": word.message, "code": word.code}
     return json.dumps(said).encode() + b"\n"
@@ -165,7 +172,7 @@ def decode_word(line: bytes) -> Word:
         latches = tuple(Latch(*map(_text, latch)) for latch in said["latches"])
         if said["state"] not in _STATES:
             raise ReportError("no such state")
-        return Report(said["state"], frozenset(map(_text, said["ailing"])), latches)
+        return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
 

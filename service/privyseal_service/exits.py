@@ -8,6 +8,8 @@ USAGE = 2
 """Usage, a missing file, a bad configuration, or an address that cannot be had."""
 AWAY = 3
 """A key store that is away."""
+LOST = 75
+"""A key store that is lost to this process and needs a new one (EX_TEMPFAIL of sysexits.h): start it again."""
 
 
 class StartError(Exception):

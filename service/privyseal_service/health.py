@@ -1,4 +1,8 @@
-"""The standard health service (grpc.health.v1): it speaks of the server and its services alone, never of a key."""
+"""The standard health service (grpc.health.v1): it speaks of the server and its services alone, never of a key.
+
+Readiness is the health of "" (the server) and of SigningService: SERVING while decisions can be put on record and any
+key serves. Liveness is the health of `live`: SERVING until the stop, since no restart brings a key store back.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,24 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 PROBLEMS = "privyseal-problems"
 """The trailing metadata of a Check: how many things are wrong that do not stop the service."""
 
+LIVE = "live"
+"""The name under which liveness is asked for."""
+
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Health of "" (the server) and of each service. Unlike the stock servicer it ends its watches when the service
-    stops, so that none of them holds the stop.
+    """Health of "" (the server), of `live` and of each service; `of_keys` names those that are of no use without a key.
+    Unlike the stock servicer it ends its watches when the service stops, so that none of them holds the stop.
 
     `problems` are sentences by what they are about: the service serves all the same. A Check is told how many there
     are, and whoever owns the process reads them here.
     """
 
-    def __init__(self, services: list[str]) -> None:
-        self._services = frozenset(["", *services])
+    def __init__(self, services: list[str], of_keys: frozenset[str] = frozenset()) -> None:
+        self._services = frozenset(["", LIVE, *services])
+        self._of_keys = of_keys | {""}
+        self._keys_serve = True
         self._serving = False
         self._recording = True
         self._stopping = False
@@ -41,6 +50,12 @@ class Health(health_pb2_grpc.HealthServicer):
         self._recording = safe
         self._tell()
 
+    def keys(self, serve: bool) -> None:  # noqa: FBT001 - there is nothing else to say
+        """Whether any key serves."""
+        if serve != self._keys_serve:
+            self._keys_serve = serve
+            self._tell()
+
     def stop(self) -> None:
         """NOT_SERVING for good; every watch is told so and ends."""
         self._serving = False
@@ -54,7 +69,8 @@ class Health(health_pb2_grpc.HealthServicer):
     def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
         if service not in self._services:
             return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-        if self._serving and self._recording:
+        ready = self._recording and (self._keys_serve or service not in self._of_keys)
+        if self._serving and (ready or service == LIVE):
             return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
 

@@ -20,6 +20,8 @@ from privyseal_backends.interface import (
     BusyError,
     Key,
     KeyStore,
+    LostError,
+    Observed,
     OpenStore,
     OperatorError,
     UnavailableError,
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
-LONGEST_RETRY_S = 30.0
+LONGEST_RETRY_S = 1.5
+"""A store that is back is found within that, and the time that opening takes."""
+LONGEST_BUSY_RETRY_S = 30.0
 
 
 class KeyState(enum.Enum):
@@ -89,10 +93,15 @@ async def open_key(config: KeyConfig, stores: Stores) -> Key:
     return key
 
 
-class ServedKey:
-    """One key of the configuration, open or not."""
+_BELIEVED_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
+"""How long what a call met is believed of a key that does not follow its store by itself: without calls it would never
+be known to serve again, and a balancer that looks at readiness would send none."""
 
-    def __init__(self, config: KeyConfig) -> None:
+
+class ServedKey:
+    """One key of the configuration, open or not. `changed` hears of every change of its state."""
+
+    def __init__(self, config: KeyConfig, changed: Callable[[], None] = lambda: None) -> None:
         self.name = config.name
         self.config = config
         self.schemes = frozenset(config.schemes)
@@ -101,12 +110,30 @@ class ServedKey:
         self.problem: BackendError | None = None
         self.tried = asyncio.Event()
         self.next_try_s = time.monotonic() + FIRST_RETRY_S
+        self._changed = changed
         self._key: Key | None = None
+        self._observed = False
+        self._doubt: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether its store is lost to this process, so that only a new one can serve it."""
+        return isinstance(self.problem, LostError)
 
     @property
     def state(self) -> KeyState:
         """Whether it can be used now; frozen is frozen, whatever its store says."""
         return KeyState.FROZEN if self.frozen else self._state
+
+    @property
+    def serves(self) -> bool:
+        """Whether its store can use it now, frozen or not."""
+        return self._state is KeyState.SERVING
+
+    @property
+    def blocked(self) -> bool:
+        """Whether only a person can help its store, frozen or not."""
+        return self._state is KeyState.BLOCKED
 
     @property
     def key(self) -> Key | None:
@@ -116,13 +143,33 @@ class ServedKey:
     def opened(self, key: Key) -> None:
         """The key is open from now on."""
         self._key = key
-        self.problem = None
-        self._state = KeyState.SERVING
+        self._enter(None)
+        if isinstance(key, Observed):
+            self._observed = True
+            key.observe(lambda problem: self._heard(key, problem))
 
-    def failed(self, problem: BackendError) -> None:
-        """The key could not be opened."""
+    def failed(self, problem: BackendError, *, heals: bool | None = None) -> None:
+        """The key could not be opened; `heals` is whether it is tried again."""
+        self._enter(problem, heals=may_heal(problem) if heals is None else heals)
+
+    def _heard(self, key: Key, problem: BackendError | None) -> None:
+        """What a key that follows its store says of itself."""
+        if key is not self._key:
+            return  # it was shut, or is an earlier one
+        if problem is not None and (self.problem is None or type(problem) is not type(self.problem)):
+            level = logging.WARNING if may_heal(problem) else logging.ERROR
+            _LOG.log(level, "key %r does not serve: %s", self.name, problem)
+        elif problem is None and self.problem is not None:
+            _LOG.warning("key %r serves again", self.name)
+        self._enter(problem, heals=problem is None or may_heal(problem))
+
+    def _enter(self, problem: BackendError | None, *, heals: bool = True) -> None:
         self.problem = problem
-        self._state = KeyState.UNAVAILABLE if may_heal(problem) else KeyState.BLOCKED
+        if problem is None:
+            self._state = KeyState.SERVING
+        else:
+            self._state = KeyState.UNAVAILABLE if heals else KeyState.BLOCKED
+        self._changed()
 
     def shut(self, problem: BackendError) -> None:
         """The open key does not fit what is asked of it now."""
@@ -134,40 +181,79 @@ class ServedKey:
         if self.frozen:
             raise errors.frozen(self.name)
         if self._key is None:
-            if self._state is KeyState.BLOCKED:
+            if self.blocked:
                 raise errors.blocked(self.name)
             raise errors.away(self.name, max(0.1, self.next_try_s - time.monotonic()))
         return self._key
 
     def note(self, answer: object) -> None:
         """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
+        if self._observed:
+            return  # it knows better, and says so
         match answer:
-            case UnavailableError():
-                self._state = KeyState.UNAVAILABLE
-            case OperatorError():
-                self._state = KeyState.BLOCKED
+            case UnavailableError() | OperatorError():
+                self._enter(answer, heals=isinstance(answer, UnavailableError))
+                self._believe_for(_BELIEVED_S[self._state])
             case BackendError():
                 pass  # busy, a deadline, a caller's fault: these say nothing of the key
             case _:
-                self._state = KeyState.SERVING
+                if not self.serves:
+                    self._believe_for(None)
+                    self._enter(None)
+
+    def _believe_for(self, seconds: float | None) -> None:
+        if self._doubt is not None:
+            self._doubt.cancel()
+        loop = asyncio.get_running_loop()
+        self._doubt = None if seconds is None else loop.call_later(seconds, self._enter, None)
+
+    def close(self) -> None:
+        """Its state is of no interest any more."""
+        self._changed = lambda: None
+        if self._doubt is not None:
+            self._doubt.cancel()
 
 
 class Keyring:
     """All keys of the configuration."""
 
     def __init__(self, keys: Sequence[KeyConfig], stores: Stores, *, first_retry_s: float = FIRST_RETRY_S) -> None:
-        self.keys: Mapping[str, ServedKey] = MappingProxyType({config.name: ServedKey(config) for config in keys})
+        self._changed: Callable[[], None] = lambda: None
+        self.keys: Mapping[str, ServedKey] = MappingProxyType(
+            {config.name: ServedKey(config, self._state_changed) for config in keys}
+        )
         self._stores = stores
         self._first_retry_s = first_retry_s
         self._started = False
+        self._served_before = False
+        self._said: dict[str, str] = {}
         self._tasks: dict[ServedKey, asyncio.Task[None]] = {}
+
+    def _state_changed(self) -> None:
+        self._changed()
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, on the event loop, whenever a key's state changes."""
+        self._changed = changed
+
+    @property
+    def serves(self) -> bool:
+        """Whether any key's store serves now. A frozen key's callers are to hear that it is frozen."""
+        return any(key.serves for key in self.keys.values())
+
+    @property
+    def lost(self) -> BackendError | None:
+        """Why this process should be replaced; None when it need not be."""
+        return next((key.problem for key in self.keys.values() if key.lost), None)
 
     async def open(self, wait_s: float, *, strict: bool = True) -> None:
         """Open every key at once, and go on in the background with those whose store is away, or silent for `wait_s`.
 
         Raises KeyringError for a key that does not fit, and for a required one that is not open by then; where not
-        `strict`, such a key does not serve, and the others do.
+        `strict`, such a key does not serve, and the others do: the configuration has served before, so a token or a key
+        that is not there is away, and is looked for.
         """
+        self._served_before = not strict
         keys = list(self.keys.values())
         for key in keys:
             self._keep(key)
@@ -191,7 +277,10 @@ class Keyring:
         delay_s = self._first_retry_s
         while not await self._try_to_open(served):
             wait_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - spreads the load, hides nothing
-            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+            if served.blocked:
+                wait_s = LONGEST_BUSY_RETRY_S
+            longest_s = LONGEST_BUSY_RETRY_S if isinstance(served.problem, BusyError) else LONGEST_RETRY_S
+            delay_s = min(2 * delay_s, longest_s)
             served.next_try_s = time.monotonic() + wait_s
             await asyncio.sleep(wait_s)
 
@@ -202,14 +291,19 @@ class Keyring:
             check_one_purpose(served.config, _fingerprint(key), self._others(served))
             served.opened(key)
         except BackendError as error:
-            served.failed(error)
+            served.failed(error, heals=may_heal(error) or (self._served_before and _comes_back(error)))
         except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
             _LOG.exception("key %r: its backend failed in a way that no backend should", served.name)
             served.failed(OperatorError("backend", "it failed in a way that no backend should", "read the log"))
         served.tried.set()
-        if self._started:
+        if self._started and (served.problem is None or self._is_news(served)):
             _log_opened(served)
-        return served.problem is None or not may_heal(served.problem)
+        return served.problem is None or not (may_heal(served.problem) or _comes_back(served.problem))
+
+    def _is_news(self, served: ServedKey) -> bool:
+        """Whether the log does not have this problem of the key yet: it is tried every second or so."""
+        said, self._said[served.name] = self._said.get(served.name), str(served.problem)
+        return said != str(served.problem)
 
     def adopt(self, keys: Sequence[KeyConfig]) -> None:
         """Go on with these keys, now. One that is the same but for its schemes, its bar or whether it is frozen stays
@@ -221,18 +315,23 @@ class Keyring:
             if old is not None:
                 old.frozen = config.state == "frozen"
             same = old is not None and (old.config.uri, old.config.fingerprint) == (config.uri, config.fingerprint)
-            served[config.name] = old if old is not None and same else ServedKey(config)
+            served[config.name] = old if old is not None and same else ServedKey(config, self._state_changed)
         self.keys = MappingProxyType(served)
         for config in keys:
             key = served[config.name]
             if key is not before.get(config.name) or not self._refit(key, config):
                 self._keep(key)
         for name, old in before.items():
-            if served.get(name) is not old and old in self._tasks:
-                self._tasks.pop(old).cancel()
+            if served.get(name) is not old:
+                old.close()
+                if old in self._tasks:
+                    self._tasks.pop(old).cancel()
+        self._changed()
 
     def _keep(self, served: ServedKey) -> None:
         """Open a key in the background."""
+        if served in self._tasks:
+            self._tasks[served].cancel()
         self._tasks[served] = asyncio.create_task(self._keep_opening(served), name=f"open key {served.name}")
 
     def _refit(self, served: ServedKey, config: KeyConfig) -> bool:
@@ -256,6 +355,8 @@ class Keyring:
 
     async def close(self) -> None:
         """Stop opening, then close every store."""
+        for key in self.keys.values():
+            key.close()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -272,6 +373,12 @@ def may_heal(error: BackendError) -> bool:
     return isinstance(error, (UnavailableError, BusyError))
 
 
+def _comes_back(error: BackendError) -> bool:
+    """Whether a person may mend it without starting the service again: what is not there can come, and looking for it
+    costs nothing. A PIN is never tried again."""
+    return type(error) is OperatorError and error.part in ("module", "token", "object")
+
+
 def _stops_the_start(key: ServedKey, problem: BackendError) -> bool:
     return key.config.required or not may_heal(problem)
 
@@ -280,7 +387,7 @@ def _log_opened(served: ServedKey) -> None:
     if served.key is not None:
         description = served.key.description
         _LOG.info("key %r serves: %r, version %s", served.name, description.public_key, description.key_version)
-    elif served.state is KeyState.BLOCKED:
+    elif served.blocked:
         _LOG.error("key %r is blocked until somebody acts: %s", served.name, served.problem)
     else:
         _LOG.warning("key %r is unavailable, opening goes on in the background: %s", served.name, served.problem)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privyseal_backends.interface import BackendError, Key, KeyStore, OperatorError
+from privyseal_backends.interface import BackendError, Key, KeyStore, Latching, Observed, OperatorError
 from privyseal_service.key_uris import same_token
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Latches:
     def __init__(self, latches: Iterable[Latch] = (), tell: Callable[[Latch], None] = lambda _: None) -> None:
         self._latches = list(latches)
         self._tell = tell
+        self._stores: list[Latching] = []
 
     @property
     def all(self) -> tuple[Latch, ...]:
@@ -54,10 +55,12 @@ class Latches:
         if latch in self._latches:
             return False
         self._latches.append(latch)
+        for store in self._stores:
+            store.latch(latch.uri, latch.error())
         return True
 
-    def note(self, uri: str, error: BackendError) -> None:
-        """Look at what opening a key ended in, and latch when it was its PIN."""
+    def note(self, uri: str, error: BackendError | None) -> None:
+        """Look at what a key met, and latch when it was its PIN."""
         if isinstance(error, OperatorError) and error.part == "PIN" and self.refusal(uri) is None:
             latch = Latch(uri, error.message, error.remedy)
             self.add(latch)
@@ -68,9 +71,14 @@ class Latches:
 
         def guarded(scheme: str) -> OpenStore:
             open_store = backends(scheme)
-            return lambda settings: _GuardedStore(open_store(settings), self)
+            return lambda settings: self._guarded(open_store(settings))
 
         return guarded
+
+    def _guarded(self, store: KeyStore) -> KeyStore:
+        if isinstance(store, Latching):
+            self._stores.append(store)
+        return _GuardedStore(store, self)
 
 
 class _GuardedStore:
@@ -86,10 +94,13 @@ class _GuardedStore:
         if refusal is not None:
             raise refusal
         try:
-            return await self._store.open_key(uri, fingerprint)
+            key = await self._store.open_key(uri, fingerprint)
         except BackendError as error:
             self._latches.note(uri, error)
             raise
+        if isinstance(key, Observed):
+            key.observe(lambda problem: self._latches.note(uri, problem))  # a PIN can be refused later as well
+        return key
 
     async def close(self) -> None:
         """Close the store; see `KeyStore.close`."""

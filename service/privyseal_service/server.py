@@ -16,6 +16,7 @@ from privyseal_backends.registry import backend
 from privyseal_service.audit.calls import AuditCalls
 from privyseal_service.audit.recorder import AuditRecorder
 from privyseal_service.decisions import LogRecorder, Recorder
+from privyseal_service.exits import LOST
 from privyseal_service.grants import Grants
 from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVICE
 from privyseal_service.health import HEALTH_SERVICE, Health
@@ -32,6 +33,7 @@ from privyseal_service.signing import CallPath
 from privyseal_service.systemd import notify
 from privyseal_service.tls import TlsMaterial, load_tls
 from privyseal_service.watching import LOOK_EVERY_S
+from privyseal_service.waiting import first_of
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
@@ -44,12 +46,14 @@ _TAKE_IN_S = 0.05
 (github.com/grpc/grpc/issues/41785)."""
 
 
+_LOST_GRACE_S = 2.0
+
 _SETTLE_S = 5.0
 """How long calls that were ended by a stop may take to be put on record."""
 
 
 class Service:
-    """The whole service: `start`, then `stop`. Never started twice."""
+    """The whole service: `start`, then `stop`. Never started twice. `changed` hears when a key's state changes."""
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Service:
         *,
         backends: Callable[[str], OpenStore] = backend,
         recorder: Recorder | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self.problems = Problems(Counters(), self._tell_health)
@@ -66,7 +71,10 @@ class Service:
         self._path = CallPath(_grants(config), self._keyring, self._recorder, counters=self.problems.counters)
         self._audit = AuditCalls(audit, self._path) if audit else None
         services = [SIGNING_SERVICE, KEY_SERVICE, *([AUDIT_SERVICE] if audit else [])]
-        self._health = Health(services)
+        self._health = Health(services, frozenset([SIGNING_SERVICE]))
+        self._lost = asyncio.Event()
+        self._changed = changed
+        self._keyring.on_change(self._keys_changed)
         self._reflection = Reflection([*services, HEALTH_SERVICE])
         self._sources: dict[str, KeySource] = {}
         self._limiters: list[Limiter] = []
@@ -109,6 +117,19 @@ class Service:
     def _make_limiter(self, config: Config) -> Limiter:
         counts = any(grant.rate or grant.daily_quota for grant in config.grants)
         return make_limiter(config.limits, config.server.state_folder, counts=counts, problems=self.problems)
+
+    def _keys_changed(self) -> None:
+        self._health.keys(self._keyring.serves)
+        if self._keyring.lost is not None:
+            self._lost.set()
+        else:
+            self._lost.clear()
+        self._changed()
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set while a key store is lost to this process, so that a new process should take its place."""
+        return self._lost
 
     @property
     def ailing(self) -> frozenset[str]:
@@ -228,13 +249,15 @@ class Service:
         self._health.problems = {**said, **self.problems.now}
 
     async def drain(self) -> None:
-        """Say NOT_SERVING, wait for balancers to notice, then `stop`. Cut short when it is cancelled."""
+        """Say NOT_SERVING, wait for balancers to notice, then `stop`. Cut short when it is cancelled, and where the
+        process is lost: what it has in flight, it can hardly finish."""
         self._health.stop()
         try:
             if self._listeners:
-                await asyncio.sleep(max(_TAKE_IN_S, self._config.server.drain_wait_s))
+                await asyncio.sleep(max(_TAKE_IN_S, 0.0 if self._lost.is_set() else self._config.server.drain_wait_s))
         finally:
-            await self.stop(self._config.server.shutdown_grace_s)
+            grace_s = self._config.server.shutdown_grace_s
+            await self.stop(min(_LOST_GRACE_S, grace_s) if self._lost.is_set() else grace_s)
 
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, accept no more, let calls in flight finish for `grace_s`, close the record and the key
@@ -260,9 +283,10 @@ def _grants(config: Config) -> Grants:
     return Grants([grant.grant() for grant in config.grants])
 
 
-async def serve(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+async def serve(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> int:
     """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
-    and `load` reads the configuration again at SIGHUP.
+    and `load` reads the configuration again at SIGHUP. Returns 0, or LOST when a key store was lost to this process:
+    then it should end without further ado, and be started again.
 
     Raises TlsError, SourceError, LimitsError, KeyringError, ListenError when the service cannot start.
     """
@@ -280,14 +304,18 @@ async def serve(config: Config, *, announce: Callable[[str], None], load: Callab
         notify("READY=1")
         watching = asyncio.create_task(reloader.keep_watching())
         try:
-            await stopping.wait()
+            await first_of(stopping.wait(), service.lost.wait())
         finally:
             watching.cancel()
         notify("STOPPING=1")
-        _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
+        if stopping.is_set():
+            _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
+        else:
+            _LOG.critical("a key store is lost to this process, which ends with exit code %d: start it again", LOST)
 
     await run(service, service.start(), stopping, started)
     _LOG.info("stopped")
+    return LOST if service.lost.is_set() and not stopping.is_set() else 0
 
 
 async def run(

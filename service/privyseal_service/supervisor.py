@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from privyseal import __version__
 from privyseal_service.control import (
@@ -43,6 +43,7 @@ from privyseal_service.problems import Problems
 from privyseal_service.reloading import CONFIGURATION, Reloader, UnusableError
 from privyseal_service.restarts import Backoff, HangWatch
 from privyseal_service.systemd import notify
+from privyseal_service.waiting import first_of
 
 if TYPE_CHECKING:
     from privyseal_service.config import Config
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
+_SPAWN_AGAIN_S = 1.0
 _FIRST_REPORT_S = 30.0
 """How long a worker may take to import what it needs; a busy machine takes its time."""
 _CLOSE_S = 25.0
@@ -118,7 +120,11 @@ class _Worker:
 
     async def until_open(self) -> None:
         """Wait until its keys are open, or it has ended."""
-        while self.report.state == "opening":
+        await self.until(lambda: self.report.state != "opening")
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait for something that its reports, or its end, make true."""
+        while not true():
             await self._changed.wait()
 
     def _tell(self) -> None:
@@ -149,6 +155,11 @@ class _Worker:
         """Whether it takes calls."""
         return self.report.state == "serving"
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self.report.state == "ended"
+
 
 class Supervisor:
     """Runs the workers of a configuration until SIGTERM or SIGINT.
@@ -165,6 +176,7 @@ class Supervisor:
         self._reservations: list[Reservation] = []
         self._workers: dict[int, _Worker] = {}
         self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -185,7 +197,7 @@ class Supervisor:
         try:
             self._reserve()
             self._keepers[0] = asyncio.create_task(self._keep(0))
-            await _first_of(self._serving.wait(), self._stopping.wait())
+            await first_of(self._serving.wait(), self._stopping.wait())
             if self._failure is not None:
                 raise self._failure
             if not self._stopping.is_set():
@@ -216,10 +228,19 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """Keep one worker running, until there is to be none of its number."""
         backoff = Backoff()
+        successor: tuple[_Worker, asyncio.Task[int]] | None = None
         while not self._stopping.is_set() and number < self._wanted:
-            worker, ending = await self._start(number)
+            try:
+                worker, ending = successor or await self._start(number)
+                successor = await self._succeeded(worker, ending, backoff)
+            except StartError as error:
+                self._failure = None if self._serving.is_set() else error
+                self._stopping.set()
+                return
+            if successor is not None:
+                continue
             code = await ending
-            del self._workers[number]
+            self._workers.pop(worker.process.pid, None)
             if not self._serving.is_set():
                 self._fail(worker, code)
                 return
@@ -227,13 +248,47 @@ class Supervisor:
                 continue
             delay_s = backoff.after(worker.lived_s)
             _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
-            await _first_of(asyncio.sleep(delay_s), self._stopping.wait())
+            await first_of(asyncio.sleep(delay_s), self._stopping.wait())
+
+    async def _succeeded(
+        self, worker: _Worker, ending: asyncio.Task[int], backoff: Backoff
+    ) -> tuple[_Worker, asyncio.Task[int]] | None:
+        """Wait until another worker has taken over from one to which a key store is lost, and let that one go; None
+        when it ends, or is to end, by itself. Until then it says that the store is away, and may find it again."""
+        lived_s: float | None = None
+        while True:
+            await first_of(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
+            if ending.done() or worker.leaving or self._stopping.is_set():
+                return None
+            delay_s = backoff.after(worker.lived_s if lived_s is None else lived_s)
+            _LOG.error("worker %d has lost a key store; another one takes over in %.1f s", worker.number, delay_s)
+            mended = worker.until(lambda: not worker.report.lost)
+            await first_of(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))
+            if not worker.report.lost or ending.done() or worker.leaving or self._stopping.is_set():
+                continue
+            new, new_ending = await self._start(worker.number)
+            await _until_serving(new)
+            if not new.ended:
+                worker.leave()
+                farewell = asyncio.create_task(self._see_off(worker, ending))
+                self._farewells.add(farewell)
+                farewell.add_done_callback(self._farewells.discard)
+                return new, new_ending
+            self._workers.pop(new.process.pid, None)
+            lived_s = new.lived_s
+            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new, await new_ending))
+
+    async def _see_off(self, worker: _Worker, ending: asyncio.Task[int]) -> None:
+        """Wait for the end of a worker that was replaced."""
+        code = await ending
+        self._workers.pop(worker.process.pid, None)
+        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker, code))
 
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]]:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once."""
         async with self._one_at_a_time:
-            worker = await _spawn(number)
-            self._workers[number] = worker
+            worker = await self._spawn(number)
+            self._workers[worker.process.pid] = worker
             worker.say(self._first_order(number))
             self._tell_worker(worker)
             if self._stopping.is_set():
@@ -241,6 +296,19 @@ class Supervisor:
             ending = asyncio.create_task(worker.hear(self._heard))
             await worker.until_open()
             return worker, ending
+
+    async def _spawn(self, number: int) -> _Worker:
+        """Start a worker's process, as soon as the system lets us: when descriptors or memory are used up, that is
+        tried again. Raises StartError where the service does not serve, or is to stop."""
+        while True:
+            try:
+                return await _spawn(number)
+            except OSError as error:
+                sentence = f"worker {number} cannot be started: {error.strerror or error}"
+                if not self._serving.is_set() or self._stopping.is_set():
+                    raise StartError(sentence, REFUSED) from None
+                _LOG.error("%s; it is tried again", sentence)
+            await asyncio.sleep(_SPAWN_AGAIN_S)
 
     def _first_order(self, number: int) -> Start:
         strict = not self._serving.is_set()
@@ -330,7 +398,7 @@ class Supervisor:
         server = self._config.server
         if self._keepers:
             patience_s = server.drain_wait_s + server.shutdown_grace_s + _CLOSE_S
-            _, late = await asyncio.wait(self._keepers.values(), timeout=patience_s)
+            _, late = await asyncio.wait([*self._keepers.values(), *self._farewells], timeout=patience_s)
             for worker in self._workers.values():
                 _LOG.error("worker %d did not end in %g s and is ended", worker.number, patience_s)
                 worker.kill()
@@ -342,8 +410,13 @@ class Supervisor:
 
 async def _spawn(number: int) -> _Worker:
     """Start a worker's process. It is run as a new program: a fork of this one could not use a key store's module."""
-    (their_orders, orders), (words, their_words) = os.pipe(), os.pipe()
-    try:
+    with ExitStack() as theirs, ExitStack() as ours:
+        their_orders, orders = os.pipe()
+        theirs.callback(os.close, their_orders)
+        ours.callback(os.close, orders)
+        words, their_words = os.pipe()
+        theirs.callback(os.close, their_words)
+        ours.callback(os.close, words)
         arguments = (their_orders, their_words, os.getpid(), f"privyseal-server worker {number}")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -352,22 +425,14 @@ async def _spawn(number: int) -> _Worker:
             stdout=asyncio.subprocess.DEVNULL,
             pass_fds=(their_orders, their_words),
         )
-    finally:
-        os.close(their_orders)
-        os.close(their_words)
+        ours.pop_all()
     worker = _Worker(number, process)
     await worker.connect(orders, words)
     return worker
 
 
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for one of several things, and forget the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+async def _until_serving(worker: _Worker) -> None:
+    await worker.until(lambda: worker.serving or worker.ended)
 
 
 def _ended(worker: _Worker, code: int) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
@@ -28,12 +29,15 @@ from privyseal_service.control import (
     read_start,
     reader_over,
 )
-from privyseal_service.exits import REFUSED, StartError, start_error
+from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import RELOAD_FAILURES, RELOADS
-from privyseal_service.process import die_with, harden, keep_to
+from privyseal_service.process import die_with, end_at_once, harden, keep_to
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from privyseal_backends.interface import KeyStore, OpenStore
     from privyseal_service.config import Config
     from privyseal_service.server import Service
 
@@ -59,7 +63,33 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if start.core is not None:
         keep_to(start.core)
-    sys.exit(asyncio.run(_Worker(start).run(orders, words)))
+    worker = _Worker(start)
+    try:
+        code = asyncio.run(worker.run(orders, words))
+    except OSError as error:  # no descriptors are left, or no memory
+        sys.stderr.write(f"worker {start.number} cannot run: {error.strerror or error}\n")
+        code = REFUSED
+    if code == LOST:
+        end_at_once(code)
+    sys.exit(code)
+
+
+def _replaceable(backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
+    """The same backends, whose stores are told that a lost process is replaced."""
+    from privyseal_backends.interface import ProcessBound  # noqa: PLC0415
+
+    def told(scheme: str) -> OpenStore:
+        open_store = backends(scheme)
+
+        def open_told(settings: Mapping[str, object]) -> KeyStore:
+            store = open_store(settings)
+            if isinstance(store, ProcessBound):
+                store.prefer_new_process()
+            return store
+
+        return open_told
+
+    return told
 
 
 class _Worker:
@@ -98,7 +128,11 @@ class _Worker:
                 task.cancel()
             self._speaker.close()
             await self._speaker.closed()
-        return 0
+        return LOST if self._lost else 0
+
+    @property
+    def _lost(self) -> bool:
+        return self._service is not None and self._service.lost.is_set()
 
     async def _serve(self) -> None:
         if self._start.version != __version__:
@@ -109,7 +143,8 @@ class _Worker:
         from privyseal_backends.registry import backend  # noqa: PLC0415
         from privyseal_service import server  # noqa: PLC0415
 
-        self._service = server.Service(self._start.config, backends=self._latches.guard(backend))
+        backends = self._latches.guard(_replaceable(backend))
+        self._service = server.Service(self._start.config, backends=backends, changed=self._report)
         for about, sentence in self._troubles.items():
             self._service.trouble(about, sentence)
         try:
@@ -180,7 +215,7 @@ class _Worker:
 
     def _report(self) -> None:
         ailing = self._service.ailing if self._service is not None else frozenset()
-        self._say(Report(self._state, ailing, self._latches.all))
+        self._say(Report(self._state, ailing, self._latches.all, self._lost))
 
     def _say(self, word: Word) -> None:
         self._speaker.say(encode_word(word))

@@ -104,6 +104,7 @@ _BY_CODE: Mapping[int, Meaning] = MappingProxyType(
         0x103: Meaning("CKR_USER_TYPE_INVALID", Fault.OPERATOR, "PIN"),
         0x104: Meaning("CKR_USER_ANOTHER_ALREADY_LOGGED_IN", Fault.OPERATOR, "PIN"),
         0x105: Meaning("CKR_USER_TOO_MANY_TYPES", Fault.OPERATOR, "PIN"),
+        0x121: Meaning("CKR_RANDOM_NO_RNG", Fault.CALLER, "mechanism"),
         0x190: Meaning("CKR_CRYPTOKI_NOT_INITIALIZED", Fault.TOKEN_LOST, "module"),
         0x191: Meaning("CKR_CRYPTOKI_ALREADY_INITIALIZED", Fault.OPERATOR, "module"),
         0x1A0: Meaning("CKR_MUTEX_BAD", Fault.TOKEN_LOST, "module"),
@@ -161,6 +162,7 @@ _CODE_OF: Mapping[type[PKCS11Error], int] = MappingProxyType(
         exc.UserPinNotInitialized: 0x102,
         exc.AnotherUserAlreadyLoggedIn: 0x104,
         exc.UserTooManyTypes: 0x105,
+        exc.RandomNoRNG: 0x121,
         exc.FunctionRejected: 0x200,
     }
 )

@@ -15,7 +15,7 @@ from pkcs11.exceptions import PKCS11Error
 from privyseal_backends.interface import CallerError, IntegrityError, Mechanism, PublicKey, SigningInput
 from privyseal_backends.pkcs11.errors import Fault, meaning
 from privyseal_backends.pkcs11.mechanisms import TOKEN_MECHANISMS
-from privyseal_backends.pkcs11.objects import find_private_key, read_public_key
+from privyseal_backends.pkcs11.objects import KeyAttributes, find_private_key, read_attributes, read_public_key
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _OAEP_HASHES: dict[Mechanism, type[HashAlgorithm]] = {Mechanism.OAEP_SHA256: SHA256, Mechanism.OAEP_SHA1: SHA1}
@@ -24,16 +24,26 @@ _TRIAL_BYTES = 16
 
 @dataclass(frozen=True, eq=False)
 class TokenKey:
-    """A key that was found once: its URI, made exact by its CKA_ID, and its public key, which it must always have."""
+    """A key that was found once: its URI, made exact by its CKA_ID, its public key, which it must always have, and its
+    attributes, which its custody was found from."""
 
     uri: Pkcs11Uri
     public_key: PublicKey
+    attributes: KeyAttributes
 
 
 def find_again(session: pkcs11.Session, key: TokenKey) -> pkcs11.PrivateKey:
-    """The key's handle on a session. Raises `IntegrityError` when another key is found in its place."""
+    """The key's handle on a session. Raises `IntegrityError` when another key is found in its place, or the same one
+    with attributes that contradict what was found before."""
     handle = find_private_key(session, key.uri)
     check_same(read_public_key(session, handle, key.uri), key.public_key.fingerprint, key.uri)
+    changed = key.attributes.contradictions(read_attributes(handle))
+    if changed:
+        raise IntegrityError(
+            "attribute",
+            f"the {key.uri.key_words} of the {key.uri.token_words} has changed its {', '.join(changed)}",
+            "find out who made it anew, then start the service again, which looks at its custody anew",
+        )
     return handle
 
 

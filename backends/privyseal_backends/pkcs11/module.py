@@ -14,16 +14,17 @@ import os
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import ClassVar, Protocol, TypeVar, cast
 
 from pkcs11._pkcs11 import lib as stock_lib
 from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
-from privyseal_backends.pkcs11.errors import Fault, meaning, meaning_of_code
+from privyseal_backends.pkcs11.errors import Fault, Meaning, meaning, meaning_of_code
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,11 @@ _CKR_CANT_LOCK = 0x0A
 _CKR_ALREADY_INITIALIZED = 0x191
 _START_ATTEMPTS = 4
 _START_PAUSE_S = 0.05
+_CKU_USER = 1
+
+LOOK_FOR_HANGS_EVERY_S = 0.25
+CALL_LIMIT_S = 30.0
+"""Seconds that a call may be inside a module where its caller has no limit of its own."""
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -47,12 +53,15 @@ class _InitializeArgs(ctypes.Structure):
 
 
 class _FunctionList(ctypes.Structure):
-    """The head of CK_FUNCTION_LIST: its version, then C_Initialize and C_Finalize, the first of 68 functions."""
+    """The head of CK_FUNCTION_LIST: its version, then the first 20 of 68 functions."""
 
     _fields_: ClassVar = [
         ("version", ctypes.c_ubyte * 2),
         ("initialize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.POINTER(_InitializeArgs))),
         ("finalize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)),
+        ("others", ctypes.c_void_p * 16),
+        ("login", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong)),
+        ("logout", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong)),
     ]
 
 
@@ -95,6 +104,8 @@ class ThreadSafeLib(stock_lib):
         self._started = False
         self.reserved = reserved
         self.one_at_a_time = False
+        # The base class calls unload() when the object goes, which at the end of a process may come after its methods.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
         try:
             super().__init__(path)  # calls initialize(), then C_GetInfo through python-pkcs11's own list
         except PKCS11Error:
@@ -136,6 +147,31 @@ class ThreadSafeLib(stock_lib):
         if code != _CKR_OK:
             raise CodeError(code)
 
+    @property
+    def logs_in(self) -> bool:
+        """Whether `log_in` and `log_out` work: not for a module of p11-kit, whose list here is not that in there."""
+        return not self._entry.private_lists
+
+    def log_in(self, session: int, pin: str) -> None:
+        """Call C_Login for the user on a session, by its handle. Raises `CodeError`.
+
+        `Token.open` with a PIN does so too, and leaves a session behind whenever the login fails.
+        """
+        secret = pin.encode()
+        buffer = ctypes.create_string_buffer(secret, len(secret))
+        try:
+            code = self._entry.functions.login(session, _CKU_USER, buffer, len(secret))
+        finally:
+            ctypes.memset(buffer, 0, len(secret))
+        if code != _CKR_OK:
+            raise CodeError(code)
+
+    def log_out(self, session: int) -> None:
+        """Call C_Logout on a session, by its handle. Raises `CodeError`."""
+        code = self._entry.functions.logout(session)
+        if code != _CKR_OK:
+            raise CodeError(code)
+
     def reinitialize(self) -> None:
         """Finalise and initialise."""
         self.finalize()
@@ -146,15 +182,20 @@ class ThreadSafeLib(stock_lib):
 
 
 class CodeError(Exception):
-    """A return value of C_Initialize or C_Finalize that is not CKR_OK."""
+    """A return value that is not CKR_OK, of a function that is called here and not by python-pkcs11."""
 
     def __init__(self, code: int) -> None:
         super().__init__(meaning_of_code(code).name)
         self.code = code
 
 
+def meaning_of(error: CodeError | PKCS11Error) -> Meaning:
+    """What a return value means, whoever asked for it."""
+    return meaning_of_code(error.code) if isinstance(error, CodeError) else meaning(error)
+
+
 class Attachment(Protocol):
-    """What hangs on a module and ends before it does. `close` raises nothing but `PKCS11Error`."""
+    """What hangs on a module and ends before it does. `close` raises nothing but `PKCS11Error` and `CodeError`."""
 
     @property
     def in_use(self) -> bool:
@@ -163,30 +204,72 @@ class Attachment(Protocol):
     def close(self) -> None:
         """End it."""
 
+    def forget(self) -> None:
+        """Drop what it holds without a call: the module's state is void."""
+
+
+class Tenant(Protocol):
+    """Who lives on a module, and hears what becomes of it, on whichever thread it happens."""
+
+    @property
+    def well(self) -> bool:
+        """Whether it has what it needs of the module."""
+
+    def renewed(self) -> None:
+        """The module was begun anew, or could not be, and nobody else is let in yet. All sessions, handles and logins
+        are void."""
+
+    def hangs(self) -> None:
+        """A call is inside for longer than it may be. Told again and again while that is so."""
+
 
 T = TypeVar("T", bound=Attachment)
 
 
-class Module:
-    """A module of this process: who uses it, and how many calls are inside it.
+class _Call:
+    """A stay inside a module; see `Module.call`. A class, since a generator would cost each signature 2 µs."""
 
-    Made by `ModuleRegistry` alone. Safe to use from any thread.
+    __slots__ = ("_module", "limit_s", "until_s")
+
+    def __init__(self, module: Module, limit_s: float) -> None:
+        self._module = module
+        self.limit_s = limit_s
+        self.until_s = 0.0
+
+    def __enter__(self) -> None:
+        self._module.enter(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._module.leave(self)
+
+
+class Module:
+    """A module of this process: who uses it, and which calls are inside it.
+
+    Made by `ModuleRegistry` alone. Safe to use from any thread. Whoever takes another lock inside the module takes it
+    after `call`.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.refusals: dict[Hashable, OperatorError] = {}
+        """What a token answered to a login that is not to be tried again, by what names the token."""
         self._pid = os.getpid()
         self._users = 0
-        self._inside = 0
-        self._state = threading.Condition()
+        self._calls: set[_Call] = set()
+        self._state = threading.Condition(threading.Lock())
         self._opening = threading.Lock()
         self._lib: ThreadSafeLib | None = None
         self._reserved: str | None = None
         self._attached: dict[Hashable, Attachment] = {}
+        self._tenants: set[Tenant] = set()
         self._running = False
-        self._refreshing = False
+        self._renewer: int | None = None
+        self._start_until_s: float | None = None
         self._generation = 0
-        self._turn: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        self._turn: threading.Lock | None = None
 
     @property
     def lib(self) -> ThreadSafeLib:
@@ -195,31 +278,61 @@ class Module:
             raise UnavailableError("module", f"{self.path} is not initialised", "open the key again")
         return self._lib
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked after the module was loaded."""
+        return os.getpid() != self._pid
+
     def check_process(self) -> None:
         """Raise `OperatorError` in a process forked after the module was loaded: its state is its parent's."""
-        if os.getpid() != self._pid:
+        if self.forked:
             raise OperatorError(
                 "module",
                 f"{self.path} was loaded before this process was forked and cannot be used in it",
                 "start workers by spawn or exec, not by fork",
             )
 
-    @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
-        """Around everything that calls into the module: counts the call in, refuses it after a fork or the end."""
+    def call(self, limit_s: float = CALL_LIMIT_S) -> contextlib.AbstractContextManager[None]:
+        """Around everything that calls into the module: counts the call in, refuses it after a fork or the end. After
+        `limit_s` seconds inside it counts as hanging."""
+        return _Call(self, limit_s)
+
+    def enter(self, call: _Call) -> None:
+        """Let a call in, when nobody begins the module anew. Raises `BackendError`."""
         self.check_process()
+        renewing = self._renewer == threading.get_ident()
+        turn = None if renewing else self._turn
+        if turn is not None:
+            turn.acquire()
         with self._state:
-            self._state.wait_for(lambda: not self._refreshing)
-            if not self._running:
-                raise UnavailableError("module", f"{self.path} is closed", "open the key again")
-            self._inside += 1
-        try:
-            with self._turn:
-                yield
-        finally:
-            with self._state:
-                self._inside -= 1
+            if self._renewer is not None and not renewing:
+                self._state.wait_for(lambda: self._renewer is None)
+            if self._running:
+                call.until_s = time.monotonic() + call.limit_s
+                self._calls.add(call)
+                return
+        if turn is not None:
+            turn.release()
+        raise UnavailableError("module", f"{self.path} is closed", "open the key again")
+
+    def leave(self, call: _Call) -> None:
+        """The call is out again."""
+        with self._state:
+            self._calls.remove(call)
+            if not self._calls:
                 self._state.notify_all()
+        if self._turn is not None and self._renewer != threading.get_ident():
+            self._turn.release()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a call is inside for longer than it may be."""
+        now_s = time.monotonic()
+        start_until_s = self._start_until_s
+        if start_until_s is not None and start_until_s < now_s:
+            return True
+        with self._state:
+            return any(call.until_s < now_s for call in self._calls)
 
     def acquire(self, reserved: str | None) -> None:
         """Count a user in; the first one initialises the module, with the vendor's string. Raises `BackendError`."""
@@ -243,20 +356,96 @@ class Module:
         """Finalise and initialise the module of that generation, while nothing on it is in use, so that it looks at its
         tokens anew. Does nothing when somebody did so already, is logged in, or is inside for `timeout_s`."""
         with self._opening:
-            with self._state:
-                quiet = self._state.wait_for(lambda: self._inside == 0, timeout_s)
-                in_use = any(each.in_use for each in self._attached.values())
-                if not quiet or in_use or not self._running or generation != self._generation:
-                    return
-                self._running, self._refreshing = False, True
-                self._attached = {}
-            try:
+            if generation != self._generation or not self._running or self._in_use():
+                return
+            if not self._close_gate(timeout_s):
+                return
+            if self._in_use():
+                with self._state:
+                    self._open_gate()
+                return
+            self._begin_anew(timeout_s)
+
+    def renew(self, generation: int, *, idle_s: float, start_s: float) -> bool:
+        """Begin the module of that generation anew, in place: wait `idle_s` at most until no call is inside, finalise,
+        initialise, and tell every tenant, before anybody else is let in. When that takes longer than `start_s`, it
+        counts as hanging.
+
+        Returns False when a call stayed inside: nothing was done then. Does nothing when somebody did so already.
+        Raises `BackendError` when the module does not initialise; it is tried again by the next `renew`.
+        """
+        with self._opening:
+            if generation != self._generation or not self._users:
+                return True
+            if not self._close_gate(idle_s):
+                return False
+            self._begin_anew(start_s)
+            return True
+
+    def _in_use(self) -> bool:
+        with self._state:
+            return any(each.in_use for each in self._attached.values())
+
+    def _close_gate(self, idle_s: float) -> bool:
+        """Let nobody else in, and wait until nobody is inside; False when somebody stayed, and the gate is open."""
+        with self._state:
+            self._renewer = threading.get_ident()
+            if self._state.wait_for(lambda: not self._calls, idle_s):
+                return True
+            self._open_gate()
+            return False
+
+    def _open_gate(self) -> None:
+        self._renewer = None
+        self._state.notify_all()
+
+    def _begin_anew(self, start_s: float) -> None:
+        """Finalise and initialise behind a closed gate, and open it."""
+        try:
+            was_running, self._running = self._running, False
+            attached, self._attached = self._attached, {}
+            self._start_until_s = time.monotonic() + start_s
+            for each in attached.values():
+                each.forget()
+            if was_running:
                 self._finalize()
+            try:
                 self._start()
             finally:
-                with self._state:
-                    self._refreshing = False
-                    self._state.notify_all()
+                self._start_until_s = None
+                for tenant in tuple(self._tenants):
+                    tenant.renewed()
+        finally:
+            self._start_until_s = None
+            with self._state:
+                self._open_gate()
+
+    def join(self, tenant: Tenant) -> None:
+        """Tell a tenant from now on what becomes of the module."""
+        with self._state:
+            first = not self._tenants
+            self._tenants = self._tenants | {tenant}
+        if first:
+            threading.Thread(target=self._look_for_hangs, name="privyseal-watch", daemon=True).start()
+
+    def part(self, tenant: Tenant) -> None:
+        """Tell the tenant nothing more."""
+        with self._state:
+            self._tenants = self._tenants - {tenant}
+            self._state.notify_all()
+
+    def others_well(self, tenant: Tenant) -> bool:
+        """Whether another tenant would be disturbed when the module is begun anew."""
+        return any(other.well for other in self._tenants if other is not tenant)
+
+    def _look_for_hangs(self) -> None:
+        while True:
+            with self._state:
+                if self._state.wait_for(lambda: not self._tenants, LOOK_FOR_HANGS_EVERY_S):
+                    return
+            if self.overdue:
+                for tenant in tuple(self._tenants):
+                    tenant.hangs()
 
     def attach(self, key: Hashable, make: Callable[[], T]) -> T:
         """What hangs on the module under `key`, made at the first time, closed before the module is finalised."""
@@ -270,8 +459,8 @@ class Module:
 
         Returns False when a call stayed inside: then the module was left as it is, since finalising it would crash.
         """
-        if os.getpid() != self._pid:
-            return True  # a fork's copy of this object has nothing to give back: the module is its parent's
+        if self.forked:
+            return True  # its state is the parent's
         with self._opening:
             self._users -= 1
             return self._users > 0 or self._stop(timeout_s)
@@ -289,7 +478,7 @@ class Module:
                 time.sleep(_START_PAUSE_S * attempt)
         if self._lib is not None and self._lib.one_at_a_time:
             _log.warning("%s cannot lock: one call at a time will be inside it", self.path)
-            self._turn = threading.RLock()
+            self._turn = self._turn or threading.Lock()
         with self._state:
             self._running = True
             self._generation += 1
@@ -307,7 +496,7 @@ class Module:
         self._lib = ThreadSafeLib(self.path, entry, self._reserved)
 
     def _start_error(self, error: CodeError | PKCS11Error) -> BackendError:
-        what = meaning_of_code(error.code) if isinstance(error, CodeError) else meaning(error)
+        what = meaning_of(error)
         message = f"{self.path} answered {what.name} when asked to initialise"
         if what.name == meaning_of_code(_CKR_ALREADY_INITIALIZED).name:
             return OperatorError(
@@ -321,18 +510,20 @@ class Module:
 
     def _stop(self, timeout_s: float) -> bool:
         with self._state:
-            if not self._state.wait_for(lambda: self._inside == 0, timeout_s):
+            if not self._state.wait_for(lambda: not self._calls, timeout_s):
                 _log.warning(
                     "%d call(s) are still inside %s, which was left initialised: end the process to free it",
-                    self._inside,
+                    len(self._calls),
                     self.path,
                 )
                 return False
-            self._running = False
+            was_running, self._running = self._running, False
             attached, self._attached = self._attached, {}
-        for each in attached.values():
-            self._close(each)
-        self._finalize()
+        self.refusals.clear()
+        if was_running:
+            for each in attached.values():
+                self._close(each)
+            self._finalize()
         return True
 
     def _finalize(self) -> None:
@@ -345,8 +536,8 @@ class Module:
     def _close(self, attached: Attachment) -> None:
         try:
             attached.close()
-        except PKCS11Error as error:
-            _log.warning("%s answered %s when asked to log out", self.path, meaning(error).name)
+        except (CodeError, PKCS11Error) as error:
+            _log.warning("%s answered %s when asked to log out", self.path, meaning_of(error).name)
 
 
 class ModuleRegistry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import pkcs11
@@ -106,6 +106,11 @@ class KeyAttributes:
     always_authenticate: bool | None = None
     key_gen_mechanism: int | None = None
     allowed_mechanisms: tuple[int, ...] | None = None
+
+    def contradictions(self, other: KeyAttributes) -> list[str]:
+        """The attributes of which both say something, and not the same. A token that is busy may not say all."""
+        both = ((each.name, getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+        return [f"CKA_{name.upper()}" for name, mine, theirs in both if None not in (mine, theirs) and mine != theirs]
 
 
 def read_attributes(key: pkcs11.Object) -> KeyAttributes:

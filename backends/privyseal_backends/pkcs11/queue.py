@@ -8,6 +8,7 @@ input does not wait behind two thousand.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections import deque
@@ -63,7 +64,9 @@ class Batch:
         return [deadline_passed() if result is None else result for result in self._results]
 
     def settle(self, index: int, result: Result) -> None:
-        """Take the result of one operation; on the event loop."""
+        """Take the result of one operation, the first that comes; on the event loop."""
+        if self._results[index] is not None:
+            return
         self._results[index] = result
         self._missing -= 1
         if not self._missing:
@@ -118,6 +121,7 @@ class WorkQueue:
 
     def __init__(self) -> None:
         self._batches: deque[Batch] = deque()
+        self._returned: deque[Task] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
 
@@ -133,16 +137,33 @@ class WorkQueue:
     def take(self, limit: int) -> list[Task] | None:
         """Wait for work and take up to `limit` operations; None when the queue is closed and empty."""
         with self._changed:
-            while not self._batches:
+            while not self._batches and not self._returned:
                 if self._closed:
                     return None
                 self._changed.wait()
-            tasks: list[Task] = []
-            while self._batches and len(tasks) < limit:
-                self._take_from(self._batches.popleft(), limit, tasks)
-            if self._batches:
+            tasks = self._take(limit)
+            if self._batches or self._returned:
                 self._changed.notify()
             return tasks
+
+    def give_back(self, tasks: Sequence[Task]) -> None:
+        """Operations that were taken and not begun, for another thread."""
+        with self._changed:
+            self._returned.extend(tasks)
+            self._changed.notify()
+
+    def take_all(self) -> list[Task]:
+        """Whatever waits, without waiting for more."""
+        with self._changed:
+            return self._take(sys.maxsize)
+
+    def _take(self, limit: int) -> list[Task]:
+        tasks: list[Task] = []
+        while self._returned and len(tasks) < limit:
+            tasks.append(self._returned.popleft())
+        while self._batches and len(tasks) < limit:
+            self._take_from(self._batches.popleft(), limit, tasks)
+        return tasks
 
     def _take_from(self, batch: Batch, limit: int, tasks: list[Task]) -> None:
         if batch.abandoned:

@@ -34,6 +34,12 @@ class Settings:
     """The same while a key is made; small devices take minutes for an RSA key."""
     close_timeout_s: float = 10.0
     """Seconds that `close` waits for calls inside a module."""
+    hang_after_s: float = 5.0
+    """Seconds that a signature, a decryption or a search may take inside the module before it counts as hanging, which
+    nothing but a new process mends. Raise it above what a slow device, or an HSM cluster that fails over, may take."""
+    wait_for_token: bool = False
+    """While a token is being found again, let calls wait for it until their deadline. Left out, they are answered at
+    once that it is away, and when to come again."""
 
 
 def _integer(low: int, high: int) -> Callable[[object], bool]:
@@ -65,6 +71,8 @@ _CHECKS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "open_timeout_s": (_seconds, "a number of seconds up to 3600"),
     "create_timeout_s": (_seconds, "a number of seconds up to 3600"),
     "close_timeout_s": (_seconds, "a number of seconds up to 3600"),
+    "hang_after_s": (_seconds, "a number of seconds up to 3600"),
+    "wait_for_token": (_boolean, "true or false"),
 }
 
 

@@ -1,24 +1,26 @@
 """A token's signing threads: each has a session of its own, works in small groups, and verifies before it answers.
 
-A failed operation fails its own input alone. After any error the session is thrown away, since some tokens leave the
-operation active in it. Handles that went stale are found again once, with the fingerprint checked again.
-
-What a lost token needs beyond that (finalise, initialise, log in) is not done here: its operations end in
-`UnavailableError`, and `Fault.TOKEN_LOST` and `Fault.LOGIN_LOST` mark the places.
+A failed operation fails its own input alone. After any error but a busy token's the session is thrown away, since some
+tokens leave the operation active in it. What can be mended on the spot is, once for each operation and within its
+deadline: a stale handle, a lost login, a busy moment. What cannot is told to the token's link (`healing`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import threading
 import time
+from collections import Counter, deque
+from collections.abc import Sequence
 
 import pkcs11
 from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.interface import (
     BackendError,
+    BusyError,
     IntegrityError,
     OperatorError,
     Plaintext,
@@ -26,9 +28,9 @@ from privyseal_backends.interface import (
     SigningInput,
     UnavailableError,
 )
-from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
+from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
+from privyseal_backends.pkcs11.healing import Hold, TokenLink
 from privyseal_backends.pkcs11.key import TokenKey, decrypt, find_again, sign
-from privyseal_backends.pkcs11.module import Module
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.queue import (
     Answer,
@@ -41,28 +43,50 @@ from privyseal_backends.pkcs11.queue import (
     deadline_passed,
     send,
 )
+from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.verification import verify
 
 _log = logging.getLogger(__name__)
 
 _HOLD_S = 0.02
 """How long answers of a group wait for the rest of it, so that a slow token's first answer does not wait for all."""
+_BUSY_TRIES = 5
+_FIRST_BUSY_PAUSE_S = 0.02
+_BUSY_RETRY_S = 0.25
+_MOST_ATTEMPTS = 12
+_NO_ROOM, _REST_S = "CKR_SESSION_COUNT", 1.0
+_FAILED = "CKR_FUNCTION_FAILED"
+"""A busy CloudHSM's answer, and that of other tokens to whatever went wrong."""
+
+
+class _NoRoomError(Exception):
+    """The token has no session left for this thread, and others have one."""
+
+
+class _GoneError(Exception):
+    """The token shows a key no more that it had."""
+
+    def __init__(self, cause: OperatorError) -> None:
+        super().__init__(cause.message)
+        self.error = UnavailableError("token", f"the key is gone: {cause.message}", cause.remedy)
 
 
 class SigningThreads:
     """The threads of one token, with the queue before them. Daemons: one that hangs in a module must not keep the
     process from ending."""
 
-    def __init__(self, module: Module, token: pkcs11.Token, *, threads: int, group: int, read_write: bool) -> None:
-        self.module = module
-        self.token = token
-        self.group = group
-        self.read_write = read_write
+    def __init__(self, link: TokenLink, settings: Settings, *, threads: int) -> None:
+        self.link = link
+        self.group = settings.group
+        self.read_write = settings.read_write
+        self.hang_after_s = settings.hang_after_s
         self.queue = WorkQueue()
+        self._workers = [_Worker(self) for _ in range(threads)]
         self._threads = [
-            threading.Thread(target=_Worker(self).run, name=f"privyseal-sign-{number}", daemon=True)
-            for number in range(threads)
+            threading.Thread(target=worker.run, name=f"privyseal-sign-{number}", daemon=True)
+            for number, worker in enumerate(self._workers)
         ]
+        link.on_hang(self.fail)
         for thread in self._threads:
             thread.start()
 
@@ -71,9 +95,21 @@ class SigningThreads:
         """How many operations the threads take up at once."""
         return len(self._threads) * self.group
 
+    @property
+    def have_session(self) -> bool:
+        """Whether any thread has a session."""
+        return any(worker.has_session for worker in self._workers)
+
     def put(self, batch: Batch) -> bool:
         """Queue a batch; False when the threads have been told to end."""
         return self.queue.put(batch)
+
+    def fail(self, error: BackendError) -> None:
+        """Answer whatever is queued or in hand: who has it may never come back."""
+        tasks = self.queue.take_all()
+        for worker in self._workers:
+            tasks.extend(worker.in_hand)
+        send([(batch, index, error) for batch, index in tasks if not batch.abandoned])
 
     def close(self) -> None:
         """Tell the threads to finish what is queued and end."""
@@ -87,43 +123,63 @@ class SigningThreads:
 
 
 class _Worker:
-    """What one signing thread has: a session, and each key's handle on it."""
+    """What one signing thread has: a session, and each key's handle on it, good under one hold on the token."""
 
     def __init__(self, owner: SigningThreads) -> None:
         self._owner = owner
+        self._link = owner.link
+        self._hold: Hold | None = None
         self._session: pkcs11.Session | None = None
         self._handles: dict[TokenKey, pkcs11.PrivateKey] = {}
+        self._tasks: deque[Task] = deque()
+
+    @property
+    def has_session(self) -> bool:
+        """Whether it can work."""
+        return self._session is not None
+
+    @property
+    def in_hand(self) -> Sequence[Task]:
+        """What it has taken up and not answered; looked at from another thread."""
+        return self._tasks.copy()
 
     def run(self) -> None:
         """Work until the queue is closed and empty."""
         while (tasks := self._owner.queue.take(self._owner.group)) is not None:
             self._work(tasks)
-        with contextlib.suppress(BackendError), self._owner.module.call():
-            self._discard_session()
+        self._discard_session()
 
     def _work(self, tasks: list[Task]) -> None:
         answers: list[Answer] = []
         held_since = time.monotonic()
-        try:
-            with self._owner.module.call():
-                for batch, index in tasks:
-                    if batch.abandoned:
-                        continue
+        self._tasks = deque(tasks)
+        for batch, index in tasks:
+            if not batch.abandoned:
+                try:
                     answers.append((batch, index, self._perform(batch, index)))
-                    if time.monotonic() - held_since > _HOLD_S:
-                        send(answers)
-                        answers, held_since = [], time.monotonic()
-        except BackendError as error:  # the module was closed, or this process forked: nothing of the group was begun
-            answers = [(batch, index, error) for batch, index in tasks]
+                except _NoRoomError:
+                    self._make_room(answers)
+                    return
+                if time.monotonic() - held_since > _HOLD_S:
+                    send(answers)
+                    answers, held_since = [], time.monotonic()
+            self._tasks.popleft()
         if answers:
             send(answers)
 
+    def _make_room(self, answers: list[Answer]) -> None:
+        """Leave what is in hand to threads that have a session, and rest for a while."""
+        if answers:
+            send(answers)
+        rest, self._tasks = self._tasks, deque()
+        self._owner.queue.give_back(rest)
+        _log.warning("the token has no session left for another thread; lower `sessions` of [stores.pkcs11]")
+        self._link.pause(_REST_S)
+
     def _perform(self, batch: Batch, index: int) -> Result:
         started = time.monotonic()
-        if started >= batch.deadline_s:
-            return deadline_passed()
         try:
-            value = self._attempts(batch.key, batch.operations[index])
+            value = self._attempts(batch, index)
             ended = time.monotonic()
             queued_s, store_s = started - batch.queued_s, ended - started
             operation = batch.operations[index]
@@ -136,48 +192,136 @@ class _Worker:
             return error
         except BackendError as error:
             return error
+        except _NoRoomError:
+            raise
         except Exception as error:  # noqa: BLE001 - a thread that died would leave every later caller waiting
             self._forget_session()
-            _log.error("an operation on the token %r ended in %s", self._owner.token.label, type(error).__name__)
+            _log.error("an operation on a token ended in %s", type(error).__name__)
             return UnavailableError("token", "an operation ended in an unexpected error", "read the service's log")
 
-    def _attempts(self, key: TokenKey, operation: Operation) -> bytes:
-        try:
-            return self._once(key, operation)
-        except PKCS11Error as error:
-            self._discard_session()
-            if meaning(error).fault is not Fault.STALE_HANDLE:
-                raise backend_error(error, _verb(operation)) from None
-        try:
-            return self._once(key, operation)
-        except PKCS11Error as error:
-            self._discard_session()
-            raise _lost(error, operation) from None
+    def _attempts(self, batch: Batch, index: int) -> bytes:
+        """The operation's result, after as many attempts as can help. Raises `BackendError`."""
+        met: Counter[Fault] = Counter()
+        while True:
+            if time.monotonic() >= batch.deadline_s:
+                raise deadline_passed()
+            hold = self._link.hold(batch.key, batch.deadline_s)
+            try:
+                value = self._once(hold, batch.key, batch.operations[index])
+            except PKCS11Error as error:
+                self._meet(meaning(error), met, hold, batch, index)
+            except _GoneError as gone:
+                met[Fault.TOKEN_LOST] += 1
+                self._wait_or_raise(self._link.key_gone(hold, batch.key, gone.error), met)
+            else:
+                self._link.succeeded()
+                return value
 
-    def _once(self, key: TokenKey, operation: Operation) -> bytes:
-        handle = self._handle(key)
-        if isinstance(operation, SigningInput):
-            return sign(handle, operation, key.public_key.modulus_bytes)
-        return decrypt(handle, operation.ciphertext, operation.mechanism, key.public_key, lambda: self._fresh(key))
+    def _once(self, hold: Hold, key: TokenKey, operation: Operation) -> bytes:
+        with self._link.module.call(self._owner.hang_after_s):
+            if hold is not self._hold:
+                self._adopt(hold)
+            try:
+                handle = self._handle(key)
+                if isinstance(operation, SigningInput):
+                    return sign(handle, operation, key.public_key.modulus_bytes)
+                return decrypt(
+                    handle, operation.ciphertext, operation.mechanism, key.public_key, lambda: self._fresh(key)
+                )
+            except PKCS11Error as error:
+                if meaning(error).fault is not Fault.BUSY:
+                    self._close_session()
+                raise
+
+    def _meet(self, what: Meaning, met: Counter[Fault], hold: Hold, batch: Batch, index: int) -> None:
+        """Do what helps against a failed attempt and return for another one, or raise the `BackendError` that it is."""
+        verb = _verb(batch.operations[index])
+        met[what.fault] += 1
+        if what.fault is not Fault.STALE_HANDLE:
+            met[Fault.STALE_HANDLE] = 0  # twice is twice in a row: a busy token may have left its operation active
+        if not self._link.is_current(hold) and met.total() < _MOST_ATTEMPTS:
+            return  # somebody else has met it too, and has mended it since
+        times = met[what.fault]
+        match what.fault:
+            case Fault.STALE_HANDLE if times > 1:
+                met[Fault.TOKEN_LOST] += 1
+                self._wait_or_raise(self._link.lost(hold, _twice(what, verb)), met)
+            case Fault.LOGIN_LOST if times == 1:
+                self._link.log_in_again(hold)
+            case Fault.LOGIN_LOST | Fault.TOKEN_LOST:
+                met[Fault.TOKEN_LOST] += what.fault is Fault.LOGIN_LOST
+                self._wait_or_raise(self._link.lost(hold, backend_error(what, verb)), met)
+            case Fault.DOUBTFUL if self._link.doubted(hold, what) or times > 1:
+                raise backend_error(what, verb)
+            case Fault.BUSY:
+                self._rest(what, times, hold, batch, verb)
+            case Fault.CALLER | Fault.OPERATOR:
+                raise self._answer(what, verb)
+
+    def _wait_or_raise(self, error: BackendError, met: Counter[Fault]) -> None:
+        """Return for an attempt once the token is back, the first time and where calls may wait for that."""
+        if met[Fault.TOKEN_LOST] > 1 or not self._link.waits:
+            raise error
+        met[Fault.STALE_HANDLE] = met[Fault.LOGIN_LOST] = 0
+
+    def _answer(self, what: Meaning, verb: str) -> BackendError:
+        """The error for an answer that no attempt would change."""
+        error = backend_error(what, verb)
+        if isinstance(error, OperatorError) and error.part == "PIN":
+            self._link.blocked(error)
+        return error
+
+    def _rest(self, what: Meaning, times: int, hold: Hold, batch: Batch, verb: str) -> None:
+        """Give a busy token a moment. Raises `BackendError` when that was not enough, or there is no time for it."""
+        if what.name == _NO_ROOM and not self.has_session and self._owner.have_session:
+            raise _NoRoomError
+        pause_s = _FIRST_BUSY_PAUSE_S * 2.0 ** (times - 1) * random.uniform(0.5, 1)  # noqa: S311 - spreads the load
+        if times < _BUSY_TRIES and time.monotonic() + pause_s < batch.deadline_s:
+            self._link.pause(pause_s)
+            return
+        if what.name == _FAILED:
+            self._link.failed(hold, what)
+        raise BusyError(what.part, backend_error(what, verb).message, what.remedy, retry_after_s=_BUSY_RETRY_S)
+
+    def _adopt(self, hold: Hold) -> None:
+        """Work under another hold. What was opened before the module was begun anew is not even closed: handles begin
+        again at low numbers, so it could be somebody else's by now."""
+        if self._hold is not None and self._hold.generation == hold.generation:
+            self._close_session()
+        else:
+            self._forget_session()
+        self._hold = hold
 
     def _fresh(self, key: TokenKey) -> pkcs11.PrivateKey:
         """The key's handle on a new session."""
-        self._discard_session()
+        self._close_session()
         return self._handle(key)
 
     def _handle(self, key: TokenKey) -> pkcs11.PrivateKey:
         handle = self._handles.get(key)
         if handle is None:
+            assert self._hold is not None
             if self._session is None:
-                self._session = self._owner.token.open(rw=self._owner.read_write, attribute_mapper=MAPPER)
+                self._session = self._hold.token.open(rw=self._owner.read_write, attribute_mapper=MAPPER)
             try:
                 handle = self._handles[key] = find_again(self._session, key)
             except OperatorError as error:
-                # It was there once. A token that went away shows no objects rather than an error (SoftHSM does).
-                raise UnavailableError("token", f"the key is gone: {error.message}", error.remedy) from None
+                raise _GoneError(error) from None
+            except IntegrityError as error:
+                raise self._link.key_differs(key, error) from None
         return handle
 
     def _discard_session(self) -> None:
+        """Close the session, from outside of the module."""
+        if self._session is not None:
+            with contextlib.suppress(BackendError), self._link.module.call(self._owner.hang_after_s):
+                hold = self._hold
+                if hold is not None and hold.generation == self._link.module.generation:
+                    self._close_session()
+        self._forget_session()
+
+    def _close_session(self) -> None:
+        """Close the session, from inside of the module."""
         session = self._forget_session()
         if session is not None:
             # It may be gone on the token's side already, and then there is nothing to close.
@@ -194,11 +338,8 @@ def _verb(operation: Operation) -> str:
     return "to sign" if isinstance(operation, SigningInput) else "to decrypt"
 
 
-def _lost(error: PKCS11Error, operation: Operation) -> BackendError:
-    """The second failure in a row: what was a stale handle before is a lost token now."""
-    what = meaning(error)
-    if what.fault is not Fault.STALE_HANDLE:
-        return backend_error(what, _verb(operation))
+def _twice(what: Meaning, verb: str) -> UnavailableError:
+    """What was a stale handle at first is a lost token now."""
     return UnavailableError(
-        "token", f"the token answered {what.name} twice when asked {_verb(operation)}", "check that the token is there"
+        "token", f"the token answered {what.name} twice when asked {verb}", "check that the token is there"
     )

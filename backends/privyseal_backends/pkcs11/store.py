@@ -30,6 +30,7 @@ from privyseal_backends.pkcs11 import creation
 from privyseal_backends.pkcs11.capability import KeyFacts, assess, may_decrypt, read_mechanisms
 from privyseal_backends.pkcs11.custody import custody, find_protection
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
+from privyseal_backends.pkcs11.healing import Hold, TokenLink
 from privyseal_backends.pkcs11.key import TokenKey, check_same, try_decryption, unfit_ciphertext
 from privyseal_backends.pkcs11.module import MODULES, Module, init_string, locate
 from privyseal_backends.pkcs11.objects import KeyAttributes, find_private_key, read_attributes, read_public_key
@@ -37,7 +38,7 @@ from privyseal_backends.pkcs11.queue import Batch, Decryption, Operation, Result
 from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.pkcs11.signing import SigningThreads
 from privyseal_backends.pkcs11.threads import Abandoned, on_thread
-from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token
+from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token, login_on
 from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
 
 _SOFTWARE_THREADS = 2
@@ -51,6 +52,7 @@ class Pkcs11Key:
         self._key = key
         self._description = description
         self._threads = threads
+        self._link = threads.link
 
     @property
     def description(self) -> KeyDescription:
@@ -61,6 +63,10 @@ class Pkcs11Key:
     def parallel_inputs(self) -> int:
         """What the token's signing threads take up at once; see `Parallel`."""
         return self._threads.parallel_inputs
+
+    def observe(self, tell: Callable[[BackendError | None], None]) -> None:
+        """Follow the token; see `Observed`."""
+        self._link.observe(self._key, tell)
 
     async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
         """Sign each input; see `Key.sign`."""
@@ -81,9 +87,12 @@ class Pkcs11Key:
         if not operations:
             return ()
         try:
-            self._threads.module.check_process()
+            self._link.module.check_process()
         except OperatorError as error:
             return [error] * len(operations)
+        refusal = self._link.refusal(self._key)
+        if refusal is not None:
+            return [refusal] * len(operations)
         batch = Batch(self._key, operations, deadline_s)
         if not self._threads.put(batch):
             closed = UnavailableError("module", "the key store was closed", "open the key again")
@@ -115,27 +124,43 @@ class _Place:
     token: pkcs11.Token
     info: TokenInfo
     login: TokenLogin
+    generation: int
 
     @property
     def token_id(self) -> Hashable:
-        """What tells this token from the others of the process, as long as the module stays initialised."""
-        return self.module.path, self.info.slot_id, self.info.serial, self.info.label
+        """What tells this token from the others of the process. A slot is not asked for: it may be another one after
+        the module was begun anew."""
+        return self.module.path, self.info.serial or self.info.slot_id, self.info.label
 
 
 class Pkcs11Store:
-    """All that is open through PKCS#11. See `privyseal_backends.interface.KeyStore` and `KeyCreator`."""
+    """All that is open through PKCS#11. See `KeyStore`, `KeyCreator`, `ProcessBound`, `Latching` of the interface."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._modules: list[Module] = []
         self._threads: dict[Hashable, SigningThreads] = {}
+        self._new_process = False
         self._closed = False
+
+    def prefer_new_process(self) -> None:
+        """See `ProcessBound.prefer_new_process`."""
+        self._new_process = True
+
+    def latch(self, uri: str, error: OperatorError) -> None:
+        """See `Latching.latch`."""
+        parsed = parse(uri)
+        with self._lock:
+            threads = list(self._threads.values())
+        for each in threads:
+            each.link.refuse_pin(parsed, error)
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Pkcs11Key:
         """Open the key; see `KeyStore.open_key`."""
         parsed = parse(uri)
-        return await on_thread(lambda _: self._open(parsed, fingerprint), "open a key", self._settings.open_timeout_s)
+        timeout_s = self._settings.open_timeout_s
+        return await on_thread(lambda _: self._open(parsed, fingerprint), "open a key", timeout_s)
 
     async def create_key(self, uri: str, purpose: Purpose = Purpose.TYPE1, modulus_bits: int = 2048) -> Pkcs11Key:
         """Generate a key inside the token; see `KeyCreator.create_key`. The URI names it by `object=`; its CKA_ID is
@@ -155,13 +180,15 @@ class Pkcs11Store:
             self._closed = True
             modules, self._modules = self._modules, []
             threads, self._threads = self._threads, {}
-        if not modules:
-            return
+        if not modules or modules[0].forked:
+            return  # a fork's copy has nothing to give back, and its locks may be held by threads that it does not have
         timeout_s = self._settings.close_timeout_s
 
         def finish(_: Abandoned) -> None:
-            until_s = time.monotonic() + timeout_s
+            hung = any(each.link.hung for each in threads.values())
+            until_s = time.monotonic() + (0.0 if hung else timeout_s)
             for each in threads.values():
+                each.link.close()
                 each.close()
             for each in threads.values():
                 each.join(until_s)
@@ -182,7 +209,8 @@ class Pkcs11Store:
             description = _describe(place, handle, public_key, attributes)
             exact = replace(uri, object_id=attributes.object_id or uri.object_id)
             kind = Pkcs11DecryptionKey if may_decrypt(attributes) else Pkcs11Key
-            return kind(TokenKey(exact, public_key), description, self._signing_threads(place))
+            key = TokenKey(exact, public_key, attributes)
+            return kind(key, description, self._signing_threads(place, key))
 
     async def _make(self, uri: str, make: Callable[[pkcs11.Token, Pkcs11Uri], Pkcs11Uri]) -> Pkcs11Key:
         parsed = parse(uri)
@@ -227,11 +255,11 @@ class Pkcs11Store:
 
     def _log_in(self, module: Module, uri: Pkcs11Uri) -> _Place:
         with module.call():
+            generation = module.generation
             token = find_token(module, uri)
-            info = describe_token(module, token)
-            login = module.attach((info.slot_id, info.serial, info.label), lambda: TokenLogin(token))
+            login = login_on(module, token)
             with login.session(uri.pin_source, self._settings):
-                return _Place(module, token, info, login)
+                return _Place(module, token, describe_token(module, token), login, generation)
 
     def _keep(self, module: Module) -> None:
         """Remember a module until the store is closed: finalising it earlier would forget a refused PIN."""
@@ -242,7 +270,7 @@ class Pkcs11Store:
         module.release(0.0)
         raise UnavailableError("module", "the key store was closed", "open another one")
 
-    def _signing_threads(self, place: _Place) -> SigningThreads:
+    def _signing_threads(self, place: _Place, key: TokenKey) -> SigningThreads:
         protection, _ = find_protection(place.info)
         sessions = self._settings.sessions
         number = self._settings.threads or (
@@ -252,13 +280,10 @@ class Pkcs11Store:
             if self._closed:
                 raise UnavailableError("module", "the key store was closed", "open another one")
             if place.token_id not in self._threads:
-                self._threads[place.token_id] = SigningThreads(
-                    place.module,
-                    place.token,
-                    threads=number,
-                    group=self._settings.group,
-                    read_write=self._settings.read_write,
-                )
+                hold = Hold(place.token, place.generation, place.login, place.login.epoch)
+                link = TokenLink(place.module, hold, key.uri, self._settings, new_process=self._new_process)
+                self._threads[place.token_id] = SigningThreads(link, self._settings, threads=number)
+            self._threads[place.token_id].link.adopt(key)
             return self._threads[place.token_id]
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from privyseal_backends.interface import UnavailableError
+from privyseal_backends.interface import LostError
 
 T = TypeVar("T")
 
@@ -28,7 +28,8 @@ class Abandoned:
 
 
 async def on_thread(work: Callable[[Abandoned], T], doing: str, timeout_s: float) -> T:
-    """What `work` returns or raises. Raises `UnavailableError` when it is not done within `timeout_s` seconds.
+    """What `work` returns or raises. Raises `LostError` when it is not done within `timeout_s` seconds: the thread may
+    hang in the module, or wait for one that does.
 
     The thread is a daemon and not of an executor's pool: a module that hangs must neither take a place in the pool for
     ever nor keep the process from ending. `work` is told when nobody waits for it.
@@ -49,7 +50,7 @@ async def on_thread(work: Callable[[Abandoned], T], doing: str, timeout_s: float
     try:
         return await asyncio.wait_for(done, timeout_s)
     except asyncio.TimeoutError:
-        raise UnavailableError(
+        raise LostError(
             "module", f"it did not answer within {timeout_s:g} s when asked to {doing}", "check the module's own log"
         ) from None
     finally:

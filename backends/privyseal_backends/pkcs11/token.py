@@ -8,24 +8,31 @@ is opened without a PIN.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pkcs11
 from pkcs11.constants import SlotFlag, TokenFlag
 from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
 
-from privyseal_backends.interface import OperatorError, UnavailableError
-from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
-from privyseal_backends.pkcs11.module import Module
+from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
+from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
+from privyseal_backends.pkcs11.module import CodeError, Module, meaning_of
 from privyseal_backends.pkcs11.objects import MAPPER
-from privyseal_backends.pkcs11.pin import read_pin
+from privyseal_backends.pkcs11.pin import Pin, read_pin
 from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
+_ALREADY = "CKR_USER_ALREADY_LOGGED_IN"
+_LOCK_PATIENCE_S, _LOCK_EVERY_S = 3.0, 0.005
+_HEARD_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -153,16 +160,74 @@ def _serial(token: pkcs11.Token) -> str:
     return token.serial.rstrip(b"\0 ").decode("utf-8", "replace")
 
 
-class TokenLogin:
-    """This process's login on one token. Hangs on the module; safe to use from any thread."""
+@contextlib.contextmanager
+def _alone(module_path: str) -> Iterator[None]:
+    """Let no other process log in through the module meanwhile: workers that lost their logins together would otherwise
+    try a wrong PIN once each. After a refusal it takes a moment until the others have heard of it.
 
-    def __init__(self, token: pkcs11.Token) -> None:
+    The lock is the module's own file, which all have and need not write. Whoever else holds it is not waited for long.
+    """
+    try:
+        descriptor = os.open(module_path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnavailableError("module", f"cannot open {module_path}: {error.strerror}", "look at the system") from None
+    _wait_for_lock(descriptor)
+    try:
+        yield
+    except OperatorError:
+        timer = threading.Timer(_HEARD_S, os.close, (descriptor,))
+        timer.daemon = True
+        timer.start()
+        raise
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    until_s = time.monotonic() + _LOCK_PATIENCE_S
+    while not _locked(descriptor) and time.monotonic() < until_s:
+        time.sleep(_LOCK_EVERY_S)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _handle(session: pkcs11.Session) -> int:
+    """The session's handle, which python-pkcs11 has and its stub leaves out."""
+    return int(cast("Any", session).handle)
+
+
+def login_on(module: Module, token: pkcs11.Token) -> TokenLogin:
+    """This process's one login on a token."""
+    name = (token.slot.slot_id, _serial(token), token.label)
+    return module.attach(name, lambda: TokenLogin(module, token))
+
+
+class TokenLogin:
+    """This process's login on one token. Hangs on the module; safe to use from any thread, inside `Module.call`."""
+
+    def __init__(self, module: Module, token: pkcs11.Token) -> None:
+        self._module = module
+        self._lib = module.lib
         self._slot = token.slot
         self._label = token.label
+        self._name = (token.label, _serial(token))
         self._lock = threading.RLock()
         self._session: pkcs11.Session | None = None
         self._pin_source: str | None = None
-        self._refused: OperatorError | None = None
+        self._epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """How often it logged in. Handles of private objects do not outlive a login."""
+        return self._epoch
 
     @contextlib.contextmanager
     def session(self, pin_source: str | None, settings: Settings) -> Iterator[pkcs11.Session]:
@@ -171,8 +236,7 @@ class TokenLogin:
         Raises `OperatorError` for a PIN that the token refused, from then on without asking the token again.
         """
         with self._lock:
-            if self._refused is not None:
-                raise OperatorError(self._refused.part, self._refused.message, self._refused.remedy)
+            self._check_refused()
             if self._session is None:
                 self._session = self._log_in(pin_source, settings)
                 self._pin_source = pin_source
@@ -180,32 +244,89 @@ class TokenLogin:
                 self._check_same_pin(pin_source)
             yield self._session
 
+    def again(self, epoch: int, settings: Settings) -> None:
+        """Log in again, once for all who met the loss of the same login. Raises `BackendError`."""
+        with self._lock:
+            self._check_refused()
+            if epoch != self._epoch or self._session is None:
+                return
+            session, self._session = self._session, None
+            with contextlib.suppress(PKCS11Error, CodeError):
+                self._log_out(session)
+            self._session = self._log_in(self._pin_source, settings)
+
     @property
     def in_use(self) -> bool:
         """Whether there is a login, or a refusal to remember."""
-        return self._session is not None or self._refused is not None
+        return self._session is not None or self._name in self._module.refusals
 
     def close(self) -> None:
         """Log out and close the login session, before the module is finalised."""
         with self._lock:
             session, self._session = self._session, None
             if session is not None:
-                session.close()
+                self._log_out(session)
+
+    def forget(self) -> None:
+        """Drop the login session, which is void."""
+        with self._lock:
+            self._session = None
+
+    def _check_refused(self) -> None:
+        refused = self._module.refusals.get(self._name)
+        if refused is not None:
+            raise OperatorError(refused.part, refused.message, refused.remedy)
+
+    def _log_out(self, session: pkcs11.Session) -> None:
+        """End the login session. It was opened without a PIN where we log in ourselves, so that closing is closing."""
+        try:
+            if self._lib.logs_in:
+                self._lib.log_out(_handle(session))
+        finally:
+            session.close()
 
     def _log_in(self, pin_source: str | None, settings: Settings) -> pkcs11.Session:
+        with _alone(self._module.path):
+            self._check_refused()
+            return self._try_to_log_in(pin_source, settings)
+
+    def _try_to_log_in(self, pin_source: str | None, settings: Settings) -> pkcs11.Session:
         try:
             token = self._slot.get_token()  # its flags change with every failed login
             if not token.flags & TokenFlag.LOGIN_REQUIRED:
-                return token.open(rw=settings.read_write, attribute_mapper=MAPPER)
-            self._check_flags(token, settings)
-            if pin_source is None:
-                raise OperatorError(
-                    "PIN", f"the token {self._label!r} wants a PIN", "add pin-source=file:PATH to its URI"
-                )
-            pin = read_pin(pin_source)
+                session = token.open(rw=settings.read_write, attribute_mapper=MAPPER)
+            else:
+                self._check_flags(token, settings)
+                if pin_source is None:
+                    raise OperatorError(
+                        "PIN", f"the token {self._label!r} wants a PIN", "add pin-source=file:PATH to its URI"
+                    )
+                session = self._open_with(token, read_pin(pin_source), settings)
+        except (PKCS11Error, CodeError) as error:
+            raise self._login_error(meaning_of(error), pin_source) from None
+        self._epoch += 1
+        return session
+
+    def refuse(self, error: OperatorError) -> None:
+        """Log in no more, since the token refused its PIN to another process."""
+        self._module.refusals.setdefault(self._name, error)
+
+    def _open_with(self, token: pkcs11.Token, pin: Pin, settings: Settings) -> pkcs11.Session:
+        """A session that is logged in, or none: a login that fails leaves nothing open. Raises `PKCS11Error` and
+        `CodeError`."""
+        if not self._lib.logs_in:
             return token.open(rw=settings.read_write, user_pin=pin.reveal(), attribute_mapper=MAPPER)
-        except PKCS11Error as error:
-            raise self._login_error(error, pin_source) from None
+        session = token.open(rw=settings.read_write, attribute_mapper=MAPPER)
+        try:
+            self._lib.log_in(_handle(session), pin.reveal())
+        except CodeError as error:
+            # What logged us out, as far as one session knew, may not have done so for all.
+            if self._epoch and meaning_of(error).name == _ALREADY:
+                return session
+            with contextlib.suppress(PKCS11Error):
+                session.close()
+            raise
+        return session
 
     def _check_flags(self, token: pkcs11.Token, settings: Settings) -> None:
         flags, what = token.flags, f"the token {self._label!r}"
@@ -227,8 +348,7 @@ class TokenLogin:
                 " try_low_pin_count = true in [stores.pkcs11]",
             )
 
-    def _login_error(self, error: PKCS11Error, pin_source: str | None) -> Exception:
-        what = meaning(error)
+    def _login_error(self, what: Meaning, pin_source: str | None) -> BackendError:
         if what.name == "CKR_PIN_INCORRECT":
             failure = OperatorError(
                 "PIN",
@@ -242,7 +362,7 @@ class TokenLogin:
             )
         else:
             return backend_error(what, "to log in")
-        self._refused = failure
+        self._module.refusals[self._name] = failure
         return failure
 
     def _check_same_pin(self, pin_source: str | None) -> None:

@@ -16,6 +16,17 @@ _QUERY_VALUE = re.compile(r"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=/?|]|%[0-9A-Fa-f]{2
 
 _TYPES = frozenset({"public", "private", "cert", "secret-key", "data"})
 _VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,3}))?")
+_TOKEN_FIELDS = (
+    "token",
+    "serial",
+    "manufacturer",
+    "model",
+    "slot_id",
+    "slot_description",
+    "slot_manufacturer",
+    "module_path",
+    "module_name",
+)
 _LABEL_BYTES = 32
 _MAXIMUM = 4096
 
@@ -64,6 +75,11 @@ class Pkcs11Uri:
             f"with the id {self.object_id.hex()}" if self.object_id is not None else "",
         )
         return " ".join(("key", *filter(None, parts)))
+
+    def may_be_on_token_of(self, other: Pkcs11Uri) -> bool:
+        """Whether both may name the same token: nothing that both say of it differs."""
+        said = ((getattr(self, name), getattr(other, name)) for name in _TOKEN_FIELDS)
+        return all(mine is None or theirs is None or mine == theirs for mine, theirs in said)
 
 
 def parse(uri: str) -> Pkcs11Uri:

@@ -52,7 +52,10 @@ _RULES = 16
 _MODULE, _PRIVATE_LISTS, _LISTS, _TOKEN_FLAGS, _INIT_FLAGS = 0, 1024, 1028, 1032, 1040
 _RESERVED, _INSIDE, _MOST_INSIDE, _CALLS = 1048, 2072, 2080, 2088
 _RULES_AT = _CALLS + 8 * len(FUNCTIONS)
-_SIZE = _RULES_AT + _RULES * _RULE.size
+_PROCESS = struct.Struct("<Qq")
+_PROCESSES = 256
+_PROCESSES_AT = _RULES_AT + _RULES * _RULE.size
+_SIZE = _PROCESSES_AT + _PROCESSES * _PROCESS.size
 _WITH_OUTPUT = frozenset({"C_Sign", "C_Decrypt"})
 
 
@@ -160,6 +163,12 @@ class FaultShim:
     def set_token_flags(self, flags: int) -> None:
         """Set these bits in every CK_TOKEN_INFO; 0 sets none."""
         struct.pack_into("<Q", self._map, _TOKEN_FLAGS, flags)
+
+    @property
+    def sessions(self) -> dict[int, int]:
+        """How many sessions each living process has open, by its id."""
+        table = self._map[_PROCESSES_AT : _PROCESSES_AT + _PROCESSES * _PROCESS.size]
+        return {pid: open_ for pid, open_ in _PROCESS.iter_unpack(table) if pid and Path(f"/proc/{pid}").exists()}
 
     @property
     def inside(self) -> int:

@@ -20,8 +20,9 @@
 typedef unsigned long word;
 typedef word (*function)(word, word, word, word, word, word, word, word);
 
-enum { FUNCTIONS = 68, RULES = 16, FAMILIES = 3 };
+enum { FUNCTIONS = 68, RULES = 16, FAMILIES = 3, PROCESSES = 256 };
 enum { INITIALIZE = 0, FINALIZE = 1, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6 };
+enum { OPEN_SESSION = 12, CLOSE_SESSION = 13, CLOSE_ALL_SESSIONS = 14 };
 enum { ANSWER = 1, LIE = 2, DELAY = 3, HANG = 4, CORRUPT = 5 };
 enum { CKR_CRYPTOKI_NOT_INITIALIZED = 0x190 };
 
@@ -38,6 +39,11 @@ struct rule {              /* 64 bytes; active while action is not 0 and remaini
     uint64_t unused;
 };
 
+struct process {           /* one that uses the module, and how many sessions it has open */
+    uint64_t id;           /* 0: a free place */
+    int64_t sessions;
+};
+
 struct control {
     char module[1024];            /* the real module's path */
     uint32_t private_lists;       /* a new function list with a state of its own at each C_GetFunctionList */
@@ -49,6 +55,7 @@ struct control {
     uint64_t most_inside;         /* the most that ever were */
     uint64_t calls[FUNCTIONS];
     struct rule rules[RULES];
+    struct process processes[PROCESSES];
 };
 
 struct list {
@@ -101,9 +108,37 @@ static void note_inside(int64_t change)
         ;
 }
 
+static struct process *this_process(void)
+{
+    static struct process nobody;
+    uint64_t id = (uint64_t)getpid();
+    int i;
+
+    for (i = 0; i < PROCESSES; i++) {
+        uint64_t taken = 0;
+        struct process *each = &control->processes[i];
+        if (each->id == id
+            || __atomic_compare_exchange_n(&each->id, &taken, id, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return each;
+    }
+    return &nobody;
+}
+
+static void note_sessions(int number)
+{
+    if (number == OPEN_SESSION)
+        __atomic_fetch_add(&this_process()->sessions, 1, __ATOMIC_SEQ_CST);
+    else if (number == CLOSE_SESSION)
+        __atomic_fetch_sub(&this_process()->sessions, 1, __ATOMIC_SEQ_CST);
+    else if (number == FINALIZE || number == CLOSE_ALL_SESSIONS)
+        __atomic_store_n(&this_process()->sessions, 0, __ATOMIC_SEQ_CST);
+}
+
 static word call_real(int number, word *a, struct rule *rule)
 {
     word code = real->functions[number](a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+    if (code == 0)
+        note_sessions(number);
     if (number == GET_TOKEN_INFO && code == 0)
         *(word *)(a[1] + 96) |= (word)control->token_flags; /* CK_TOKEN_INFO.flags, after 96 bytes of names */
     if (rule && rule->action == CORRUPT && code == 0 && a[3])

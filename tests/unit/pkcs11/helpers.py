@@ -8,7 +8,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from privyseal_backends.interface import BackendError, Mechanism, Signature, SigningInput, SigningResult
+from privyseal_backends.interface import (
+    BackendError,
+    Key,
+    Mechanism,
+    Signature,
+    SigningInput,
+    SigningResult,
+    UnavailableError,
+)
 from privyseal_backends.pkcs11 import Pkcs11Store, open_store
 
 VECTORS = Path(__file__).parents[2] / "vectors"
@@ -45,6 +53,17 @@ def values(results: Sequence[SigningResult]) -> list[bytes]:
         if isinstance(result, BackendError):
             raise result
     return [result.value for result in results if isinstance(result, Signature)]
+
+
+async def until_it_signs(key: Key) -> bytes:
+    """Sign until it goes well, as a caller does who was told to come again; the signature."""
+    while True:
+        (result,) = await key.sign(type1(), in_time())
+        if isinstance(result, Signature):
+            return result.value
+        assert isinstance(result, UnavailableError), result
+        assert 0.1 <= result.retry_after_s <= 2
+        await asyncio.sleep(0.01)
 
 
 async def until(condition: Callable[[], bool]) -> None:

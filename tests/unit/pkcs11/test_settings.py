@@ -24,6 +24,8 @@ def test_each_setting_is_taken() -> None:
         "open_timeout_s": 5,
         "create_timeout_s": 1.5,
         "close_timeout_s": 2.5,
+        "hang_after_s": 7.5,
+        "wait_for_token": True,
     }
     assert parse_settings(settings) == Settings(**settings)  # type: ignore[arg-type]
 
@@ -47,6 +49,8 @@ def test_each_setting_is_taken() -> None:
         ({"try_low_pin_count": "yes"}, "try_low_pin_count"),
         ({"open_timeout_s": 0}, "open_timeout_s"),
         ({"close_timeout_s": float("inf")}, "close_timeout_s"),
+        ({"hang_after_s": 0}, "hang_after_s"),
+        ({"wait_for_token": 1}, "wait_for_token"),
         ({"close_timeout_s": float("nan")}, "close_timeout_s"),
     ],
 )

@@ -13,11 +13,9 @@ import pytest
 
 from privyseal_backends.interface import (
     BackendError,
-    BusyError,
     CallerError,
     IntegrityError,
     Mechanism,
-    OperatorError,
     Signature,
     SigningInput,
     UnavailableError,
@@ -26,7 +24,7 @@ from privyseal_backends.pkcs11.queue import Batch
 from privyseal_backends.verification import verify
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, delete_objects, generate_rsa_key, import_rsa_key, make_token
-from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened, type1, until, values
+from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened, type1, until, until_it_signs, values
 
 SIGNING = (Mechanism.TYPE1, Mechanism.PKCS1_V1_5_SHA256, Mechanism.PSS_SHA256)
 
@@ -79,18 +77,6 @@ def test_no_input_is_no_work(token: SoftHsmToken) -> None:
         (Ckr.DATA_LEN_RANGE, CallerError, "mechanism"),
         (Ckr.KEY_FUNCTION_NOT_PERMITTED, CallerError, "attribute"),
         (Ckr.MECHANISM_INVALID, CallerError, "mechanism"),
-        (Ckr.USER_NOT_LOGGED_IN, UnavailableError, "token"),
-        (Ckr.DEVICE_ERROR, UnavailableError, "token"),
-        (Ckr.DEVICE_REMOVED, UnavailableError, "token"),
-        (Ckr.TOKEN_NOT_PRESENT, UnavailableError, "token"),
-        (Ckr.CRYPTOKI_NOT_INITIALIZED, UnavailableError, "module"),
-        (Ckr.GENERAL_ERROR, UnavailableError, "token"),
-        (Ckr.FUNCTION_FAILED, BusyError, "token"),
-        (Ckr.SESSION_COUNT, BusyError, "token"),
-        (Ckr.HOST_MEMORY, BusyError, "module"),
-        (Ckr.DEVICE_MEMORY, BusyError, "token"),
-        (Ckr.PIN_LOCKED, OperatorError, "PIN"),
-        (0x80000001, UnavailableError, "token"),
     ],
 )
 @pytest.mark.parametrize("lie", [True, False])
@@ -134,10 +120,11 @@ def test_a_stale_handle_is_found_again_once(token: SoftHsmToken, shim: FaultShim
             assert shim.calls("C_OpenSession") == sessions + 1
             shim.clear()
             shim.fail("C_SignInit", code, times=2)
-            (lost, *others) = await key.sign(type1(3), in_time())
+            (lost, *_) = await key.sign(type1(3), in_time())
             assert isinstance(lost, UnavailableError)
             assert "twice" in lost.message
-            assert kinds(others) == ["Signature"] * 2
+            await until_it_signs(key)
+            assert shim.calls("C_Initialize") == 2
 
     asyncio.run(sign())
 
@@ -171,7 +158,7 @@ def test_a_key_that_was_deleted_is_unavailable_and_not_misconfigured(tmp_path: P
                 (result,) = await key.sign(type1(), in_time())
                 assert isinstance(result, UnavailableError)
             import_rsa_key(token, "demo", VECTORS / "capgo-v3" / "private.pem")
-            assert kinds(await key.sign(type1(), in_time())) == ["Signature"]
+            await until_it_signs(key)
 
     token = make_token(tmp_path, "deleted")
     import_rsa_key(token, "demo", VECTORS / "capgo-v3" / "private.pem")

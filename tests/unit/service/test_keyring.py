@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from privyseal_backends.interface import Mechanism, UnavailableError
+from privyseal_backends.interface import (
+    BackendError,
+    IntegrityError,
+    LostError,
+    Mechanism,
+    OperatorError,
+    UnavailableError,
+)
 from privyseal_service.config import CustodyBar, KeyConfig
 from privyseal_service.errors import Code, ServiceError
 from privyseal_service.keyring import Keyring, KeyringError, KeyState, Stores
@@ -276,7 +283,7 @@ def test_retries_become_rarer(store: SoftwareStore, monkeypatch: pytest.MonkeyPa
 
     asyncio.run(main())
     for number, wait_s in enumerate(waits):
-        longest = min(30.0, 0.5 * 2**number)
+        longest = min(1.5, 0.5 * 2**number)
         assert longest / 2 <= wait_s <= longest
 
 
@@ -305,3 +312,84 @@ def test_a_store_is_opened_once_and_given_its_settings() -> None:
     assert stores.store("one:a") is stores.store("ONE:b")
     stores.store("two:c")
     assert seen == [{"sessions": 4}, {}]
+
+
+class Follower:
+    """A key that follows its store, as far as a ServedKey sees it."""
+
+    def __init__(self, key: Any) -> None:
+        self.description = key.description
+        self.sign = key.sign
+        self.tell: Callable[[BackendError | None], None] = lambda _: None
+
+    def observe(self, tell: Callable[[BackendError | None], None]) -> None:
+        self.tell = tell
+        tell(None)
+
+
+@pytest.mark.parametrize(
+    ("problem", "state", "lost"),
+    [
+        (UnavailableError("token", "gone"), KeyState.UNAVAILABLE, False),
+        (LostError("module", "hangs"), KeyState.UNAVAILABLE, True),
+        (OperatorError("PIN", "refused"), KeyState.BLOCKED, False),
+        (IntegrityError("object", "another key"), KeyState.BLOCKED, False),
+    ],
+)
+def test_a_key_that_follows_its_store_is_believed_alone(
+    store: SoftwareStore, problem: BackendError, state: KeyState, lost: bool
+) -> None:
+    original = store.open_key
+
+    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+        return Follower(await original(uri, fingerprint))
+
+    async def main() -> None:
+        store.open_key = open_key  # type: ignore[method-assign]
+        ring = keyring(store, key_config("a"))
+        changes: list[tuple[bool, bool]] = []
+        ring.on_change(lambda: changes.append((ring.serves, ring.lost is not None)))
+        await ring.open(10)
+        served = ring.keys["a"]
+        served.note(UnavailableError("token", "an answer to one call"))
+        assert served.state is KeyState.SERVING
+        assert isinstance(served.key, Follower)
+        served.key.tell(problem)
+        assert (served.state, served.lost) == (state, lost)
+        served.key.tell(None)
+        assert served.state is KeyState.SERVING
+        assert changes[-2:] == [(False, lost), (True, False)]
+        await ring.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("part", "heals"), [("token", True), ("object", True), ("module", True), ("PIN", False)])
+def test_what_has_served_before_is_away_and_not_misconfigured(store: SoftwareStore, part: str, heals: bool) -> None:
+    """A process that replaces another finds no token where there was one; a PIN is never tried again."""
+    original, gone, tries = store.open_key, True, 0
+
+    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+        nonlocal tries
+        tries += 1
+        if gone:
+            raise OperatorError(part, "there is none")
+        return await original(uri, fingerprint)
+
+    async def main() -> None:
+        nonlocal gone
+        store.open_key = open_key  # type: ignore[method-assign]
+        ring = keyring(store, key_config("a"))
+        await ring.open(10, strict=False)
+        key = ring.keys["a"]
+        assert key.state is (KeyState.UNAVAILABLE if heals else KeyState.BLOCKED)
+        if heals:
+            await until(lambda: tries >= 3)
+            gone = False
+            await until(lambda: key.state is KeyState.SERVING)
+        else:
+            await asyncio.sleep(0.05)
+            assert tries == 1
+        await ring.close()
+
+    asyncio.run(main())

@@ -24,8 +24,10 @@ from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
 from privyseal_service.config import ConfigError
 from privyseal_service.health import Health
+from privyseal_service.keyring import KeyState, ServedKey
 from privyseal_service.ports import ListenError
 from privyseal_service.tls import TlsError
 from tests.fakes.software_store import SoftwareStore
@@ -228,10 +230,46 @@ def test_a_key_that_is_away_is_unavailable_then_healed(config: dict[str, Any], s
             assert (key.state, key.key_version) == (keys_pb.KEY_STATE_UNAVAILABLE, "")
             assert not key.HasField("public_key")
             assert not key.HasField("custody")
-            assert HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
+            assert readiness(channel) == [NOT_SERVING, NOT_SERVING, SERVING, SERVING]
             store.faults.away = False
             healed = _retried(signing)
+            assert readiness(channel) == [SERVING] * 4
         assert healed.signature
+
+
+def readiness(channel: grpc.Channel) -> list[int]:
+    """The health of what is of no use without a key, of what is, and liveness."""
+    names = ("", "privyseal.v1.SigningService", "privyseal.v1.KeyService", "live")
+    return [HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status for name in names]
+
+
+def test_readiness_is_any_key_that_serves_and_comes_back_without_calls(
+    config: dict[str, Any], store: SoftwareStore, ca: CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed = {KeyState.UNAVAILABLE: 600.0, KeyState.BLOCKED: 600.0}
+    monkeypatch.setattr("privyseal_service.keyring._BELIEVED_S", believed)
+    with (
+        RunningService(config, store.backends) as running,
+        secure_channel(running.address(), ca, ca.issue(uris=[BUILD])) as channel,
+    ):
+        signing, watch = SigningServiceStub(channel), HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == SERVING
+        keys = running.service._keyring.keys
+        for problem in (UnavailableError("network", "gone"), OperatorError("permission", "taken away")):
+            believed.update(dict.fromkeys(believed, 600.0))
+            for each in (keys["signer"], keys["opener"]):
+                running.run(note(each, problem))
+            assert readiness(channel) == [SERVING] * 4
+            believed.update(dict.fromkeys(believed, 0.1))
+            store.faults.fail = lambda _, problem=problem: problem  # type: ignore[misc]
+            refused(lambda: signing.SignChecksum(SIGN, timeout=10))
+            assert next(watch).status == NOT_SERVING
+            assert next(watch).status == SERVING  # nobody asked: what was met is believed for a while only
+        watch.cancel()
+
+
+async def note(key: ServedKey, problem: BackendError) -> None:
+    key.note(problem)
 
 
 def _retried(signing: SigningServiceStub) -> pb.SignChecksumResponse:

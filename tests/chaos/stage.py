@@ -1,0 +1,263 @@
+"""A real `privyseal-server` on a token that fails on cue, somebody who starts it again, and what its processes hold."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from privyseal import Client
+from tests.support.programs import CAPGO_SCHEMES, VECTORS, clean_environment, configuration, write_pki
+from tests.support.shim import FaultShim
+from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token
+
+PROGRAM = Path(sys.executable).parent / "privyseal-server"
+START_S = 60.0
+_PEM = VECTORS / "capgo-v3" / "private.pem"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the service's processes hold, all together."""
+
+    memory_mib: float
+    descriptors: int
+    sessions: int
+    threads: int
+    processes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.memory_mib:.0f} MiB, {self.descriptors} descriptors, {self.sessions} sessions, "
+            f"{self.threads} threads, {self.processes} processes"
+        )
+
+
+def until(true: Callable[[], object], patience_s: float = 60.0, what: str = "it") -> None:
+    """Wait for something to become true."""
+    end_s = time.monotonic() + patience_s
+    while not true():
+        if time.monotonic() > end_s:
+            raise AssertionError(f"{what} did not come about in {patience_s:g} s")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Program:
+    """`privyseal-server serve`, started again whenever it ends by itself, as systemd or a container's runtime does."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = {**clean_environment(), **environment}
+        self._ending = threading.Event()
+        self._serving = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self.codes: list[int] = []
+        """How it ended each time."""
+
+    def __enter__(self) -> Program:
+        self._thread.start()
+        if not self._serving.wait(START_S):
+            self.__exit__()
+            raise RuntimeError(f"privyseal-server did not start: {self.log[-3000:]}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        with (self._folder / "server.log").open("a") as log:
+            while not self._ending.is_set():
+                self._process = process = subprocess.Popen(
+                    [PROGRAM, "serve", "--config", self._folder / "privyseal.toml"],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+                assert process.stdout is not None
+                if process.stdout.readline().startswith("listening"):
+                    self._serving.set()
+                code = process.wait()
+                process.stdout.close()
+                self._serving.clear()
+                self.codes.append(code)
+                self._ending.wait(0.1)
+
+    @property
+    def log(self) -> str:
+        """All that it said on standard error."""
+        return (self._folder / "server.log").read_text()
+
+    @property
+    def pid(self) -> int:
+        """The process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def workers(self) -> list[int]:
+        """Its living children, oldest first."""
+        pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
+        return sorted(pid for pid in pids if _parent(pid) == self.pid)
+
+    @property
+    def processes(self) -> list[int]:
+        """All of them."""
+        return [self.pid, *self.workers]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on (proc(5)); empty when there is no such process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields and fields[0] != "Z" else 0
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def descriptors(pid: int) -> int:
+    """How many files a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def held(pids: Iterable[int], shim: FaultShim | None) -> Held:
+    """What these processes hold."""
+    memory, open_files, threads, processes = 0, 0, 0, 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            memory += int(status.get("VmRSS", "0 kB").split()[0])
+            threads += int(status.get("Threads", "0"))
+            open_files += descriptors(pid)
+            processes += 1
+    sessions = sum(shim.sessions.get(pid, 0) for pid in pids) if shim is not None else 0
+    return Held(memory / 1024, open_files, sessions, threads, processes)
+
+
+class Stage:
+    """A service whose key `capgo-v3` is in a SoftHSM token behind the fault shim; a context manager."""
+
+    def __init__(self, folder: Path, *, workers: int, settings: str = "", server: str = "", keys: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.ended_s: float | None = None
+        """When the cause of a scenario ended, where that was before the scenario itself."""
+        self.trail = Trail(folder)
+        self.number_of_workers = workers
+        self.token: SoftHsmToken = make_token(folder / "hsm", "chaos")
+        import_rsa_key(self.token, "capgo-v3", _PEM)
+        self.shim = FaultShim.build(folder, self.token.module_path)
+        self.address = f"127.0.0.1:{free_port()}"
+        write_pki(folder)
+        text = configuration(
+            {"demo": (self.token.uri("capgo-v3", module_path=self.shim.path), CAPGO_SCHEMES)},
+            extra=f"[stores.pkcs11]\nsessions = 4\n{settings}\n{keys}",
+        ).replace("127.0.0.1:0", self.address)
+        (folder / "privyseal.toml").write_text(f"[server]\nworkers = {workers}\n{server}\n{text}")
+        self.program = Program(folder, self.token.environment)
+
+    def __enter__(self) -> Stage:
+        self.program.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shim.clear()
+        self.program.__exit__()
+
+    @property
+    def public_key(self) -> RSAPublicKey:
+        """The key's public half."""
+        return public_key(_PEM)
+
+    def client(self, timeout_s: float = 10.0) -> Client:
+        """An SDK client, as a build has it."""
+        return connect(self.folder, self.address, timeout_s)
+
+    def held(self) -> Held:
+        """What the service's processes hold now."""
+        return held(self.program.processes, self.shim)
+
+
+def public_key(pem: Path) -> RSAPublicKey:
+    """The public half of a private key's file."""
+    key = load_pem_private_key(pem.read_bytes(), None).public_key()
+    assert isinstance(key, RSAPublicKey)
+    return key
+
+
+def connect(folder: Path, address: str, timeout_s: float = 10.0) -> Client:
+    """An SDK client with the certificate in the folder."""
+    return Client(
+        address,
+        ca=folder / "ca.pem",
+        cert=folder / "client.pem",
+        cert_key=folder / "client-key.pem",
+        timeout_s=timeout_s,
+    )
+
+
+class Trail:
+    """Reads what the audit trail has more than at the last look: hours of it are not read again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._segments = folder / "audit" / "segments"
+        self._read: dict[Path, int] = {}
+        self._last: set[str] = set()
+
+    def recorded(self) -> set[str]:
+        """The SHA-256, in hex, of every result that has left since the look before the last one."""
+        new: set[str] = set()
+        for file in self._segments.glob("*/*.jsonl"):
+            with file.open("rb") as lines:
+                lines.seek(self._read.get(file, 0))
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written, or its worker was killed
+                    self._read[file] = self._read.get(file, 0) + len(line)
+                    with contextlib.suppress(ValueError):  # the end of a worker that was killed may be torn
+                        new.update(_results(json.loads(line)))
+        self._last, before = new, self._last
+        return new | before
+
+
+def _results(record: Mapping[str, object]) -> Iterator[str]:
+    for name in ("signature_sha256", "wrapped_key_sha256"):
+        value = record.get(name)
+        if isinstance(value, str):
+            yield value

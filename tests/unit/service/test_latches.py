@@ -1,0 +1,92 @@
+"""Refused PINs are remembered whenever they are met, and what a worker says has one form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
+from privyseal_service.control import Failed, Report, ReportError, decode_word, encode_word
+from privyseal_service.latches import Latch, Latches
+
+URI = "pkcs11:token=a;object=k?module-path=/m.so"
+OTHER_KEY = "pkcs11:token=a;object=other?module-path=/m.so"
+OTHER_TOKEN = "pkcs11:token=b;object=k?module-path=/m.so"
+
+
+class Store:
+    """A store with a key that follows its token."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[BackendError | None], None] = lambda _: None
+        self.opened = 0
+        self.latched: list[tuple[str, str]] = []
+
+    async def open_key(self, uri: str, fingerprint: str | None = None) -> Any:
+        self.opened += 1
+        return self
+
+    @property
+    def description(self) -> Any:
+        raise AssertionError("nobody asks")
+
+    async def sign(self, *_: object) -> Any:
+        raise AssertionError("nobody signs")
+
+    def observe(self, tell: Callable[[BackendError | None], None]) -> None:
+        self.tell = tell
+        tell(None)
+
+    def latch(self, uri: str, error: OperatorError) -> None:
+        self.latched.append((uri, error.message))
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_pin_that_is_refused_while_serving_is_latched_as_well() -> None:
+    async def main() -> None:
+        told: list[Latch] = []
+        latches, store = Latches(tell=told.append), Store()
+        guarded = latches.guard(lambda _: lambda _: store)("pkcs11")({})
+        await guarded.open_key(URI)
+        store.tell(UnavailableError("token", "gone"))
+        store.tell(None)
+        assert latches.all == ()
+        for _ in range(2):
+            store.tell(OperatorError("PIN", "the token 'a' refused the PIN", "correct it"))
+        assert told == list(latches.all)
+        assert len(told) == 1
+        with pytest.raises(OperatorError, match="refused the PIN"):
+            await guarded.open_key(OTHER_KEY)
+        assert store.opened == 1
+        await guarded.open_key(OTHER_TOKEN)
+        assert latches.add(Latch(OTHER_TOKEN, "learned elsewhere", ""))
+        assert store.latched[-1] == (OTHER_TOKEN, "learned elsewhere")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        Report("serving"),
+        Report("open", frozenset({"a", "b"}), (Latch(URI, "m", "r"),), lost=True),
+        Failed("a sentence", 2),
+    ],
+)
+def test_a_workers_word_comes_over_whole(word: Report | Failed) -> None:
+    line = encode_word(word)
+    assert line.endswith(b"\n")
+    assert decode_word(line) == word
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"{}", b'{"state": "serving", "ailing": [], "latches": []}', b'{"failed": 1, "code": 2}']
+)
+def test_another_form_is_refused(line: bytes) -> None:
+    with pytest.raises(ReportError):
+        decode_word(line)
