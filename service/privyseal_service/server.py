@@ -32,8 +32,8 @@ from privyseal_service.reloading import Reloader
 from privyseal_service.signing import CallPath
 from privyseal_service.systemd import notify
 from privyseal_service.tls import TlsMaterial, load_tls
-from privyseal_service.watching import LOOK_EVERY_S
 from privyseal_service.waiting import first_of
+from privyseal_service.watching import LOOK_EVERY_S
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
