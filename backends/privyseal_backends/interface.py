@@ -329,6 +329,10 @@ class Observed(Protocol):
         None when the key serves, `UnavailableError` while it heals, `LostError` when this process cannot heal it,
         `OperatorError` when it waits for a person, `IntegrityError` when another key has its place."""
 
+    def forget(self) -> None:
+        """The key is used no more: tell nobody of it again, and look for it no more. Calls in flight may still end
+        well. Safe to call twice."""
+
 
 @runtime_checkable
 class Decrypter(Protocol):
@@ -362,7 +366,7 @@ class ProcessBound(Protocol):
 
     def prefer_new_process(self) -> None:
         """Be told, before a key is opened, that a process costs little here: a new one takes over once a key tells
-        `LostError`. The store then tells that at each loss, and begins nothing anew in place that may be in use."""
+        `LostError`. The store then tells that at each loss of what it had, and leaves it to the new process."""
 
 
 @runtime_checkable

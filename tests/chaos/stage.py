@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -127,6 +128,10 @@ class Program:
         """Its living children, oldest first."""
         pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
         return sorted(pid for pid in pids if _parent(pid) == self.pid)
+
+    def hang_up(self) -> None:
+        """Have it read its configuration again."""
+        os.kill(self.pid, signal.SIGHUP)
 
     @property
     def processes(self) -> list[int]:
