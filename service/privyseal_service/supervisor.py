@@ -328,7 +328,7 @@ class Supervisor:
         config = self._for_worker(self._config, number)
         cores = usable_cores()
         core = cores[number % len(cores)] if config.server.pin_workers else None
-        return Start(__version__, number, config, strict, self._latches.all, core)
+        return Start(__version__, number, config, strict, self._latches.all, core, worker_count(self._config))
 
     def _for_worker(self, config: Config, number: int) -> Config:
         """The configuration as one worker serves it: on the ports that are held here, and a Unix socket by the first
@@ -381,7 +381,7 @@ class Supervisor:
             raise UnusableError("serving without workers needs a restart of the service")
         self._config = config
         for worker in self._workers.values():
-            worker.say(Reload(self._for_worker(config, worker.number)))
+            worker.say(Reload(self._for_worker(config, worker.number), worker_count(config)))
         if self._serving.is_set() and not self._stopping.is_set():
             self._resize()
 

@@ -138,6 +138,8 @@ def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
             configure(farm, workers=number)
             serving.process.send_signal(signal.SIGHUP)
             until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
+            shares = [farm.folder / f"share-{pid}" for pid in workers(serving)]
+            until(lambda: [each.read_text() for each in shares] == [str(number)] * number)  # noqa: B023 - called here
         assert workers(serving)[0] == before[0]
         farm.config.write_text("[server]\nworkers = many\n")
         serving.process.send_signal(signal.SIGHUP)
