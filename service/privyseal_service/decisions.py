@@ -61,6 +61,7 @@ class Item:
 class Decision:
     """One call: who, how proven and from where; what was asked; what was decided, why, and what it took.
 
+    `call_id` is the caller's own name for the call, the same in each of its attempts: never believed, only recorded.
     `caller` is empty where no name was proven, `key` is as the caller wrote it until a grant names it. `grant` is the
     name of the grant that allowed the call, empty where none did. `signatures` counts what left: signatures, wrapped
     and unwrapped keys. `store_request_id` is the store's own name for the call; a batch has those of its parts, with
@@ -88,6 +89,7 @@ class Decision:
     key_fingerprint: str = ""
     batch: int = 0
     items: tuple[Item, ...] = field(default=(), repr=False)
+    call_id: str = ""
 
 
 @dataclass(slots=True)
@@ -115,6 +117,7 @@ class Trail:
     wrapped_key_sha256: bytes | None = None
     results: Sequence[object] = field(default=(), repr=False)
     told: Sequence[bytes | ServiceError] = field(default=(), repr=False)
+    call_id: str = ""
 
     def identified(self, caller: Caller) -> None:
         """The caller proved its name."""
@@ -177,6 +180,7 @@ class Trail:
             self.key_fingerprint,
             self.batch,
             tuple(self._items()),
+            self.call_id,
         )
 
     def _items(self) -> Iterator[Item]:

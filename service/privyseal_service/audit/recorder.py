@@ -164,6 +164,7 @@ class AuditRecorder:
             yield Decision(
                 time_us=time_us,
                 request_id=decision.request_id,
+                call_id=decision.call_id,
                 caller=caller,
                 peer=decision.peer,
                 operation=decision.operation,
