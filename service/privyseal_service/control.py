@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from privyseal_service.exits import AWAY, DEFECT, REFUSED, USAGE
 from privyseal_service.latches import Latch
 
 if TYPE_CHECKING:
@@ -171,13 +172,19 @@ def decode_word(line: bytes) -> Word:
     try:
         said = json.loads(line)
         if "failed" in said:
-            return Failed(_text(said["failed"]), {1: 1, 2: 2, 3: 3}[said["code"]])
+            return Failed(_text(said["failed"]), _code(said["code"]))
         latches = tuple(Latch(*map(_text, latch)) for latch in said["latches"])
         if said["state"] not in _STATES:
             raise ReportError("no such state")
         return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
+
+
+def _code(value: object) -> int:
+    if value not in (REFUSED, USAGE, AWAY, DEFECT):
+        raise ValueError
+    return int(str(value))
 
 
 def _text(value: object) -> str:
