@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from privyseal.errors import Code, ServiceError
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 1.0
+_FIRST_PAUSE_WHEN_BUSY_S, _LONGEST_PAUSE_WHEN_BUSY_S = 0.5, 8.0
+"""Too much was asked of the service, so asking again soon would be more of that."""
 
 
 class Patience:
@@ -22,7 +24,7 @@ class Patience:
     def __init__(self, timeout_s: float, *, known: bool) -> None:
         self._deadline_s = time.monotonic() + timeout_s
         self._known = known
-        self._pause_s = _FIRST_PAUSE_S
+        self._attempts = 0
 
     @property
     def remaining_s(self) -> float:
@@ -31,16 +33,22 @@ class Patience:
 
     def pause_s(self, error: ServiceError) -> float | None:
         """Seconds to wait before the next attempt; None where none would help, or none is left."""
-        return self._pause(error.details.retry_after_s or 0.0) if self._may_pass(error) else None
+        if not self._may_pass(error):
+            return None
+        return self._pause(error.details.retry_after_s or 0.0, busy=error.code is Code.RESOURCE_EXHAUSTED)
 
-    def pause_of_parts_s(self) -> float | None:
+    def pause_of_parts_s(self, errors: Iterable[object]) -> float | None:
         """The same for checksums of a batch that met errors which may pass: these come without details."""
-        return self._pause(0.0)
+        busy = any(isinstance(each, ServiceError) and each.code is Code.RESOURCE_EXHAUSTED for each in errors)
+        return self._pause(0.0, busy=busy)
 
-    def _pause(self, told_s: float) -> float | None:
-        wait_s = max(told_s, self._pause_s) * random.uniform(0.75, 1.25)  # noqa: S311 - spreads the load
-        self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
-        return max(told_s, wait_s) if max(told_s, wait_s) < self._deadline_s - time.monotonic() else None
+    def _pause(self, told_s: float, *, busy: bool) -> float | None:
+        first_s = _FIRST_PAUSE_WHEN_BUSY_S if busy else _FIRST_PAUSE_S
+        longest_s = _LONGEST_PAUSE_WHEN_BUSY_S if busy else _LONGEST_PAUSE_S
+        own_s = min(longest_s, first_s * 2.0 ** min(self._attempts, 16))
+        self._attempts += 1
+        wait_s = max(told_s, max(told_s, own_s) * random.uniform(0.75, 1.25))  # noqa: S311 - spreads the load
+        return wait_s if wait_s < self._deadline_s - time.monotonic() else None
 
     def _may_pass(self, error: ServiceError) -> bool:
         if error.details.retry_after_s is not None:

@@ -115,7 +115,7 @@ class Client(BaseClient):
 
         results = sign(checksums)
         while again := passing(results):
-            pause_s = patience.pause_of_parts_s()
+            pause_s = patience.pause_of_parts_s(results)
             if pause_s is None:
                 break
             time.sleep(pause_s)

@@ -98,7 +98,7 @@ class Client(BaseClient):
 
         results = await sign(checksums)
         while again := passing(results):
-            pause_s = patience.pause_of_parts_s()
+            pause_s = patience.pause_of_parts_s(results)
             if pause_s is None:
                 break
             await asyncio.sleep(pause_s)

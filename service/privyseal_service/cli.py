@@ -104,6 +104,7 @@ def serve(config_file: Path) -> None:
     from privyseal_service.audit.running import sequencing  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import StartError, start_error  # noqa: PLC0415
+    from privyseal_service.process import keep_memory_together  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
 
     if config.audit is None:
@@ -112,6 +113,7 @@ def serve(config_file: Path) -> None:
             "(`privyseal-server audit keygen` makes its key), or set enabled = false in it for a first try",
             USAGE,
         )
+    keep_memory_together()
     logs.set_up(config.log)
     announce = _announce if config.audit.enabled else _announce_unrecorded
     try:

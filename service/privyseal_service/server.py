@@ -23,8 +23,6 @@ from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.keyring import Keyring, KeyState, Stores
 from privyseal_service.listening import Listener, Trust, load
 from privyseal_service.metrics import Counters
-from privyseal_service.oidc.sources import KeySource, source
-from privyseal_service.oidc.tokens import Issuer
 from privyseal_service.problems import Problems
 from privyseal_service.quotas.limiter import Limiter, NoLimiter, make_limiter
 from privyseal_service.reflection import Reflection
@@ -38,6 +36,7 @@ from privyseal_service.watching import LOOK_EVERY_S
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
     from privyseal_service.config import Config
+    from privyseal_service.oidc.sources import KeySource
 
 _LOG = logging.getLogger(__name__)
 
@@ -152,6 +151,10 @@ class Service:
         self._health.serve()
 
     def _trust(self, config: Config) -> Trust:
+        if not config.issuers:
+            return Trust(config.identity.denied(), ())
+        from privyseal_service.oidc.tokens import Issuer  # noqa: PLC0415 - a fifth of all imports
+
         issuers = tuple(Issuer(issuer, self._sources[issuer.issuer]) for issuer in config.issuers)
         return Trust(config.identity.denied(), issuers)
 
@@ -217,6 +220,10 @@ class Service:
 
     def _sources_for(self, config: Config) -> dict[str, KeySource]:
         """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
+        if not config.issuers:
+            return {}
+        from privyseal_service.oidc.sources import source  # noqa: PLC0415 - as above
+
         found: dict[str, KeySource] = {}
         begun: list[KeySource] = []
         try:
