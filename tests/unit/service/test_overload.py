@@ -81,7 +81,7 @@ class Load:
 
 
 def load() -> Load:
-    scheduler = Scheduler(clock=lambda: time.monotonic())
+    scheduler = Scheduler(clock=time.monotonic)
     scheduler._limit = 2 * SESSIONS
     return Load(scheduler)
 
