@@ -29,6 +29,7 @@ from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
+_NO_PIN_YET = "CKR_USER_PIN_NOT_INITIALIZED"
 _ALREADY = "CKR_USER_ALREADY_LOGGED_IN"
 _HEARD_S = 0.5
 
@@ -337,6 +338,9 @@ class TokenLogin:
                 f"the token {self._label!r} refused the PIN from {pin_source}",
                 "correct it and start again; it will not be tried again, since a few wrong PINs lock a token",
             )
+        elif what.name == _NO_PIN_YET:
+            # Nothing was counted against the PIN, and somebody is likely to be making the token at this moment.
+            return OperatorError("token", f"the token {self._label!r} has no user PIN yet", what.remedy)
         elif what.fault in (Fault.OPERATOR, Fault.CALLER) or (what.fault is Fault.DOUBTFUL and what.name != _UNLUCKY):
             # An answer that nobody here knows may be a vendor's way to refuse a PIN: it is not tried again either.
             failure = OperatorError(
