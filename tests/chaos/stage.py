@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from privyseal import Client
+from tests.integration.workers.conftest import children
 from tests.support.clock import WallClock
 from tests.support.programs import CAPGO_SCHEMES, VECTORS, clean_environment, configuration, write_pki
 from tests.support.shim import FaultShim
@@ -128,8 +129,7 @@ class Program:
     @property
     def workers(self) -> list[int]:
         """Its living children, oldest first."""
-        pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
-        return sorted(pid for pid in pids if _parent(pid) == self.pid)
+        return children(self.pid)
 
     def hang_up(self) -> None:
         """Have it read its configuration again."""
@@ -139,23 +139,6 @@ class Program:
     def processes(self) -> list[int]:
         """All of them."""
         return [self.pid, *self.workers]
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on (proc(5)); empty when there is no such process."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return []
-
-
-def _parent(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[1]) if fields and fields[0] != "Z" else 0
-
-
-def lives(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    return _stat(pid)[:1] not in ([], ["Z"])
 
 
 def descriptors(pid: int) -> int:

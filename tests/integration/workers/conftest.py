@@ -120,10 +120,11 @@ def workers(serving: Serving) -> list[int]:
 
 
 def children(parent: int) -> list[int]:
-    """The living children of a process."""
+    """The living children of a process, oldest first: the ids of new processes may be lower."""
     pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
     found = [(pid, stat(pid)) for pid in pids]
-    return sorted(pid for pid, fields in found if fields[1:2] == [str(parent)] and fields[0] != "Z")
+    living = [(int(fields[19]), pid) for pid, fields in found if fields[1:2] == [str(parent)] and fields[0] != "Z"]
+    return [pid for _, pid in sorted(living)]
 
 
 def lives(pid: int) -> bool:
