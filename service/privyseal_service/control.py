@@ -59,10 +59,25 @@ class Latched:
 
 
 @dataclass(frozen=True)
-class Reload:
-    """Go on with another configuration."""
+class Prepare:
+    """Make ready to go on with another configuration, and say `Ready`: nothing changes yet."""
 
+    change: int
     config: Config
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Go on with what was made ready."""
+
+    change: int
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Drop what was, or is being, made ready."""
+
+    change: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Trouble:
     sentence: str
 
 
-Order: TypeAlias = Start | Listen | Drain | Latched | Reload | Trouble
+Order: TypeAlias = Start | Listen | Drain | Latched | Prepare | Commit | Abort | Trouble
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,15 @@ class Failed:
     code: int
 
 
-Word: TypeAlias = Report | Failed
+@dataclass(frozen=True)
+class Ready:
+    """A worker has made ready for a change; or, where `refusal` is a sentence, it cannot be."""
+
+    change: int
+    refusal: str = ""
+
+
+Word: TypeAlias = Report | Failed | Ready
 
 
 class ReportError(Exception):
@@ -157,6 +180,8 @@ def encode_word(word: Word) -> bytes:
             }
         case Failed():
             said = {"failed": word.message, "code": word.code}
+        case Ready():
+            said = {"change": word.change, "refusal": word.refusal}
     return json.dumps(said).encode() + b"\n"
 
 
@@ -169,12 +194,20 @@ def decode_word(line: bytes) -> Word:
         said = json.loads(line)
         if "failed" in said:
             return Failed(_text(said["failed"]), {1: 1, 2: 2, 3: 3}[said["code"]])
+        if "change" in said:
+            return Ready(_whole(said["change"]), _text(said["refusal"]))
         latches = tuple(Latch(*map(_text, latch)) for latch in said["latches"])
         if said["state"] not in _STATES:
             raise ReportError("no such state")
         return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _text(value: object) -> str:

@@ -41,8 +41,7 @@ class Trust:
 
 
 class Listener:
-    """One address that is served. `load` its files before it is made: whatever is wrong with them stops a start, and
-    later leaves what there was.
+    """One address that is served. What is wrong with its files when they change leaves what there was.
 
     The event loop owns it; gRPC's own threads read nothing of it but the certificate for the next handshake.
     """
@@ -118,7 +117,11 @@ class Listener:
         """What the files hold now, where they have changed and can be used. It reads files: not for the event loop."""
         if not self._watch.changed():
             return None
-        return load(self.config, self._problems, self._about)
+        try:
+            return load_tls(self.config)
+        except TlsError as error:
+            self._problems.arise(self._about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
+            return None
 
     def take(self, tls: TlsMaterial) -> None:
         """Go on with these: no connection is dropped, and a CA that is gone proves nothing from the next call on."""
@@ -140,17 +143,6 @@ class Listener:
             self.take(tls)
         elif changed:
             self._handlers.identifier = self._identifier()
-
-
-def load(config: ListenerConfig, problems: Problems, about: str) -> TlsMaterial | None:
-    """The files of a listener that serves already; what cannot be used is reported, and None."""
-    if config.auth == "none":
-        return None
-    try:
-        return load_tls(config)
-    except TlsError as error:
-        problems.arise(about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
-        return None
 
 
 def _for_handshakes(tls: TlsMaterial) -> grpc.ServerCertificateConfiguration:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -20,18 +21,18 @@ from privyseal_service.exits import LOST
 from privyseal_service.grants import Grants
 from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVICE
 from privyseal_service.health import HEALTH_SERVICE, Health
-from privyseal_service.keyring import Keyring, KeyState, Stores
-from privyseal_service.listening import Listener, Trust, load
+from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
+from privyseal_service.listening import Listener, Trust
 from privyseal_service.metrics import Counters
-from privyseal_service.oidc.sources import KeySource, source
+from privyseal_service.oidc.sources import KeySource, SourceError, source
 from privyseal_service.oidc.tokens import Issuer
 from privyseal_service.problems import Problems
-from privyseal_service.quotas.limiter import Limiter, NoLimiter, make_limiter
+from privyseal_service.quotas.limiter import Limiter, LimitsError, NoLimiter, make_limiter
 from privyseal_service.reflection import Reflection
-from privyseal_service.reloading import Reloader
+from privyseal_service.reloading import Reloader, UnusableError
 from privyseal_service.signing import CallPath
 from privyseal_service.systemd import notify
-from privyseal_service.tls import TlsMaterial, load_tls
+from privyseal_service.tls import TlsError, TlsMaterial, load_tls
 from privyseal_service.waiting import first_of
 from privyseal_service.watching import LOOK_EVERY_S
 
@@ -50,6 +51,22 @@ _LOST_GRACE_S = 2.0
 
 _SETTLE_S = 5.0
 """How long calls that were ended by a stop may take to be put on record."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Another configuration, with all that serving it takes; either `Service.take` it, or `discard` it."""
+
+    config: Config
+    tls: Sequence[TlsMaterial | None]
+    limiter: Limiter
+    sources: Mapping[str, KeySource]
+    keys: PreparedKeys
+    undo: AsyncExitStack
+
+    async def discard(self) -> None:
+        """Close what was opened for it and is not used."""
+        await self.undo.aclose()
 
 
 class Service:
@@ -82,7 +99,6 @@ class Service:
         self._listeners: list[Listener] = []
         self._troubles: dict[str, str] = {}
         self._opened = asyncio.Event()
-        self._reloading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -105,7 +121,7 @@ class Service:
         """Read the listeners' certificates and the issuers' keys, make ready to count and to record, and open the keys.
         Raises TlsError, SourceError, LimitsError, AuditUnavailableError, KeyringError; see `Keyring.open`."""
         config, self._loop = self._config, asyncio.get_running_loop()
-        self._tls = [None if listener.auth == "none" else load_tls(listener) for listener in config.listeners]
+        self._tls = _load_all(config)
         self._sources = self._sources_for(config)
         self._limiters = [self._make_limiter(config)]
         self._path.adopt(_grants(config), self._limiters[0])
@@ -171,32 +187,49 @@ class Service:
             await asyncio.to_thread(each.look)
 
     async def reload(self, config: Config) -> None:
-        """Go on with another configuration, which was checked (`reloading.check`): keys, grants, issuers, limits,
-        denied certificates and the listeners' files, all from one moment on; while the service opens, right after that.
+        """Go on with another configuration: `prepare`, then `take`. Raises UnusableError, and then nothing has
+        changed."""
+        self.take(await self.prepare(config))
 
-        Calls in flight finish under the grants that they began with; a frozen key is frozen for them too. Raises
-        LimitsError and SourceError, and then nothing has changed.
-        """
+    async def prepare(self, config: Config) -> Prepared:
+        """Do all of a change of the configuration that can fail, and change nothing yet: read files, open and check the
+        keys that are new or changed (`Keyring.prepare`). While the service opens, right after that. Raises
+        UnusableError."""
         await self._opened.wait()
-        async with self._reloading:
-            limiter = await asyncio.to_thread(self._limiter_for, config)
-            fresh = await asyncio.to_thread(self._load_all, config)
-            sources = await asyncio.to_thread(self._sources_for, config)
-            self._swap(config, limiter, fresh, sources)
+        try:
+            return await self._prepare(config)
+        except (TlsError, LimitsError, SourceError, KeyringError) as error:
+            raise UnusableError(str(error)) from None
 
-    def _swap(
-        self, config: Config, limiter: Limiter, fresh: list[TlsMaterial | None], sources: dict[str, KeySource]
-    ) -> None:
-        """The moment of a reload: nothing is awaited here."""
-        gone = [each for name, each in self._sources.items() if sources.get(name) is not each]
-        self._sources = sources
-        if limiter not in self._limiters:
-            self._limiters.append(limiter)
-        self._keyring.adopt(config.keys)
-        self._path.adopt(_grants(config), limiter)
-        self._tls = [new or old for new, old in zip(fresh, self._tls, strict=True)]
+    async def _prepare(self, config: Config) -> Prepared:
+        async with AsyncExitStack() as undo:
+            tls = await asyncio.to_thread(_load_all, config)
+            limiter = await asyncio.to_thread(self._limiter_for, config)
+            if limiter not in self._limiters:
+                undo.push_async_callback(limiter.close)
+            sources = await asyncio.to_thread(self._sources_for, config)
+            for name, each in sources.items():
+                if self._sources.get(name) is not each:
+                    undo.callback(each.close)
+            keys = await self._keyring.prepare(config.keys, config.server.open_wait_s)
+            return Prepared(config, tls, limiter, sources, keys, undo.pop_all())
+
+    def take(self, prepared: Prepared) -> None:
+        """The moment of a change: keys, grants, issuers, limits, denied certificates and the listeners' files, all at
+        once. Nothing is awaited here, and nothing is left that could fail.
+
+        Calls in flight finish under the grants that they began with; a frozen key is frozen for them too.
+        """
+        config = prepared.config
+        gone = [each for name, each in self._sources.items() if prepared.sources.get(name) is not each]
+        self._sources = dict(prepared.sources)
+        if prepared.limiter not in self._limiters:
+            self._limiters.append(prepared.limiter)
+        self._keyring.adopt(prepared.keys)
+        self._path.adopt(_grants(config), prepared.limiter)
+        self._tls = list(prepared.tls)
         trust = self._trust(config)
-        for listener, listener_config, tls in zip(self._listeners, config.listeners, fresh, strict=False):
+        for listener, listener_config, tls in zip(self._listeners, config.listeners, prepared.tls, strict=False):
             listener.adopt(listener_config, tls, trust)
         self._config = config
         for each in gone:
@@ -205,15 +238,9 @@ class Service:
     def _limiter_for(self, config: Config) -> Limiter:
         """What counts for another configuration. What counted until now stays, since calls in flight may need it."""
         now = self._limiters[-1]
-        return (
-            now
-            if config.limits == self._config.limits and not isinstance(now, NoLimiter)
-            else (self._make_limiter(config))
-        )
-
-    def _load_all(self, config: Config) -> list[TlsMaterial | None]:
-        """The files of the listeners; what cannot be used is reported, and the listener goes on with what it had."""
-        return [load(each, self.problems, f"listener {each.address}") for each in config.listeners]
+        if config.limits == self._config.limits and not isinstance(now, NoLimiter):
+            return now
+        return self._make_limiter(config)
 
     def _sources_for(self, config: Config) -> dict[str, KeySource]:
         """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
@@ -277,6 +304,11 @@ class Service:
             await limiter.close()
         self._limiters = []
         await self._keyring.close()
+
+
+def _load_all(config: Config) -> list[TlsMaterial | None]:
+    """The files of the listeners. Raises TlsError."""
+    return [None if listener.auth == "none" else load_tls(listener) for listener in config.listeners]
 
 
 def _grants(config: Config) -> Grants:

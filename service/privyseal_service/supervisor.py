@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING
 from privyseal import __version__
 from privyseal_service.control import (
     MOST_REPORT_BYTES,
+    Abort,
+    Commit,
     Drain,
     Failed,
     Latched,
     Listen,
     Order,
-    Reload,
+    Prepare,
+    Ready,
     Report,
     ReportError,
     Speaker,
@@ -54,6 +57,8 @@ _LOOK_EVERY_S = 0.5
 _SPAWN_AGAIN_S = 1.0
 _FIRST_REPORT_S = 30.0
 """How long a worker may take to import what it needs; a busy machine takes its time."""
+_PREPARE_S = 30.0
+"""How long a worker may take to make ready for another configuration, beyond what it waits for key stores."""
 _CLOSE_S = 25.0
 """What a worker may take beyond the configured times to close its key stores; one that hangs takes longest."""
 
@@ -84,6 +89,7 @@ class _Worker:
         self.process = process
         self.report = Report("opening")
         self.failure: Failed | None = None
+        self.ready = Ready(0)
         self.told_to_listen = False
         self.leaving = False
         self.watch = HangWatch(time.monotonic(), _FIRST_REPORT_S)
@@ -104,6 +110,9 @@ class _Worker:
                 match decode_word(line):
                     case Failed() as failure:
                         self.failure = failure
+                    case Ready() as ready:
+                        self.ready = ready
+                        self._tell()
                     case Report() as report:
                         self.report = report
                         heard(self)
@@ -117,6 +126,18 @@ class _Worker:
         self.report = Report("ended")
         self._tell()
         return code
+
+    async def prepare(self, order: Prepare) -> str:
+        """Have it make ready for a change; why it cannot, in a sentence. One that ends meanwhile need not: the next one
+        begins under what is decided."""
+        patience_s = order.config.server.open_wait_s + _PREPARE_S
+        self.say(order)
+        await first_of(self.until(lambda: self.ended or self.ready.change == order.change), asyncio.sleep(patience_s))
+        if self.ended:
+            return ""
+        if self.ready.change != order.change:
+            return f"worker {self.number} did not make ready for it within {patience_s:g} s"
+        return self.ready.refusal
 
     async def until_open(self) -> None:
         """Wait until its keys are open, or it has ended."""
@@ -178,6 +199,7 @@ class Supervisor:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._farewells: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
+        self._change = 0
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
@@ -363,14 +385,36 @@ class Supervisor:
                     worker.kill()
 
     async def _take(self, config: Config) -> None:
-        """Hand a configuration that was checked to all. Raises UnusableError."""
+        """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
+        one cannot, none does. Raises UnusableError."""
         if config.server.workers == 0:
             raise UnusableError("serving without workers needs a restart of the service")
+        await first_of(self._serving.wait(), self._stopping.wait())
+        self._change += 1
+        change, asked = self._change, [each for each in self._workers.values() if each.report.state != "opening"]
+        asked.sort(key=lambda each: each.leaving)
+        try:
+            # One after another: a token that refuses a PIN must not be tried by all of them.
+            for worker in asked:
+                await self._make_ready(worker, change, config)
+        except BaseException:
+            for worker in asked:
+                worker.say(Abort(change))
+            raise
         self._config = config
         for worker in self._workers.values():
-            worker.say(Reload(self._for_worker(config, worker.number)))
-        if self._serving.is_set() and not self._stopping.is_set():
+            if worker in asked:
+                worker.say(Commit(change))
+            else:
+                worker.leave()  # it began under the old one, and begins again under the new
+        if not self._stopping.is_set():
             self._resize()
+
+    async def _make_ready(self, worker: _Worker, change: int, config: Config) -> None:
+        """Raises UnusableError where the worker cannot. What one that is about to end says does not matter."""
+        refusal = await worker.prepare(Prepare(change, self._for_worker(config, worker.number)))
+        if refusal and not worker.leaving:
+            raise UnusableError(refusal)
 
     def _tell_of_problems(self) -> None:
         """Let every worker's health know what is wrong here."""

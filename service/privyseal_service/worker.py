@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from privyseal import __version__
 from privyseal_service.control import (
     MOST_REPORT_BYTES,
+    Abort,
+    Commit,
     Drain,
     Failed,
     Latched,
     Listen,
     Order,
-    Reload,
+    Prepare,
+    Ready,
     Report,
     Speaker,
     Start,
@@ -31,15 +34,14 @@ from privyseal_service.control import (
 )
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.metrics import RELOAD_FAILURES, RELOADS
 from privyseal_service.process import die_with, end_at_once, harden, keep_to
+from privyseal_service.reloading import UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from privyseal_backends.interface import KeyStore, OpenStore
-    from privyseal_service.config import Config
-    from privyseal_service.server import Service
+    from privyseal_service.server import Prepared, Service
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +105,9 @@ class _Worker:
         self._stopping = asyncio.Event()
         self._service: Service | None = None
         self._troubles: dict[str, str] = {}
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._preparing: set[asyncio.Task[None]] = set()
+        self._prepared: dict[int, Prepared] = {}
+        self._called_off: set[int] = set()
         self._speaker: Speaker
 
     async def run(self, orders: int, words: int) -> int:
@@ -179,11 +183,8 @@ class _Worker:
             case Latched():
                 for latch in order.latches:
                     self._latches.add(latch)
-            case Reload():
-                # Orders that come meanwhile are not to wait for it.
-                task = asyncio.create_task(self._reload(order.config))
-                self._reloads.add(task)
-                task.add_done_callback(self._reloads.discard)
+            case Prepare() | Commit() | Abort():
+                await self._go_on_with(order)
             case Trouble():
                 self._troubles[order.about] = order.sentence
                 if self._service is not None:
@@ -191,18 +192,52 @@ class _Worker:
             case Start():
                 raise AssertionError("a worker starts once")
 
-    async def _reload(self, config: Config) -> None:
-        """What the supervisor checked can still fail here, as when a file changed meanwhile: then nothing changes."""
+    async def _go_on_with(self, order: Prepare | Commit | Abort) -> None:
+        match order:
+            case Prepare():
+                # Orders that come meanwhile are not to wait for it.
+                task = asyncio.create_task(self._prepare(order))
+                self._preparing.add(task)
+                task.add_done_callback(self._preparing.discard)
+            case Commit():
+                self._commit(order.change)
+            case Abort():
+                await self._abort(order.change)
+
+    async def _prepare(self, order: Prepare) -> None:
+        """Make ready, unless it is called off meanwhile; whatever stands against it is said, and nothing changes."""
         if self._service is None:
+            self._say(Ready(order.change, f"worker {self._start.number} does not serve yet"))
             return
         try:
-            await self._service.reload(config)
+            prepared = await self._service.prepare(order.config)
+        except UnusableError as error:
+            self._say(Ready(order.change, str(error)))
         except Exception as error:  # noqa: BLE001 - the worker goes on as it was, and says so
-            _LOG.exception("this worker could not take up the configuration")
-            self._service.problems.arise("this worker", f"its configuration is older: {error}", RELOAD_FAILURES)
+            _LOG.exception("this worker could not make ready for the configuration")
+            self._say(Ready(order.change, f"it could not be taken up: {error}"))
         else:
-            self._service.problems.counters.add(RELOADS)
-            self._service.problems.pass_over("this worker")
+            if order.change in self._called_off:
+                await prepared.discard()
+                return
+            self._prepared[order.change] = prepared
+            self._say(Ready(order.change))
+
+    def _commit(self, change: int) -> None:
+        prepared = self._prepared.pop(change, None)
+        if prepared is None or self._service is None:
+            return  # a worker that was about to end, and did not make ready
+        try:
+            self._service.take(prepared)
+        except Exception:  # noqa: BLE001 - it may serve neither the old nor the new: another one takes its place
+            _LOG.exception("this worker could not take up the configuration, and ends")
+            self._stopping.set()
+
+    async def _abort(self, change: int) -> None:
+        self._called_off.add(change)
+        prepared = self._prepared.pop(change, None)
+        if prepared is not None:
+            await prepared.discard()
 
     async def _keep_reporting(self) -> None:
         while True:

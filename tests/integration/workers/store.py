@@ -12,7 +12,8 @@ from tests.fakes.software_store import SoftwareStore
 
 class DiaryStore(SoftwareStore):
     """Writes a line into `opened` for each key opened, and into `tries` for each PIN that was refused. While there is a
-    file `die`, opening a key ends the process; while there is a file `refuse`, it refuses the PIN."""
+    file `die`, opening a key ends the process; while there is a file `refuse`, it refuses the PIN; while there is a
+    file `without-PID`, that process finds no key."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -25,6 +26,8 @@ class DiaryStore(SoftwareStore):
         if (self._folder / "refuse").exists():
             self._note("tries")
             raise OperatorError("PIN", "the token 'diary' refused the PIN", "correct it")
+        if (self._folder / f"without-{os.getpid()}").exists():
+            raise OperatorError("object", "there is no such key in the diary", "make it")
         return await super().open_key(uri, fingerprint)
 
     def _note(self, name: str) -> None:

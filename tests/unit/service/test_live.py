@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +21,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from privyseal import capgo
 from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_backends.interface import Purpose
 from privyseal_service.config import Config, ConfigError, parse_config
 from privyseal_service.decisions import Outcome
 from privyseal_service.metrics import Counters
@@ -366,15 +369,85 @@ def eventually(call: Callable[[], Any]) -> Any:
         time.sleep(0.02)
 
 
-def test_a_key_that_does_not_fit_any_more(
-    running: RunningService, config: dict[str, Any], signing: SigningServiceStub
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"custody": {"protection": "hardware"}}, "key 'capgo': custody: protection is software"),
+        ({"fingerprint": "0" * 64}, "key 'capgo': object: another key has the name"),
+        ({"uri": "software:none"}, "key 'capgo': object: there is no key none"),
+        ({"uri": "software:signer"}, "key 'capgo': mechanism: the key cannot serve capgo"),
+        ({"schemes": ["rsassa-pss-sha256"]}, "key 'capgo': mechanism: the key cannot serve rsassa-pss-sha256"),
+        ({"uri": "other:x"}, "key 'capgo': backend: no key store serves the scheme 'other'"),
+    ],
+)
+def test_a_key_that_does_not_fit_changes_nothing(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, change: dict[str, Any], says: str
 ) -> None:
+    """Not even what is right in the same configuration."""
     changed = copy.deepcopy(config)
-    changed["keys"][0]["custody"] = {"protection": "hardware"}
+    changed["keys"][0].update(change)
+    changed["keys"][1]["state"] = "frozen"
+    changed["grants"] = [{**config["grants"][0], "keys": ["signer"]}]
+    with pytest.raises(UnusableError, match=re.escape(says)):
+        reload(running, changed)
+    assert signing.SignChecksum(SIGN, timeout=10).signature
+    pss = pb.SignChecksumRequest(key="signer", checksum=CHECKSUM, scheme=pb.SIGNATURE_SCHEME_RSASSA_PSS_SHA256)
+    assert signing.SignChecksum(pss, timeout=10).signature
+
+
+def test_a_second_name_of_a_key_for_another_purpose_changes_nothing(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, store: SoftwareStore
+) -> None:
+    store.add("both", store.keys["capgo"].private_key, Purpose.SIGNATURES)
+    changed = copy.deepcopy(config)
+    changed["keys"].append({"name": "both", "uri": "software:both", "schemes": ["rsassa-pss-sha256"]})
+    with pytest.raises(UnusableError, match="it is the same RSA key as"):
+        reload(running, changed)
+    assert "both" not in running.service._keyring.keys
+    assert signing.SignChecksum(SIGN, timeout=10).signature
+
+
+def test_a_key_whose_store_is_away_is_taken_up_as_at_a_start(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, store: SoftwareStore
+) -> None:
+    """It is looked for in the background, unless it is required; and a freeze waits for nobody."""
+    store.add("second", rsa.generate_private_key(65537, 2048))
+    changed = copy.deepcopy(config)
+    changed["keys"].append({"name": "second", "uri": "software:second", "schemes": ["capgo-v3"], "required": True})
+    changed["grants"][0]["keys"].append("second")
+    store.faults.away = True
+    with pytest.raises(UnusableError, match="key 'second': network:"):
+        reload(running, changed)
+    changed["keys"][-1]["required"] = False
+    changed["keys"][0]["state"] = "frozen"
     reload(running, changed)
-    assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "KEY_BLOCKED"
-    reload(running, config)
-    assert eventually(lambda: signing.SignChecksum(SIGN, timeout=10)).signature
+    assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "KEY_FROZEN"
+    request = pb.SignChecksumRequest(key="second", checksum=CHECKSUM, scheme=SIGN.scheme)
+    assert refused(lambda: signing.SignChecksum(request, timeout=10)).reason == "KEY_STORE_AWAY"
+    store.faults.away = False
+    assert eventually(lambda: signing.SignChecksum(request, timeout=10)).signature
+
+
+def test_a_new_key_serves_from_the_moment_of_the_change_on(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, store: SoftwareStore
+) -> None:
+    store.add("second", rsa.generate_private_key(65537, 2048))
+    changed = copy.deepcopy(config)
+    changed["keys"][0]["uri"] = "software:second"
+    reload(running, changed)
+    public_key = store.keys["second"].description().public_key
+    signature = signing.SignChecksum(SIGN, timeout=10).signature
+    assert capgo.recover(public_key.key, signature) == CHECKSUM
+
+
+def test_what_is_called_off_leaves_nothing_open(running: RunningService, config: dict[str, Any]) -> None:
+    changed = limited(config, daily_quota=1)
+    changed["limits"] = {"storage": "redis://127.0.0.1:1/0"}
+    before = list(running.service._limiters)
+    prepared = running.run(running.service.prepare(parse_config(changed, "privyseal.toml", Path("/nonexistent"))))
+    running.run(prepared.discard())
+    assert running.service._limiters == before
+    assert running.service.config.limits.storage is None
 
 
 # --- tokens ---
