@@ -21,6 +21,7 @@ from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
+    from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
     from privyseal_service.key_commands import Target
 
@@ -114,12 +115,12 @@ def serve(config_file: Path) -> None:
     logs.set_up(config.log)
     announce = _announce if config.audit.enabled else _announce_unrecorded
     try:
-        with sequencing(config.audit):
+        with sequencing(config.audit) as sequencer:
             if worker_count(config):
-                _await(supervise(config, announce=announce, load=lambda: load_config(config_file)))
+                _await(supervise(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer))
                 code = 0
             else:
-                code = _serve_alone(config, config_file, announce)
+                code = _serve_alone(config, config_file, announce, sequencer)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
     if code == LOST:
@@ -128,7 +129,9 @@ def serve(config_file: Path) -> None:
         end_at_once(code)
 
 
-def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], None]) -> int:
+def _serve_alone(
+    config: Config, config_file: Path, announce: Callable[[str], None], sequencer: RunningSequencer | None
+) -> int:
     from privyseal_service import server  # noqa: PLC0415
     from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
@@ -140,7 +143,8 @@ def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], No
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
-        return _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
+        serving = server.serve(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer)
+        return _await(serving)
     except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
 
@@ -192,6 +196,48 @@ def check(config_file: Path, *, as_json: bool) -> None:
     else:
         click.echo("\n".join(finding.line() for finding in findings))
     if not ok:
+        sys.exit(REFUSED)
+
+
+@cli.command()
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The service's configuration, for its server.state_folder. The rest of it may be wrong.",
+)
+@click.option("--state-folder", metavar="DIR", type=click.Path(path_type=Path), help="The same folder, in its place.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool) -> None:
+    """Say how the running service is: its workers, its keys, and each thing that is wrong, as a sentence.
+
+    It asks the service on this machine, as the service's own user or as root. Exits with 0 when it is ready and nothing
+    is wrong, 1 when it is not ready or something is, 3 when no service answers.
+
+    \b
+    Example:
+      privyseal-server health --config /etc/privyseal/privyseal.toml
+    """  # noqa: D301 - click's own mark
+    from privyseal_service import status  # noqa: PLC0415
+    from privyseal_service.config import ConfigError, state_folder_of  # noqa: PLC0415
+
+    if (config_file is None) == (state_folder is None):
+        raise CommandError("name the service by --config FILE or by --state-folder DIR", USAGE)
+    try:
+        folder = state_folder or state_folder_of(config_file or Path())
+        detail = status.ask(folder)
+    except ConfigError as error:
+        raise CommandError(str(error), USAGE) from None
+    except status.StatusError as error:
+        raise CommandError(str(error), AWAY) from None
+    if as_json:
+        import json  # noqa: PLC0415
+
+        click.echo(json.dumps(detail, indent=2))
+    else:
+        click.echo("\n".join(status.lines(detail)))
+    if not detail["ready"] or status.problems(detail):
         sys.exit(REFUSED)
 
 

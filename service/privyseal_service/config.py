@@ -76,9 +76,9 @@ class ServerConfig(Model):
     `hang_after_s` is replaced.
 
     `grants_folder` has grants in files of their own, NAME.toml each. In `state_folder` is what outlives a restart: what
-    rates and quotas counted, and the keys of issuers. With `watch`, a change of this file or of a file of grants is
-    taken up as SIGHUP is; changes of certificates and of files of issuers' keys are always. A listener of a worker has
-    `max_connections` at most.
+    rates and quotas counted, and the keys of issuers; and the socket that `privyseal-server health` asks. With `watch`,
+    a change of this file or of a file of grants is taken up as SIGHUP is; changes of certificates and of files of
+    issuers' keys are always. A listener of a worker has `max_connections` at most.
     """
 
     grants_folder: Path | None = None
@@ -205,6 +205,28 @@ class LogConfig(Model):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class MetricsConfig(Model):
+    """Metrics for Prometheus at http://ADDRESS/metrics; without this table there are none.
+
+    The page has no TLS and asks nobody who they are, so it is for this machine alone, unless `remote` says that the
+    network in front of it keeps others away. With `names` it names keys and the places that checkpoints go to.
+    """
+
+    address: str
+    remote: bool = False
+    names: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> MetricsConfig:
+        split_address(self.address)
+        if not self.remote and not is_local(self.address):
+            raise ValueError(
+                "address must be one of this machine alone (127.0.0.0/8 or [::1]), since whoever reaches it is "
+                "answered; anywhere else set remote = true, and keep others away from it"
+            )
+        return self
+
+
 class CustodyBar(Model):
     """The least that a key must have on each finding; a key below it is not served."""
 
@@ -264,6 +286,7 @@ class Config(Model):
     log: LogConfig = LogConfig()
     identity: IdentityConfig = IdentityConfig()
     audit: AuditConfig | None = None
+    metrics: MetricsConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     listeners: Annotated[tuple[ListenerConfig, ...], Field(min_length=1)]
     issuers: tuple[IssuerConfig, ...] = ()
@@ -324,6 +347,15 @@ def load_config(file: Path) -> Config:
     return config.with_grants(
         config.grants, {file.absolute(): seen, **dict(zip(config.files, config.seen, strict=True))}
     )
+
+
+def state_folder_of(file: Path) -> Path:
+    """The state folder that a configuration names, whatever else may be wrong with it. Raises ConfigError."""
+    server = _read(file, "name the configuration with --config").get("server", {})
+    named = server.get("state_folder") if isinstance(server, dict) else None
+    if not isinstance(named, str):
+        raise ConfigError(f"{file}: server.state_folder is not set, and the service tells its health there alone")
+    return file.absolute().parent / named
 
 
 def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
@@ -425,6 +457,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "log": LogConfig,
     "identity": IdentityConfig,
     "audit": AuditConfig,
+    "metrics": MetricsConfig,
     "limits": LimitsConfig,
     "listeners": ListenerConfig,
     "issuers": IssuerConfig,

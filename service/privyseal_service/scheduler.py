@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -131,6 +131,16 @@ class Scheduler:
         self._ticket = 0
         self._now_s = 0.0
         self._rate = _Rate()
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that wait for their turn."""
+        return self._waiting
+
+    @property
+    def in_store(self) -> int:
+        """Inputs that were handed to the store and have no answer yet."""
+        return self._in_store
 
     async def sign(
         self, use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim
@@ -314,6 +324,11 @@ class Schedulers:
     def __init__(self) -> None:
         self._by_store: dict[str, Scheduler] = {}
         self._by_uri: dict[str, Scheduler] = {}
+
+    @property
+    def all(self) -> Iterable[Scheduler]:
+        """Those that there are."""
+        return self._by_store.values()
 
     def of(self, uri: str) -> Scheduler:
         """The scheduler of the store that a key's URI names."""

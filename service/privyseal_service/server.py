@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -23,11 +24,12 @@ from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVI
 from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
 from privyseal_service.listening import Listener, Trust
-from privyseal_service.metrics import Counters
+from privyseal_service.metrics import Counters, Numbers, Series, add_up
 from privyseal_service.oidc.sources import KeySource, SourceError, source
 from privyseal_service.oidc.tokens import Issuer
 from privyseal_service.problems import Problems
 from privyseal_service.quotas.limiter import Limiter, LimitsError, NoLimiter, make_limiter
+from privyseal_service.readouts import Readouts, WorkerState, audit_numbers, detail
 from privyseal_service.reflection import Reflection
 from privyseal_service.reloading import Reloader, UnusableError
 from privyseal_service.signing import CallPath
@@ -38,7 +40,9 @@ from privyseal_service.watching import LOOK_EVERY_S
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
+    from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
+    from privyseal_service.status import Detail
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +55,8 @@ _LOST_GRACE_S = 2.0
 
 _SETTLE_S = 5.0
 """How long calls that were ended by a stop may take to be put on record."""
+
+_WELL = frozenset({KeyState.SERVING, KeyState.FROZEN})
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,28 @@ class Service:
     @property
     def ailing(self) -> frozenset[str]:
         """The keys that do not serve now, and should."""
-        well = {KeyState.SERVING, KeyState.FROZEN}
-        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in well)
+        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in _WELL)
+
+    @property
+    def wrong(self) -> dict[str, str]:
+        """What is wrong in this process, in sentences by what they are about; keys that do not serve are among it."""
+        found = dict(self.problems.now)
+        if not self._health.recording:
+            found["audit trail"] = "decisions cannot be put on record, so nothing is answered; the log says why"
+        for key in self._keyring.keys.values():
+            if key.state not in _WELL:
+                found[f"key {key.name!r}"] = f"it is {key.state.value}: {key.problem or 'it is being opened'}"
+        return found
+
+    def numbers(self) -> dict[Series, float]:
+        """What was counted in this process, and how it is now."""
+        found = {**self.problems.counters.all(), **self._path.numbers()}
+        found["ready",] = float(self._health.ready)
+        found["audit_writable",] = float(self._health.recording)
+        found["problems",] = float(len(self.wrong))
+        for key in self._keyring.keys.values():
+            found["keys", key.name, key.state.value] = 1.0
+        return found
 
     async def listen(self) -> None:
         """Accept calls. Raises ListenError."""
@@ -315,10 +341,16 @@ def _grants(config: Config) -> Grants:
     return Grants([grant.grant() for grant in config.grants])
 
 
-async def serve(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> int:
+async def serve(
+    config: Config,
+    *,
+    announce: Callable[[str], None],
+    load: Callable[[], Config],
+    sequencer: RunningSequencer | None = None,
+) -> int:
     """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
-    and `load` reads the configuration again at SIGHUP. Returns 0, or LOST when a key store was lost to this process:
-    then it should end without further ado, and be started again.
+    and `load` reads the configuration again at SIGHUP. `sequencer` is looked at for the readouts. Returns 0, or LOST
+    when a key store was lost to this process: then it should end without further ado, and be started again.
 
     Raises TlsError, SourceError, LimitsError, KeyringError, ListenError when the service cannot start.
     """
@@ -330,9 +362,26 @@ async def serve(config: Config, *, announce: Callable[[str], None], load: Callab
     reloader = Reloader(load, config, service.reload, service.problems)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload_soon)
 
+    def numbers() -> Numbers:
+        return add_up([service.numbers(), audit_numbers(sequencer)])
+
+    def told() -> Detail:
+        state = WorkerState(0, os.getpid(), "serving", service.numbers(), {})
+        return detail(reloader, [state], sequencer, service.wrong)
+
+    readouts = Readouts(config, numbers, told)
+
+    async def start() -> None:
+        metrics.extend(await readouts.start())
+        await service.start()
+
+    metrics: list[str] = []
+
     async def started() -> None:
         for auth, address in service.addresses:
             announce(f"listening {auth} {address}")
+        for line in metrics:
+            announce(line)
         notify("READY=1")
         watching = asyncio.create_task(reloader.keep_watching())
         try:
@@ -345,7 +394,10 @@ async def serve(config: Config, *, announce: Callable[[str], None], load: Callab
         else:
             _LOG.critical("a key store is lost to this process, which ends with exit code %d: start it again", LOST)
 
-    await run(service, service.start(), stopping, started)
+    try:
+        await run(service, start(), stopping, started)
+    finally:
+        readouts.close()
     _LOG.info("stopped")
     return LOST if service.lost.is_set() and not stopping.is_set() else 0
 

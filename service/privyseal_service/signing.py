@@ -7,6 +7,7 @@ steps, in the order in which they are taken.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -27,12 +28,12 @@ from privyseal_backends.interface import (
     SigningResult,
 )
 from privyseal_service import errors
-from privyseal_service.decisions import Outcome, Recorder, Trail
+from privyseal_service.decisions import Decision, Outcome, Recorder, Trail
 from privyseal_service.errors import Code, ServiceError, Violation
 from privyseal_service.grants import GRANTABLE, Grant, Grants, Obstacle, Operation, allowing
 from privyseal_service.identity import Caller, Identifier, IdentityError, Peer
 from privyseal_service.keyring import Keyring, ServedKey
-from privyseal_service.metrics import FROZEN_CALLS, LIMITED_CALLS, UNPROVEN_CALLS, Counters
+from privyseal_service.metrics import OVER_LIMITS, WITHIN_LIMITS, Counters, Numbers
 from privyseal_service.operations import (
     MECHANISMS,
     InputError,
@@ -58,12 +59,6 @@ MOST_CHECKSUMS = 2000
 
 UNCOUNTED_RETRY_S = 1.0
 """When a caller may try again whose call could not be counted."""
-
-_COUNTED = {
-    "LIMIT_REACHED": LIMITED_CALLS,
-    "KEY_FROZEN": FROZEN_CALLS,
-    "UNAUTHENTICATED": UNPROVEN_CALLS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +123,15 @@ class CallPath:
         self._grants = grants
         self._limiter = limiter
 
+    def numbers(self) -> Numbers:
+        """How much is in flight now."""
+        schedulers = list(self._schedulers.all)
+        return {
+            ("calls_in_flight",): float(self._under_way),
+            ("queue_inputs", "waiting"): float(sum(each.waiting for each in schedulers)),
+            ("queue_inputs", "in-store"): float(sum(each.in_store for each in schedulers)),
+        }
+
     async def settle(self, wait_s: float) -> None:
         """Wait until every call that has begun is on record, for so many seconds at most. Called when no more begin."""
         with suppress(asyncio.TimeoutError):
@@ -168,21 +172,29 @@ class CallPath:
             answer = await steps
         except ServiceError as error:
             failure = error
-            if error.reason in _COUNTED:
-                self._counters.add(_COUNTED[error.reason])
         except InputError as error:
             failure = errors.invalid([Violation(error.field, str(error))])
         except asyncio.CancelledError:
             with suppress(ServiceError):  # nobody waits for an answer, and nothing leaves
-                await self._recorder.record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
+                await self._record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
             raise
         except Exception:  # noqa: BLE001 - the caller learns no more than that, and it is on record
             _LOG.exception("request %s failed in a way that it should not", trail.request_id)
             failure = errors.internal(trail.request_id)
         else:
-            return answer, await self._recorder.record(trail.answered())
-        await self._recorder.record(trail.refused(failure))
+            return answer, await self._record(trail.answered())
+        await self._record(trail.refused(failure))
         raise failure
+
+    async def _record(self, decision: Decision) -> Sequence[Receipt]:
+        """Put a decision on record, and count it as it ends: where the record fails, so does the call."""
+        try:
+            receipts = await self._recorder.record(decision)
+        except ServiceError as error:
+            self._counters.called(dataclasses.replace(decision, code=error.code, reason=error.reason, signatures=0))
+            raise
+        self._counters.called(decision)
+        return receipts
 
     async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:
         caller = _identify(arrival, trail)
@@ -229,6 +241,7 @@ class CallPath:
                 exceeded = await limiter.count(grant, trail.caller, cost)
             except UncountedError:
                 raise errors.uncounted(UNCOUNTED_RETRY_S) from None
+            self._counters.add(WITHIN_LIMITS if exceeded is None else OVER_LIMITS)
             if exceeded is None:
                 return grant
             reached.append(errors.limited(exceeded.limit, exceeded.retry_after_s, ever=exceeded.ever))

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from privyseal_service.control import (
     Failed,
     Latched,
     Listen,
+    Measured,
     Order,
     Prepare,
     Ready,
@@ -40,16 +42,19 @@ from privyseal_service.control import (
 from privyseal_service.cores import core_count, usable_cores
 from privyseal_service.exits import REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.metrics import Counters
+from privyseal_service.metrics import WORKER_ENDS, Counters, Numbers, Series, add_up, lasting
 from privyseal_service.ports import ListenError, Reservation, reserve
 from privyseal_service.problems import Problems
+from privyseal_service.readouts import Readouts, WorkerState, audit_numbers, detail
 from privyseal_service.reloading import CONFIGURATION, Reloader, UnusableError
 from privyseal_service.restarts import Backoff, HangWatch
 from privyseal_service.systemd import notify
 from privyseal_service.waiting import first_of
 
 if TYPE_CHECKING:
+    from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
+    from privyseal_service.status import Detail
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,6 +95,7 @@ class _Worker:
         self.report = Report("opening")
         self.failure: Failed | None = None
         self.ready = Ready(0)
+        self.numbers: Numbers = {}
         self.told_to_listen = False
         self.leaving = False
         self.watch = HangWatch(time.monotonic(), _FIRST_REPORT_S)
@@ -110,6 +116,8 @@ class _Worker:
                 match decode_word(line):
                     case Failed() as failure:
                         self.failure = failure
+                    case Measured() as measured:
+                        self.numbers = measured.numbers
                     case Ready() as ready:
                         self.ready = ready
                         self._tell()
@@ -186,11 +194,22 @@ class Supervisor:
     """Runs the workers of a configuration until SIGTERM or SIGINT.
 
     `announce` gets a line for each listener once the first worker accepts calls. `load` reads the configuration again
-    at SIGHUP; it raises ConfigError.
+    at SIGHUP; it raises ConfigError. `sequencer` is looked at for the readouts.
     """
 
-    def __init__(self, config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        announce: Callable[[str], None],
+        load: Callable[[], Config],
+        sequencer: RunningSequencer | None = None,
+    ) -> None:
         self._config = config
+        self._sequencer = sequencer
+        self._past: Numbers = {}
+        self._readouts = Readouts(config, self._numbers, self._detail)
+        self._metrics: list[str] = []
         self._announce = announce
         self._wanted = worker_count(config)
         self._latches = Latches()
@@ -218,6 +237,7 @@ class Supervisor:
         ]
         try:
             self._reserve()
+            await self._begin_readouts()
             self._keepers[0] = asyncio.create_task(self._keep(0))
             await first_of(self._serving.wait(), self._stopping.wait())
             if self._failure is not None:
@@ -231,6 +251,7 @@ class Supervisor:
                 _LOG.info("stopping: calls in flight have %g s to finish", self._config.server.shutdown_grace_s)
         finally:
             await self._end()
+            self._readouts.close()
             for task in looking:
                 task.cancel()
         _LOG.info("stopped")
@@ -242,9 +263,17 @@ class Supervisor:
         except ListenError as error:
             raise start_error(error) from None
 
+    async def _begin_readouts(self) -> None:
+        try:
+            self._metrics = await self._readouts.start()
+        except ListenError as error:
+            raise start_error(error) from None
+
     def _say_listening(self) -> None:
         for listener, held in zip(self._config.listeners, self._reservations, strict=True):
             self._announce(f"listening {listener.auth} {held.address}")
+        for line in self._metrics:
+            self._announce(line)
         notify("READY=1")
 
     async def _keep(self, number: int) -> None:
@@ -269,6 +298,7 @@ class Supervisor:
             if worker.leaving or self._stopping.is_set():
                 continue
             delay_s = backoff.after(worker.lived_s)
+            self._problems.counters.add(WORKER_ENDS)
             _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
             await first_of(asyncio.sleep(delay_s), self._stopping.wait())
 
@@ -316,8 +346,30 @@ class Supervisor:
             if self._stopping.is_set():
                 worker.leave()
             ending = asyncio.create_task(worker.hear(self._heard))
+            ending.add_done_callback(lambda _: self._keep_counts_of(worker))
             await worker.until_open()
             return worker, ending
+
+    def _keep_counts_of(self, worker: _Worker) -> None:
+        """What a worker counted outlives it, so that no count ever falls."""
+        self._past = add_up([self._past, lasting(worker.numbers)])
+        worker.numbers = {}
+
+    def _numbers(self) -> Numbers:
+        """What was counted by all workers and here, and how all are now."""
+        workers = list(self._workers.values())
+        states = Counter(each.report.state for each in workers)
+        here: dict[Series, float] = {("workers", state): float(number) for state, number in states.items()}
+        here["problems",] = float(len(self._problems.now))
+        counts = self._problems.counters.all()
+        return add_up([self._past, counts, here, audit_numbers(self._sequencer), *(each.numbers for each in workers)])
+
+    def _detail(self) -> Detail:
+        workers = [
+            WorkerState(each.number, each.process.pid, each.report.state, each.numbers, each.report.problems)
+            for each in sorted(self._workers.values(), key=lambda each: each.number)
+        ]
+        return detail(self._reloader, workers, self._sequencer, self._problems.now)
 
     async def _spawn(self, number: int) -> _Worker:
         """Start a worker's process, as soon as the system lets us: when descriptors or memory are used up, that is
@@ -488,6 +540,12 @@ def _ended(worker: _Worker, code: int) -> str:
     return f"ended with exit code {code}"
 
 
-async def supervise(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+async def supervise(
+    config: Config,
+    *,
+    announce: Callable[[str], None],
+    load: Callable[[], Config],
+    sequencer: RunningSequencer | None = None,
+) -> None:
     """Serve by workers until SIGTERM or SIGINT; see `Supervisor`. Raises StartError when the service cannot start."""
-    await Supervisor(config, announce=announce, load=load).run()
+    await Supervisor(config, announce=announce, load=load, sequencer=sequencer).run()

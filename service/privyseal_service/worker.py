@@ -19,6 +19,7 @@ from privyseal_service.control import (
     Failed,
     Latched,
     Listen,
+    Measured,
     Order,
     Prepare,
     Ready,
@@ -130,6 +131,7 @@ class _Worker:
         finally:
             for task in tasks:
                 task.cancel()
+            self._measure()
             self._speaker.close()
             await self._speaker.closed()
         return LOST if self._lost else 0
@@ -242,7 +244,12 @@ class _Worker:
     async def _keep_reporting(self) -> None:
         while True:
             self._report()
+            self._measure()
             await asyncio.sleep(REPORT_EVERY_S)
+
+    def _measure(self) -> None:
+        if self._service is not None:
+            self._say(Measured(self._service.numbers()))
 
     def _enter(self, state: str) -> None:
         self._state = state
@@ -250,7 +257,8 @@ class _Worker:
 
     def _report(self) -> None:
         ailing = self._service.ailing if self._service is not None else frozenset()
-        self._say(Report(self._state, ailing, self._latches.all, self._lost))
+        wrong = self._service.wrong if self._service is not None else {}
+        self._say(Report(self._state, ailing, self._latches.all, self._lost, wrong))
 
     def _say(self, word: Word) -> None:
         self._speaker.say(encode_word(word))

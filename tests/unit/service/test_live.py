@@ -29,7 +29,7 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.interface import Purpose
 from privyseal_service.config import Config, ConfigError, parse_config
 from privyseal_service.decisions import Outcome
-from privyseal_service.metrics import Counters
+from privyseal_service.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
 from privyseal_service.problems import Problems
 from privyseal_service.reloading import Reloader, UnusableError, check
 from tests.fakes.software_store import SoftwareStore
@@ -101,7 +101,7 @@ def test_a_new_certificate_without_dropping_a_connection(
     assert running.decisions.last.peer == peer
     with secure_channel(running.address(), ca, client) as channel:
         SigningServiceStub(channel).SignChecksum(SIGN, timeout=10)
-    assert running.service.problems.counters.all()["tls_reloads"] == 1
+    assert running.service.problems.counters.all()[TLS_RELOADS] == 1
     # With a CA that alone has issued the new certificate, to see that it is the one that is shown.
     other = CA("Other")
     other.server().write(tmp_path, "server")
@@ -136,7 +136,7 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     assert says in caplog.text
     (problem,) = running.service.problems.now.values()
     assert says in problem
-    assert running.service.problems.counters.all() == {"tls_reload_failures": 1}
+    assert running.service.problems.counters.all() == {TLS_RELOAD_FAILURES: 1}
     with secure_channel(running.address(), ca, client) as channel:
         assert SigningServiceStub(channel).SignChecksum(SIGN, timeout=10).signature
         _, call = HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest(), timeout=10)
@@ -237,7 +237,7 @@ def test_rates_and_quotas(
     assert store.calls.private == before
     assert len(signing.BatchSignChecksums(batch(2), timeout=20).results) == 2
     assert "ask for less in one call" in refused(lambda: signing.BatchSignChecksums(batch(11), timeout=20)).message
-    assert running.service.problems.counters.all()["limited_calls"] == 2
+    assert running.service.problems.counters.all()["refusals", "LIMIT_REACHED"] == 2
     # What was counted is not forgotten by a reload.
     reload(running, limited(config, daily_quota=10, schemes=["capgo-v3"]))
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "LIMIT_REACHED"
@@ -516,7 +516,7 @@ def test_tokens_that_do_not(
         "no authorization",
     ):
         assert why in caplog.text
-    assert oidc_running.service.problems.counters.all()["unproven_calls"] == len(refusals)
+    assert oidc_running.service.problems.counters.all()["refusals", "UNAUTHENTICATED"] == len(refusals)
     assert not [each for each in shown if each in caplog.text]
 
 
@@ -602,13 +602,13 @@ def test_a_bad_configuration_changes_nothing(
     for number, data in enumerate(bad, 1):
         reading.data = data
         assert running.run(reading.reloader.reload()) is False
-        assert reading.problems.counters.all() == {"reload_failures": number}
+        assert reading.problems.counters.all() == {RELOAD_FAILURES: number}
         assert "stays as it was" in reading.problems.now["configuration"]
         assert signing.SignChecksum(SIGN, timeout=10).signature
     assert "the configuration stays as it was" in caplog.text
     reading.data = {**config, "grants": []}
     assert running.run(reading.reloader.reload()) is True
-    assert (reading.problems.now, reading.problems.counters.all()["reloads"]) == ({}, 1)
+    assert (reading.problems.now, reading.problems.counters.all()[RELOADS]) == ({}, 1)
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "NO_GRANT"
 
 

@@ -69,7 +69,7 @@ def test_a_file_that_changes(tmp_path: Path, problems: Problems) -> None:
     source.look()
     assert list(source.now.keys) == ["a", "b"]
     assert "is no JWK set" in problems.now[ABOUT]
-    assert problems.counters.all()["issuer_failures"] == 1
+    assert problems.counters.all()["issuer_refreshes", "failed"] == 1
     file.write_bytes(ONE)
     source.look()
     source.look()

@@ -171,7 +171,7 @@ def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monke
         await limiter.close()
 
     asyncio.run(work())
-    assert problems.counters.all()["counting_failures"] == 1
+    assert problems.counters.all()["limits", "not-counted"] == 1
 
 
 @pytest.mark.parametrize("fault", ["away", "silent"])
@@ -187,7 +187,7 @@ def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) 
                 await closed.count(limited, "a", 1)
             assert await opened.count(limited, "a", 100) is None
         # It was asked once by each, and then left alone for a while.
-        assert problems.counters.all()["counting_failures"] == 2
+        assert problems.counters.all()["limits", "not-counted"] == 2
         assert "does not answer" in problems.now["limits"]
         redis.start() if fault == "away" else redis.silent.clear()
         closed._away_until_s = opened._away_until_s = 0.0
