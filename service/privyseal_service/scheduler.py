@@ -143,10 +143,15 @@ class Scheduler:
         return self._in_store
 
     async def sign(
-        self, use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim
+        self,
+        use: Callable[[], Key],
+        inputs: Sequence[SigningInput],
+        claim: Claim,
+        tell: Callable[[int, Sequence[SigningResult | ServiceError]], None] = lambda _, __: None,
     ) -> Sequence[SigningResult | ServiceError]:
         """Have the key sign each input when its turn comes. `use` gives the key, looked at right before each chunk is
-        handed to it; what it raises is the result of that chunk alone, or of the call where there is but one.
+        handed to it; what it raises is the result of that chunk alone, or of the call where there is but one. Where
+        there are several, `tell` hears the place and the results of each as soon as they are there.
 
         Raises ServiceError for a call that is refused, and DeadlineError when a single chunk's turn did not come.
         """
@@ -158,10 +163,16 @@ class Scheduler:
         self._admit(len(inputs), claim)
         call: deque[_Waiter] = deque()
         size = self._chunk_inputs
-        chunks = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+
+        async def sign_chunk(start: int) -> Sequence[SigningResult | ServiceError]:
+            results = await self._chunk(call, use, inputs[start : start + size], claim)
+            tell(start, results)
+            return results
+
+        starts = range(0, len(inputs), size)
         if not self._side_by_side:
-            return [result for chunk in chunks for result in await self._chunk(call, use, chunk, claim)]
-        tasks = [asyncio.ensure_future(self._chunk(call, use, chunk, claim)) for chunk in chunks]
+            return [result for start in starts for result in await sign_chunk(start)]
+        tasks = [asyncio.ensure_future(sign_chunk(start)) for start in starts]
         try:
             return [result for results in await asyncio.gather(*tasks) for result in results]
         finally:

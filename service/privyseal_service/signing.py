@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TypeVar
 
 from privyseal.transparency.receipts import Receipt
@@ -28,7 +29,7 @@ from privyseal_backends.interface import (
     SigningResult,
 )
 from privyseal_service import errors
-from privyseal_service.decisions import Decision, Outcome, Recorder, Trail
+from privyseal_service.decisions import Decision, Item, Outcome, Recorder, Trail
 from privyseal_service.errors import Code, ServiceError, Violation
 from privyseal_service.grants import GRANTABLE, Grant, Grants, Obstacle, Operation, allowing
 from privyseal_service.identity import Caller, Identifier, IdentityError, Peer
@@ -56,6 +57,9 @@ _T = TypeVar("_T")
 MOST_CHECKSUMS = 2000
 """Checksums in one batch, so that requests fit gRPC's retry buffer and answers its message limit."""
 
+
+_RECORDED_TOGETHER = 64
+"""Inputs of a long batch that are put on record together: as few as are lost when the process is killed."""
 
 UNCOUNTED_RETRY_S = 1.0
 """When a caller may try again whose call could not be counted."""
@@ -182,7 +186,7 @@ class CallPath:
             _LOG.exception("request %s failed in a way that it should not", trail.request_id)
             failure = errors.internal(trail.request_id)
         else:
-            return answer, await self._record(trail.answered())
+            return answer, await self._record(trail.answered()) or trail.receipts
         await self._record(trail.refused(failure))
         raise failure
 
@@ -259,17 +263,23 @@ class CallPath:
     ) -> Answer:
         _open(trail, served)
         results: Sequence[SigningResult | ServiceError]
+        scheduler, parts = self._schedulers.of(served.config.uri), Parts(trail, served, self._recorder)
         try:
-            results = await self._schedulers.of(served.config.uri).sign(lambda: self._usable(served), inputs, claim)
+            results = await scheduler.sign(lambda: self._usable(served), inputs, claim, parts.add)
         except BackendError as error:
             results = [error] * len(inputs)
+        except BaseException:
+            await parts.settle()
+            raise
         if len(results) != len(inputs):
             raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
         if not isinstance(results[-1], ServiceError):
             served.note(results[-1])
+        trail.receipts = await parts.receipts()
         trail.took(results)
-        told = _results(trail, served, results)
+        told = parts.told(results)
         trail.gave(told)
+        trail.items_recorded = parts.recorded
         if isinstance(told[0], ServiceError):
             trail.failure = told[0]
             if not batch:
@@ -411,22 +421,74 @@ def _open(trail: Trail, served: ServedKey) -> Key:
     return key
 
 
-def _results(
-    trail: Trail, served: ServedKey, results: Sequence[SigningResult | ServiceError]
-) -> tuple[bytes | ServiceError, ...]:
-    """The results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
-    known: dict[str, ServiceError] = {}
-    told: list[bytes | ServiceError] = []
-    for result in results:
-        if isinstance(result, Signature):
-            told.append(result.value)
-        elif isinstance(result, ServiceError):
-            told.append(result)
-        else:
-            kind = f"{type(result).__name__}: {result}"
-            known[kind] = known.get(kind) or _told(trail, served, result)
-            told.append(known[kind])
-    return tuple(told)
+class Parts:
+    """Puts a long batch on record as it is signed, some inputs at a time, so that what a key made has its record even
+    where the batch is cut short. A batch that comes as one is recorded as any other call. `recorded` is whether all
+    that was added is on record."""
+
+    def __init__(self, trail: Trail, served: ServedKey, recorder: Recorder) -> None:
+        self._trail = trail
+        self._served = served
+        self._recorder = recorder
+        self._known: dict[str, ServiceError] = {}
+        self._told: dict[int, Sequence[bytes | ServiceError]] = {}
+        self._waiting: list[Decision] = []
+        self.recorded = False
+        self._tasks: list[tuple[Sequence[Item], asyncio.Future[Sequence[Receipt]]]] = []
+
+    def add(self, start: int, results: Sequence[SigningResult | ServiceError]) -> None:
+        """Results of the batch, from the place `start` on."""
+        self._told[start] = self._tell(results)
+        self._waiting.append(self._trail.part(start, self._told[start], results))
+        if sum(len(part.items) for part in self._waiting) >= _RECORDED_TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            items = tuple(item for part in self._waiting for item in part.items)
+            whole = dataclasses.replace(self._waiting[0], items=items)
+            # A task of its own: whoever waits for it may go away.
+            self._tasks.append((whole.items, asyncio.ensure_future(self._recorder.record_part(whole))))
+            self._waiting = []
+
+    async def settle(self) -> None:
+        """Wait until all that was added is on record, or is known not to be."""
+        self._flush()
+        if self._tasks:
+            done, _ = await asyncio.wait([task for _, task in self._tasks])
+            self.recorded = not [task for task in done if task.exception()]
+
+    async def receipts(self) -> Sequence[Receipt]:
+        """A receipt for each input, in order, when all are on record; none where nothing was added. Raises ServiceError
+        for one that is not."""
+        await self.settle()
+        if not self._tasks:
+            return ()
+        found: list[tuple[int, Receipt]] = []
+        for items, task in self._tasks:
+            found += zip((item.place or 0 for item in items), task.result(), strict=False)
+        return [receipt for _, receipt in sorted(found, key=itemgetter(0))]
+
+    def told(self, results: Sequence[SigningResult | ServiceError]) -> tuple[bytes | ServiceError, ...]:
+        """All results as the caller is told of them."""
+        if not self._told:
+            return self._tell(results)
+        return tuple(each for start in sorted(self._told) for each in self._told[start])
+
+    def _tell(self, results: Sequence[SigningResult | ServiceError]) -> tuple[bytes | ServiceError, ...]:
+        """Results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
+        told: list[bytes | ServiceError] = []
+        for result in results:
+            if isinstance(result, Signature):
+                told.append(result.value)
+            elif isinstance(result, ServiceError):
+                told.append(result)
+            else:
+                kind = f"{type(result).__name__}: {result}"
+                if kind not in self._known:
+                    self._known[kind] = _told(self._trail, self._served, result)
+                told.append(self._known[kind])
+        return tuple(told)
 
 
 def _check_wrapped_key(trail: Trail, served: ServedKey, request: UnwrapSessionKey) -> None:

@@ -148,6 +148,19 @@ def test_each_of_a_batch_has_a_record(tmp_path: Path) -> None:
     }
 
 
+def test_a_batch_that_is_recorded_in_parts_has_each_record_once(tmp_path: Path) -> None:
+    items = [Item(CHECKSUM, signature_sha256=DIGEST, place=place) for place in range(100)]
+
+    async def use(recorder: AuditRecorder) -> None:
+        for start in (64, 0):
+            receipts = await recorder.record_part(decision(batch=100, items=tuple(items[start : start + 64])))
+            assert len(receipts) == min(64, 100 - start)
+        assert await recorder.record(decision(batch=100, items_recorded=True)) == ()
+
+    run(tmp_path, use)
+    assert [record["item"] for record in records(tmp_path)] == [*range(64, 100), *range(64)]
+
+
 def test_a_batch_that_no_key_saw_has_one_record(tmp_path: Path) -> None:
     async def use(recorder: AuditRecorder) -> None:
         assert len(await recorder.record(denied(batch=2000))) == 1
