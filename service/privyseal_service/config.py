@@ -33,7 +33,7 @@ from privyseal_service.config_checks import MismatchError, check_grants, check_i
 from privyseal_service.fields import KeyName, Model, PatternField, SchemeField, Seconds, by_value, unique
 from privyseal_service.grant_settings import GrantConfig, HoursConfig
 from privyseal_service.identity import DeniedCertificates
-from privyseal_service.key_uris import resolve_paths
+from privyseal_service.key_uris import resolve_paths, resolve_settings
 from privyseal_service.oidc.settings import IssuerConfig
 from privyseal_service.operations import MECHANISMS, Scheme
 from privyseal_service.quotas.settings import LimitsConfig
@@ -489,6 +489,7 @@ def _absolute(config: Config, folder: Path) -> Config:
         "issuers": tuple(issuer.within(folder) for issuer in config.issuers),
         "limits": config.limits.within(folder),
         "keys": keys,
+        "stores": {scheme: resolve_settings(scheme, said, folder) for scheme, said in config.stores.items()},
         "audit": config.audit.within(folder) if config.audit else None,
     }
     return config.model_copy(update=update)
