@@ -29,8 +29,8 @@ _PLAIN = "/:@!$'()*+,=[]?"
 
 
 def resolve_paths(uri: str, folder: Path) -> str:
-    """A key's URI whose relative paths are relative to `folder`, made absolute: `module-path` and `pin-source=file:PATH`
-    of `pkcs11:`, `credentials=file:PATH` of `gcpkms:`. Any other URI is returned as it is."""
+    """A key's URI, with paths that are relative to `folder` made absolute: `module-path` and `pin-source=file:PATH` of
+    `pkcs11:`, `credentials=file:PATH` of `gcpkms:`. Any other URI is returned as it is."""
     start, question_mark, query = uri.partition("?")
     paths = _PATHS.get(start.partition(":")[0].lower())
     if paths is None or not question_mark:
