@@ -37,7 +37,8 @@ class Start:
     """The first word: what to serve, as which worker of which version.
 
     The configuration's listeners have the ports that the supervisor holds, and only those that this worker serves. A
-    `strict` worker ends when a key cannot serve as configured; any other serves without that key.
+    `strict` worker ends when a key cannot serve as configured; any other serves without that key. It is one of
+    `workers`, which share what quotas the key stores have.
     """
 
     version: str
@@ -46,6 +47,7 @@ class Start:
     strict: bool
     latches: tuple[Latch, ...]
     core: int | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Latched:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Make ready to go on with another configuration, and say `Ready`: nothing changes yet."""
+    """Make ready to go on with another configuration, as one of `workers`, and say `Ready`: nothing changes yet."""
 
     change: int
     config: Config
+    workers: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
@@ -41,7 +40,7 @@ from privyseal_service.reloading import UnusableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from privyseal_backends.interface import KeyStore, OpenStore
+    from privyseal_backends.interface import KeyStore, Metered, OpenStore
     from privyseal_service.server import Prepared, Service
 
 _LOG = logging.getLogger(__name__)
@@ -77,22 +76,37 @@ def main() -> None:
     sys.exit(code)
 
 
-def _replaceable(backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
-    """The same backends, whose stores are told that a lost process is replaced."""
-    from privyseal_backends.interface import ProcessBound  # noqa: PLC0415
+class _Siblings:
+    """Tells key stores what it means for them that their process is one of several workers."""
 
-    def told(scheme: str) -> OpenStore:
-        open_store = backends(scheme)
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._metered: list[Metered] = []
 
-        def open_told(settings: Mapping[str, object]) -> KeyStore:
-            store = open_store(settings)
-            if isinstance(store, ProcessBound):
-                store.prefer_new_process()
-            return store
+    def telling(self, backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
+        """The same backends, whose stores are told."""
 
-        return open_told
+        def told(scheme: str) -> OpenStore:
+            open_store = backends(scheme)
+            return lambda settings: self._told(open_store(settings))
 
-    return told
+        return told
+
+    def _told(self, store: KeyStore) -> KeyStore:
+        from privyseal_backends.interface import Metered, ProcessBound  # noqa: PLC0415
+
+        if isinstance(store, ProcessBound):
+            store.prefer_new_process()
+        if isinstance(store, Metered):
+            store.share_quota(self._workers)
+            self._metered.append(store)
+        return store
+
+    def number(self, workers: int) -> None:
+        """There are so many workers from now on."""
+        self._workers = workers
+        for store in self._metered:
+            store.share_quota(workers)
 
 
 class _Worker:
@@ -101,13 +115,14 @@ class _Worker:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._latches = Latches(start.latches, tell=lambda _: self._report())
+        self._siblings = _Siblings(start.workers)
         self._state = "opening"
         self._listen = asyncio.Event()
         self._stopping = asyncio.Event()
         self._service: Service | None = None
         self._troubles: dict[str, str] = {}
         self._preparing: set[asyncio.Task[None]] = set()
-        self._prepared: dict[int, Prepared] = {}
+        self._prepared: dict[int, tuple[Prepared, int]] = {}
         self._called_off: set[int] = set()
         self._speaker: Speaker
 
@@ -149,7 +164,7 @@ class _Worker:
         from privyseal_backends.registry import backend  # noqa: PLC0415
         from privyseal_service import server  # noqa: PLC0415
 
-        backends = self._latches.guard(_replaceable(backend))
+        backends = self._latches.guard(self._siblings.telling(backend))
         self._service = server.Service(self._start.config, backends=backends, changed=self._report)
         for about, sentence in self._troubles.items():
             self._service.trouble(about, sentence)
@@ -222,13 +237,15 @@ class _Worker:
             if order.change in self._called_off:
                 await prepared.discard()
                 return
-            self._prepared[order.change] = prepared
+            self._prepared[order.change] = prepared, order.workers
             self._say(Ready(order.change))
 
     def _commit(self, change: int) -> None:
-        prepared = self._prepared.pop(change, None)
-        if prepared is None or self._service is None:
+        made_ready = self._prepared.pop(change, None)
+        if made_ready is None or self._service is None:
             return  # a worker that was about to end, and did not make ready
+        prepared, workers = made_ready
+        self._siblings.number(workers)
         try:
             self._service.take(prepared)
         except Exception:  # noqa: BLE001 - it may serve neither the old nor the new: another one takes its place
@@ -237,9 +254,9 @@ class _Worker:
 
     async def _abort(self, change: int) -> None:
         self._called_off.add(change)
-        prepared = self._prepared.pop(change, None)
-        if prepared is not None:
-            await prepared.discard()
+        made_ready = self._prepared.pop(change, None)
+        if made_ready is not None:
+            await made_ready[0].discard()
 
     async def _keep_reporting(self) -> None:
         while True:

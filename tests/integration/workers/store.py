@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,16 @@ from tests.fakes.software_store import SoftwareStore
 
 class DiaryStore(SoftwareStore):
     """Writes a line into `opened` for each key opened, and into `tries` for each PIN that was refused. While there is a
-    file `die`, opening a key ends the process; while there is a file `refuse`, it refuses the PIN; while there is a
-    file `without-PID`, that process finds no key."""
+    file `die`, opening a key ends the process; a file `refuse`, and it refuses the PIN; a file `wait`, and it waits; a
+    file `without-PID`, and that process finds no key."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
+
+    def share_quota(self, processes: int) -> None:
+        """See `interface.Metered`."""
+        (self._folder / f"share-{os.getpid()}").write_text(str(processes))
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
         self._note("opened")
@@ -28,6 +33,8 @@ class DiaryStore(SoftwareStore):
             raise OperatorError("PIN", "the token 'diary' refused the PIN", "correct it")
         if (self._folder / f"without-{os.getpid()}").exists():
             raise OperatorError("object", "there is no such key in the diary", "make it")
+        while (self._folder / "wait").exists():
+            await asyncio.sleep(0.02)
         return await super().open_key(uri, fingerprint)
 
     def _note(self, name: str) -> None:
