@@ -91,6 +91,38 @@ def tables(config):
         yield each[0], set().union(*(table.model_fields_set for table in each))
 
 
+@pytest.mark.parametrize("guide", ["grants.md", "oidc.md", "operations.md"])
+def test_what_the_guides_show_is_valid(tmp_path, guide):
+    """Each block of configuration, with what a whole one has beside it."""
+    blocks = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "docs" / guide).read_text(), re.DOTALL)
+    text = (DEPLOY / "privyseal.example.toml").read_text()
+    base = text[: text.index("# Who may do what with which key.")]
+    added = "".join(blocks)
+    issuers = "" if "[[issuers]]" in added else ISSUER
+    oidc = "" if 'auth = "oidc"' in added or "oidc:" not in added else OIDC_LISTENER
+    file = tmp_path / "privyseal.toml"
+    file.write_text("\n".join([base, added, *([issuers, oidc] if "oidc:" in added else [])]))
+    config = load_config(file)
+
+    assert blocks
+    assert config.grants or config.metrics
+
+
+OIDC_LISTENER = """
+[[listeners]]
+address = "127.0.0.1:8444"
+auth = "oidc"
+certificate = "server.pem"
+certificate_key = "server-key.pem"
+"""
+ISSUER = """
+[[issuers]]
+issuer = "https://ci.example"
+audiences = ["privyseal"]
+jwks_file = "jwks.json"
+"""
+
+
 def test_the_container_runs_as_a_user_of_its_own_on_checked_packages():
     text = (DEPLOY / "Containerfile").read_text()
 
