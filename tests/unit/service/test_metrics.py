@@ -141,6 +141,11 @@ def test_an_address_that_others_reach_must_be_meant(address: str) -> None:
     MetricsConfig(address=address, remote=True)
 
 
+def test_an_address_that_is_no_place_for_a_page() -> None:
+    with pytest.raises(ValidationError, match="over TCP"):
+        MetricsConfig(address="unix:/run/metrics")
+
+
 async def asked(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
