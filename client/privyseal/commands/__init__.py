@@ -15,6 +15,7 @@ _COMMANDS = {
     "completion": "privyseal.commands.completion:completion",
     "exec": "privyseal.exec.command:exec_command",
     "key": "privyseal.commands.key:key",
+    "sign": "privyseal.commands.sign:sign",
 }
 
 _EPILOG = """\b
