@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = (
+_RECORD_OPTIONS = (
     click.option("--app-id", metavar="ID", help="For the record: the app's identifier."),
-    click.option("--bundle-version", metavar="VERSION", help="For the record: the bundle's version."),
     click.option(
         "--revision", metavar="COMMIT", help="For the record: the source revision.  [default: from the CI system]"
     ),
@@ -23,25 +22,30 @@ _OPTIONS = (
         "--build-url", metavar="URL", help="For the record: where the build is.  [default: from the CI system]"
     ),
 )
-NAMES = ("app_id", "bundle_version", "revision", "build_url")
-"""The parameters that a command with these flags gets."""
 
 
-def context_options(function: F) -> F:
-    """Add the flags of a request's context to a command."""
-    for option in reversed(_OPTIONS):
+def record_options(function: F) -> F:
+    """Add `--app-id`, `--revision` and `--build-url`."""
+    for option in reversed(_RECORD_OPTIONS):
         function = option(function)
     return function
 
 
-def context_from(flags: dict[str, Any]) -> RequestContext:
-    """What the flags and the CI system's variables say. `flags` holds each of `NAMES`."""
+def bundle_version_option(function: F) -> F:
+    """Add `--bundle-version`."""
+    return click.option("--bundle-version", metavar="VERSION", help="For the record: the bundle's version.")(function)
+
+
+def context_from(
+    app_id: str | None, bundle_version: str | None, revision: str | None, build_url: str | None
+) -> RequestContext:
+    """What the flags and the CI system's variables say."""
     from privyseal import ci  # noqa: PLC0415 - help and version need none of it
 
     return ci.with_flags(
         ci.context_from(os.environ),
-        app_id=flags["app_id"],
-        bundle_version=flags["bundle_version"],
-        source_revision=flags["revision"],
-        build_url=flags["build_url"],
+        app_id=app_id,
+        bundle_version=bundle_version,
+        source_revision=revision,
+        build_url=build_url,
     )

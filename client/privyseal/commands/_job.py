@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
-from privyseal.commands._context import NAMES, context_from, context_options
+from privyseal.commands._context import bundle_version_option, context_from, record_options
 from privyseal.commands._receipts import keeping_receipts, receipt_option
 
 if TYPE_CHECKING:
@@ -52,14 +52,24 @@ def signing_job(*, with_key: bool = True) -> Callable[[Callable[..., Any]], Call
         own = [name for name in inspect.signature(function).parameters if name != "job"]
 
         @functools.wraps(function)
-        def command(*, timeout_s: float, receipt: Path | None, key: str | None = None, **flags: Any) -> Any:
-            context = {name: flags.pop(name) for name in NAMES}
+        def command(
+            *,
+            timeout_s: float,
+            receipt: Path | None,
+            app_id: str | None,
+            bundle_version: str | None,
+            revision: str | None,
+            build_url: str | None,
+            key: str | None = None,
+            **flags: Any,
+        ) -> Any:
             arguments = {name: flags.pop(name) for name in own}
             settings = settings_from(flags, key=key)
             settings.require_connection()
-            return function(job=Job(settings, timeout_s, context_from(context), receipt), **arguments)
+            context = context_from(app_id, bundle_version, revision, build_url)
+            return function(job=Job(settings, timeout_s, context, receipt), **arguments)
 
-        command = connection_options(receipt_option(context_options(command)))
+        command = connection_options(receipt_option(bundle_version_option(record_options(command))))
         return key_option(command) if with_key else command
 
     return decorate

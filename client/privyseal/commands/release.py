@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,8 @@ import click
 
 from privyseal._terminal import ProgressLine, result, say, warn
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
-from privyseal.commands._formats import format_options, public_key_option, read_public_key, record_options, scheme_of
+from privyseal.commands._context import context_from, record_options
+from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
 
 if TYPE_CHECKING:
     from privyseal._client import Client
@@ -74,16 +74,9 @@ def seal(
     settings.require_connection()
     scheme = scheme_of(settings.format, package_json)
 
-    from privyseal import ci  # noqa: PLC0415 - help and version need none of it
-    from privyseal.release.seal import seal_folder  # noqa: PLC0415
+    from privyseal.release.seal import seal_folder  # noqa: PLC0415 - help and version need none of it
 
-    context = ci.with_flags(
-        ci.context_from(os.environ),
-        app_id=app_id,
-        bundle_version=version,
-        source_revision=revision,
-        build_url=build_url,
-    )
+    context = context_from(app_id, version, revision, build_url)
     begun_s = time.monotonic()
     with ExitStack() as stack:
 

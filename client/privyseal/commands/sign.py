@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from privyseal._terminal import result, say
+from privyseal._terminal import result, say, warn
 from privyseal.commands._job import Job, signing_job
 from privyseal.model import SignatureScheme
 
@@ -48,7 +48,8 @@ Example:
 def expo(*, job: Job, manifest: Path, keyid: str, certificate: Path | None) -> None:
     """Sign MANIFEST for Expo Updates, and print the value of its `expo-signature` header.
 
-    MANIFEST holds the body, byte for byte as it is served: a manifest or a directive.
+    MANIFEST holds the body, byte for byte as your update server sends it: a manifest or a directive. In a multipart
+    answer the header belongs to the part.
     """
     from datetime import datetime, timezone  # noqa: PLC0415 - help and version need none of it
 
@@ -76,9 +77,10 @@ Example:
 @click.argument("zip_path", type=_FILE, metavar="ZIP")
 @signing_job()
 def capawesome(*, job: Job, zip_path: Path) -> None:
-    """Sign ZIP for Capawesome live update, and print its `signature`, base64.
+    """Sign ZIP for Capawesome live update, and print its signature in base64.
 
-    A file of a bundle of the type `manifest` is signed in the same way, for its X-Signature header.
+    It goes into the `signature` of a self-hosted download, or into its `X-Signature` header. A file of a bundle of the
+    type `manifest` is signed in the same way.
     """
     from privyseal import updaters  # noqa: PLC0415 - help and version need none of it
     from privyseal.digests import file_digest  # noqa: PLC0415
@@ -111,7 +113,7 @@ def hot_updater(*, job: Job, file: Path, assets: bool, output: Path | None) -> N
     """Sign FILE for hot-updater, and print its signed hash, `sig:…`: the `fileHash` of an archive, the
     `manifestFileHash` of a manifest.
 
-    A manifest is part of its archive: sign its assets before the archive is packed.
+    A manifest is part of its archive: sign its assets first, then pack the archive, then sign that.
     """
     from privyseal import updaters  # noqa: PLC0415 - help and version need none of it
     from privyseal.digests import file_digest  # noqa: PLC0415
@@ -133,9 +135,14 @@ def _sign_assets(job: Job, manifest_path: Path, output: Path) -> None:
 
     from privyseal import updaters  # noqa: PLC0415
     from privyseal._files import AtomicOutput, read_small, write_all  # noqa: PLC0415
-    from privyseal.updaters.hot_updater import checksum_to_sign, parse_manifest, signed_hash  # noqa: PLC0415
+    from privyseal.updaters.hot_updater import (  # noqa: PLC0415
+        MOST_MANIFEST_BYTES,
+        checksum_to_sign,
+        parse_manifest,
+        signed_hash,
+    )
 
-    manifest = parse_manifest(read_small(manifest_path))
+    manifest = parse_manifest(read_small(manifest_path, MOST_MANIFEST_BYTES))
     names = list(manifest.file_hashes)
     with AtomicOutput(output) as written, job.signer() as signer:
         checksums = [checksum_to_sign(manifest.file_hashes[name]) for name in names]
@@ -151,7 +158,11 @@ def _sign_assets(job: Job, manifest_path: Path, output: Path) -> None:
 
 _CODEPUSH_EPILOG = """\b
 Example:
-  privyseal sign codepush build/CodePush --key my-app && code-push release my-app build/CodePush 1.4.2
+  privyseal sign codepush build/CodePush --key my-app
+  appcenter codepush release --app example/my-app --update-contents-path build/CodePush --target-binary-version 1.4.2
+
+\b
+`code-push release` of npm's code-push-cli deletes a signature that it did not make: see docs/updaters.md.
 """
 
 
@@ -162,17 +173,31 @@ Example:
 def codepush(*, job: Job, folder: Path, output: Path | None) -> None:
     """Sign FOLDER for CodePush: write its `.codepushrelease`, a signed token with the hash of all its files.
 
-    The folder's own name is part of the hash, as it is part of the release.
+    The folder's own name is part of the hash, as it is part of the release; apps made with React Native look for
+    `CodePush`.
     """
     from hashlib import sha256  # noqa: PLC0415 - help and version need none of it
 
     from privyseal import updaters  # noqa: PLC0415
     from privyseal._files import AtomicOutput, write_all  # noqa: PLC0415
     from privyseal.digests import folder_digests  # noqa: PLC0415
-    from privyseal.updaters.codepush import RELEASE_FILE, content_hash, is_hashed, release, signing_input  # noqa: PLC0415
+    from privyseal.errors import InputError  # noqa: PLC0415
+    from privyseal.updaters.codepush import (  # noqa: PLC0415
+        FOLDER,
+        RELEASE_FILE,
+        content_hash,
+        is_hashed,
+        release,
+        signing_input,
+    )
 
     target = output or folder / RELEASE_FILE
-    hashed = content_hash(folder_digests(folder, is_hashed))
+    if output is None and target.is_symlink():
+        raise InputError(f"{target} is a link, and what it leads to would be overwritten", remedy="remove it")
+    digests = folder_digests(folder, is_hashed)
+    if not all(name.startswith(f"{FOLDER}/") for name in digests):
+        warn(f"{folder} is not called {FOLDER}, where apps made with React Native look for the signature")
+    hashed = content_hash(digests)
     to_sign = signing_input(hashed, int(time.time()))
     with AtomicOutput(target) as written, job.signer() as signer:
         token = release(to_sign, signer.sign(sha256(to_sign).digest(), updaters.SCHEME))

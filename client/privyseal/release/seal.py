@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from privyseal import capgo
 from privyseal._cipher import StoppedError
-from privyseal._files import AtomicOutput, open_input, reading, write_all
+from privyseal._files import AtomicOutput, FileState, open_input, reading, write_all
 from privyseal.errors import ConfigurationError, InputError, ServiceError
 from privyseal.exec.app import is_private_key
 from privyseal.model import Key, RequestContext, SignatureScheme, SignedChecksum, WrapScheme
@@ -29,7 +29,7 @@ from privyseal.release import brotli, cache, names
 from privyseal.release.archive import SealedArchive
 from privyseal.release.bodies import Bodies, Body, Feed
 from privyseal.release.cache import SignatureCache
-from privyseal.release.folder import FileState, FolderFile, list_files
+from privyseal.release.folder import FolderFile, list_files
 from privyseal.release.staging import AtomicFolder, writing
 from privyseal.release.update import (
     ARCHIVE_NAME,

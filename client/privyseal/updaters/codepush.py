@@ -1,6 +1,7 @@
 """CodePush: the content hash of a release's folder, and the signed `.codepushrelease` file that goes into it.
 
-Sources: `generatePackageHashFromDirectory` and the signing hook of npm's code-push-cli, which devices agree with.
+Sources: `generatePackageHashFromDirectory` and the signing hook of npm's code-push-cli, and `CodePushUpdateUtils` in
+react-native-code-push, which checks the same on devices.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from hashlib import sha256
 from privyseal.errors import InputError
 
 RELEASE_FILE = ".codepushrelease"
+FOLDER = "CodePush"
+"""Where react-native-code-push looks for the release file."""
 CLAIM_VERSION = "1.0.0"
 
 _UNHASHED = (".DS_Store", RELEASE_FILE)

@@ -1,7 +1,7 @@
 """hot-updater: the signed hashes of an archive and of its manifest, and the signatures of the assets in a manifest.
 
 What is signed is not the file but the 32 bytes of its SHA-256, which RSASSA then hashes again. Sources: `signBundle`,
-`createBundleManifest` in npm's hot-updater, `SignatureVerifier` in @hot-updater/react-native.
+`writeBundleManifest` in npm's hot-updater, `SignatureVerifier` in @hot-updater/react-native.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from hashlib import sha256
 from typing import Any
 
 from privyseal.errors import InputError
+
+MOST_MANIFEST_BYTES = 64 << 20
+"""More than a manifest of a hundred thousand assets has."""
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _REMEDY = "pass the manifest.json that hot-updater wrote"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from privyseal import digests
 from privyseal.digests import file_digest, folder_digests
 from privyseal.errors import FileUnusableError, InputError
 
@@ -36,15 +38,43 @@ def test_a_folder_by_the_names_from_its_parent(tmp_path, monkeypatch):
     assert set(folder_digests(folder, lambda name: name.endswith("index"))) == {"CodePush/index"}
 
 
-def test_links_are_followed(tmp_path):
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    seen = digests.open_input(path)
+
+    class Changing(io.FileIO):
+        def readinto(self, buffer):
+            count = super().readinto(buffer)
+            path.write_bytes(b"22")
+            return count
+
+    monkeypatch.setattr(digests, "open_input", lambda _: Changing(seen.fileno(), "rb", closefd=False))
+    with seen, pytest.raises(InputError, match="changed while it was read"):
+        file_digest(path)
+
+
+def test_links_inside_the_folder_are_followed(tmp_path):
     folder = tmp_path / "CodePush"
-    folder.mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "a").write_bytes(b"1")
-    (folder / "linked").symlink_to(tmp_path / "elsewhere")
-    (folder / "file").symlink_to(tmp_path / "elsewhere" / "a")
+    (folder / "real").mkdir(parents=True)
+    (folder / "real" / "a").write_bytes(b"1")
+    (folder / "linked").symlink_to("real")
+    (folder / "file").symlink_to(folder / "real" / "a")
     (tmp_path / "Other").symlink_to(folder)
-    assert set(folder_digests(tmp_path / "Other")) == {"Other/file", "Other/linked/a"}
+    assert set(folder_digests(tmp_path / "Other")) == {"Other/file", "Other/linked/a", "Other/real/a"}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("../secret", "out of the folder"), ("../elsewhere", "out of the folder"), ("gone", "nowhere"), ("a", "nowhere")],
+)
+def test_links_that_lead_elsewhere_are_refused(tmp_path, target, said):
+    (tmp_path / "CodePush").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "secret").touch()
+    (tmp_path / "CodePush" / "a").symlink_to(target)
+    with pytest.raises(InputError, match=said):
+        folder_digests(tmp_path / "CodePush")
 
 
 def test_a_link_upwards(tmp_path):

@@ -1,4 +1,4 @@
-"""`privyseal sign` and `privyseal key certificate`, the real program against a server with a software key."""
+"""`privyseal sign` and `privyseal key certificate` against a server with a software key."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SUBJECT = ("--subject", "CN=Example App,O=Example")
 
 
 @pytest.fixture
-def signing(program, server):
-    """The program, pointed at the server."""
-    program.use(server)
-    return program
+def signing(program_here, server):
+    """The program's code, pointed at the server."""
+    program_here.use(server)
+    return program_here
 
 
 def verify(server, signature: bytes, data: bytes, form=None) -> None:
@@ -125,9 +125,10 @@ class TestPlain:
         assert signing.run(*arguments, "--encoding", "raw", "--output", "raw").code == 0
         verify(server, (tmp_path / "raw").read_bytes(), b"content")
 
-    def test_raw_bytes_to_a_pipe(self, signing, server, tmp_path):
+    def test_raw_bytes_to_a_pipe(self, program, server, tmp_path):
         (tmp_path / "file").write_bytes(b"content")
-        out, _ = signing.start("sign", "file", "file", "--scheme", PKCS1, "--encoding", "raw").communicate(timeout=60)
+        program.use(server)
+        out, _ = program.start("sign", "file", "file", "--scheme", PKCS1, "--encoding", "raw").communicate(timeout=60)
         verify(server, out, b"content")
 
     def test_pss_of_a_digest(self, signing, server):
@@ -250,6 +251,23 @@ class TestCodePush:
         again = signing.run("sign", "codepush", "CodePush", "--output", "release.jwt")
         assert (again.code, again.out) == (0, "release.jwt\n")
         assert claims["contentHash"] in again.err
+
+    def test_another_name_is_told(self, signing, tmp_path):
+        (tmp_path / "www").mkdir()
+        (tmp_path / "www" / "index.html").touch()
+        done = signing.run("sign", "codepush", "www")
+        assert done.code == 0
+        assert "Warning: www is not called CodePush" in done.err
+
+    def test_a_release_file_that_is_a_link_is_not_followed(self, signing, server, tmp_path):
+        (tmp_path / "CodePush").mkdir()
+        (tmp_path / "CodePush" / "index").touch()
+        (tmp_path / "precious").write_text("as it was")
+        (tmp_path / "CodePush" / ".codepushrelease").symlink_to("../precious")
+        done = signing.run("sign", "codepush", "CodePush")
+        assert (done.code, server.calls) == (1, [])
+        assert "is a link" in done.sentence()
+        assert (tmp_path / "precious").read_text() == "as it was"
 
     def test_an_empty_folder(self, signing, server, tmp_path):
         (tmp_path / "CodePush").mkdir()
