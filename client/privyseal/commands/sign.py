@@ -52,19 +52,20 @@ def expo(*, job: Job, manifest: Path, keyid: str, certificate: Path | None) -> N
     answer the header belongs to the part.
     """
     from datetime import datetime, timezone  # noqa: PLC0415 - help and version need none of it
+    from hashlib import sha256  # noqa: PLC0415
 
     from privyseal import updaters  # noqa: PLC0415
     from privyseal._files import read_small  # noqa: PLC0415
-    from privyseal.digests import file_digest  # noqa: PLC0415
-    from privyseal.updaters.expo import check_certificate, signature_header  # noqa: PLC0415
+    from privyseal.updaters.expo import MOST_BODY_BYTES, check_body, check_certificate, signature_header  # noqa: PLC0415
 
     signature_header(b"", keyid)  # a key id that fits no header is found before anything is signed
     embedded = None if certificate is None else read_small(certificate)
-    digest = file_digest(manifest)
+    body = read_small(manifest, MOST_BODY_BYTES)
+    check_body(body)
     with job.signer() as signer:
         if embedded is not None:
             check_certificate(embedded, signer.public_key, datetime.now(timezone.utc))
-        result(signature_header(signer.sign(digest, updaters.SCHEME), keyid))
+        result(signature_header(signer.sign(sha256(body).digest(), updaters.SCHEME), keyid))
 
 
 _CAPAWESOME_EPILOG = """\b

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import json
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -20,6 +21,24 @@ ALGORITHM = "rsa-v1_5-sha256"
 
 KEYID = "main"
 """The key id that Expo's own `codesigning:configure` writes into an app."""
+
+
+MOST_BODY_BYTES = 64 << 20
+"""More than any manifest has."""
+
+
+def check_body(body: bytes) -> None:
+    """Raise InputError unless `body` is a JSON object in UTF-8 without a byte order mark: devices read it as text, and
+    verify what that is in bytes again."""
+    try:
+        fields = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise InputError(
+            "this is not a manifest or directive, a JSON object in UTF-8",
+            remedy="pass the body as your update server sends it, without the multipart around it",
+        )
 
 
 def signature_header(signature: bytes, keyid: str = KEYID) -> str:

@@ -39,7 +39,7 @@ def verify(server, signature: bytes, data: bytes, form=None) -> None:
 
 def every_way(folder) -> list[list[str]]:
     """A way to call each command, with the files that it needs."""
-    (folder / "file").write_bytes(b"content")
+    (folder / "file").write_bytes(b"{}")
     (folder / "manifest.json").write_text(json.dumps({"bundleId": "1", "assets": {"a": {"fileHash": "00" * 32}}}))
     (folder / "CodePush").mkdir()
     (folder / "CodePush" / "index").write_bytes(b"1")
@@ -156,18 +156,18 @@ class TestExpo:
         assert (keyid, alg) == ('keyid="other"', 'alg="rsa-v1_5-sha256"')
 
     def test_a_key_id_that_does_not_fit_costs_no_signature(self, signing, server, tmp_path):
-        (tmp_path / "manifest.json").touch()
+        (tmp_path / "manifest.json").write_text("{}")
         assert signing.run("sign", "expo", "manifest.json", "--keyid", "ö").code == 1
         assert server.calls == []
 
     def test_the_certificate_of_the_app(self, signing, tmp_path):
-        (tmp_path / "manifest.json").touch()
+        (tmp_path / "manifest.json").write_text("{}")
         make = ["key", "certificate", "--code-signing", *SUBJECT, "--days", "30", "--output", "certificate.pem"]
         assert signing.run(*make).code == 0
         assert signing.run("sign", "expo", "manifest.json", "--certificate", "certificate.pem").code == 0
 
     def test_a_certificate_of_another_key(self, signing, server, tmp_path):
-        (tmp_path / "manifest.json").touch()
+        (tmp_path / "manifest.json").write_text("{}")
         make = ["key", "certificate", "--code-signing", *SUBJECT, "--days", "30", "--output", "certificate.pem"]
         assert signing.run(*make).code == 0
         server.key, server.public_key = make_other_key(), None
@@ -175,8 +175,17 @@ class TestExpo:
         assert (done.code, done.out) == (1, "")
         assert "for another key" in done.sentence()
 
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b"--x\r\n\r\n{}", b"\xef\xbb\xbf{}", b'{"a": "\xff"}', b"[" * 100_000]
+    )
+    def test_what_is_no_body(self, signing, server, tmp_path, body):
+        (tmp_path / "manifest.json").write_bytes(body)
+        done = signing.run("sign", "expo", "manifest.json")
+        assert (done.code, server.calls) == (1, [])
+        assert "not a manifest or directive" in done.sentence()
+
     def test_what_is_no_certificate(self, signing, tmp_path):
-        (tmp_path / "manifest.json").touch()
+        (tmp_path / "manifest.json").write_text("{}")
         done = signing.run("sign", "expo", "manifest.json", "--certificate", "manifest.json")
         assert done.code == 1
         assert "not a certificate" in done.sentence()
