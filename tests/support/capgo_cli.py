@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tests.support import npm
 
-VERSION = "8.68.1"
 LOCKED = Path(__file__).parent.parent / "interop" / "capgo-cli"
 UPDATER_VERSIONS = {"capgo-v2": "7.27.8", "capgo-v3": "8.51.23"}
 
