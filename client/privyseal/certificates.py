@@ -28,7 +28,8 @@ def parse_subject(text: str) -> x509.Name:
     try:
         name = x509.Name.from_rfc4514_string(text)
     except ValueError as error:
-        raise InputError(f"{text!r} is not a subject ({error})", remedy=_SUBJECT_REMEDY) from None
+        why = f" ({error})" if str(error) else ""
+        raise InputError(f"{text!r} is not a subject{why}", remedy=_SUBJECT_REMEDY) from None
     if not name.get_attributes_for_oid(NameOID.COMMON_NAME):
         raise InputError("the subject has no common name", remedy=_SUBJECT_REMEDY)
     return name

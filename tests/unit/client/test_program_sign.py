@@ -344,6 +344,7 @@ class TestCertificate:
         done = signing.run("key", "certificate", "--code-signing", "--subject", subject, "--days", "1")
         assert (done.code, server.calls) == (1, [])
         assert "RFC 4514" in done.sentence()
+        assert "()" not in done.sentence()
 
 
 def test_expired_and_unfit_certificates_are_told():
