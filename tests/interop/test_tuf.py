@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,15 @@ def test_a_device_refuses_what_was_changed_after_it_was_signed(repository):
 
     with pytest.raises(UnsignedMetadataError):
         updater(repository, trusted).refresh()
+
+
+def test_the_document_can_be_typed(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+    script = re.search(r"<!-- tuf -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    root = Metadata[Root].from_file(str(tmp_path / "root.json"))
+    root.verify_delegate("root", root)
 
 
 def key_dict(key: SSlibKey) -> dict:
