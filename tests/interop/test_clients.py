@@ -23,6 +23,7 @@ from privyseal.capgo import load_public_key
 from privyseal_service import errors
 from tests.fakes.signing_server import Fault, signing_server
 from tests.support import client_tools
+from tests.support.needed import program
 from tests.support.pki import CA
 from tests.support.programs import CAPGO_SCHEMES, VECTORS, configuration, serving, write_pki
 from tests.support.softhsm import generate_rsa_key, make_token
@@ -84,7 +85,7 @@ def reader(tmp_path_factory):
 def node(reader):
     """The command that seals, in a folder where `npm ci` was run."""
     install, seal = block("node").splitlines()
-    client_tools.program("node")
+    program("node")
     assert install == "npm ci"  # as client_tools runs it, once for all
     (reader.examples / "node" / "node_modules").symlink_to(client_tools.node_modules())
     return seal
@@ -93,7 +94,7 @@ def node(reader):
 @pytest.fixture(scope="module")
 def go(reader):
     """The command that seals, in a folder where the stubs were made."""
-    client_tools.program("go")
+    program("go")
     generate, seal = block("go").splitlines()
     made = reader.types(generate, "go", {})
     assert made.returncode == 0, made.stderr

