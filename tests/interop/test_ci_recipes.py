@@ -29,6 +29,11 @@ from tests.support.programs import RealService, clean_environment, serving, writ
 from tests.support.softhsm import generate_rsa_key, make_token
 from tests.support.tokens import jwk, key_set, rsa_key, token
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 RECIPES = Path(__file__).resolve().parents[2] / "examples" / "ci"
 PROGRAMS = Path(sys.executable).parent
 CHECKSUM = hashlib.sha256(b"zip").digest()
@@ -175,6 +180,22 @@ def test_every_command_in_a_recipe_exists(name):
 
 
 # The service that they call
+
+
+def test_the_document_on_tokens_says_the_same():
+    ours = tomllib.loads((RECIPES / "privyseal.toml").read_text())
+    document = (RECIPES.parents[1] / "docs" / "oidc.md").read_text()
+    told = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", document, re.DOTALL)]
+    issuers = {issuer["issuer"]: issuer for part in told for issuer in part.get("issuers", [])}
+    assert len(issuers) == 3
+    for issuer in ours["issuers"]:
+        for setting in ("audiences", "jwks_url"):
+            assert issuer[setting] == issuers[issuer["issuer"]][setting]
+    grants = {grant["name"]: grant for part in told for grant in part.get("grants", [])}
+    for grant in ours["grants"][:3]:
+        issuer = next(name for name in issuers if grant["callers"][0].startswith(f"oidc:{name}:"))
+        assert grants[grant["name"]]["callers"][0].startswith(f"oidc:{issuer}:")
+    assert grants["app release, Jenkins"] == ours["grants"][2]
 
 
 @pytest.fixture(scope="module")
