@@ -19,6 +19,8 @@ from privyseal.exec import child
 from privyseal.exec.agent import Agent
 from tests.unit.exec.signers import VECTORS, SoftwareSigner
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 CHECKSUM = "00112233445566778899aabbccddeeff" * 2
 EXPECTED = SoftwareSigner()._type1(bytes.fromhex(CHECKSUM)).hex()
 PRIVATE_KEY = VECTORS / "capgo-v3" / "private.pem"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import aws_environment, ministack, npm
+from tests.support import aws_environment, ministack, updater_tools
 from tests.support.programs import VECTORS, RealService, configuration, serving, write_pki
 from tests.support.softhsm import import_rsa_key, make_token
 
-HERE = Path(__file__).parent / "updaters"
+HERE = updater_tools.LOCKED
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRIVATE_PEM = VECTORS / "capgo-v3" / "private.pem"
 PKCS1, PSS = "rsassa-pkcs1-v1_5-sha256", "rsassa-pss-sha256"
@@ -69,7 +69,7 @@ def signing(request, service, tmp_path_factory) -> Signing:
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    return npm.install(HERE)
+    return updater_tools.install()
 
 
 def node(packages: Path, script: str, *arguments: str | Path) -> str:

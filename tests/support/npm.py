@@ -12,6 +12,8 @@ import subprocess
 from hashlib import sha256
 from pathlib import Path
 
+from tests.support.needed import program
+
 
 def install(locked: Path, *, command: str = "ci") -> Path:
     """The folder that has the `node_modules` of `locked`, which has package.json and package-lock.json; installed when
@@ -19,7 +21,7 @@ def install(locked: Path, *, command: str = "ci") -> Path:
     files = [locked / name for name in ("package.json", "package-lock.json")]
     known_by = sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "privyseal" / f"{locked.name}-{known_by}"
+    folder = Path(base) / "privyseal" / f"npm-{locked.name}-{known_by}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "installed"
     with (folder / "lock").open("w") as lock:
@@ -29,7 +31,7 @@ def install(locked: Path, *, command: str = "ci") -> Path:
             for file in files:
                 shutil.copy(file, folder)
             installed = subprocess.run(
-                ["npm", command, "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
+                [program("npm"), command, "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
