@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privyseal_service.quotas.counters import ContendedError, CountersError, FileCounters
@@ -140,6 +140,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     previous=st.integers(0, 500), current=st.integers(0, 500), left=st.floats(0.001, 10), amount=st.integers(1, 400),
     cost=st.integers(1, 400),
 )  # fmt: skip
+@example(previous=1, current=0, left=10.0, amount=1, cost=1)
 @settings(max_examples=300, deadline=None)
 def test_there_is_room_when_it_is_said(previous: int, current: int, left: float, amount: int, cost: int) -> None:
     """Whoever waits as long as told gets in, as long as nobody else comes."""
