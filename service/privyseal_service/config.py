@@ -218,6 +218,8 @@ class MetricsConfig(Model):
 
     @model_validator(mode="after")
     def _check(self) -> MetricsConfig:
+        if self.address.startswith("unix:"):
+            raise ValueError("address must be HOST:PORT or [IPV6]:PORT, as Prometheus asks over TCP")
         split_address(self.address)
         if not self.remote and not is_local(self.address):
             raise ValueError(

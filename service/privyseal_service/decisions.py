@@ -319,10 +319,11 @@ def fields(decision: Decision) -> dict[str, object]:
     if len(decision.items) == 1:
         for name in ("checksum", "signature_sha256", "wrapped_key_sha256"):
             digest = getattr(decision.items[0], name)
-            if digest:
+            if digest and len(digest) == _DIGEST_BYTES:  # what is no checksum may be a session key in the wrong place
                 found[name] = digest.hex()
     return found
 
 
+_DIGEST_BYTES = 32
 _WORDED = frozenset({"proof", "context", "outcome", "code", "items"})
 _NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in _WORDED)

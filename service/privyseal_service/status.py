@@ -117,7 +117,12 @@ def lines(detail: Detail) -> list[str]:
         for sink in detail["sinks"]
     ]
     found += [f"problem: {about}: {sentence}" for about, sentence in problems(detail)]
-    return found
+    return [_plain(line) for line in found]
+
+
+def _plain(text: str) -> str:
+    """The text without what could move a terminal's cursor: some of it is what key stores call themselves."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def problems(detail: Detail) -> list[tuple[str, str]]:

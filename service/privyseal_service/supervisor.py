@@ -1,7 +1,8 @@
 """The supervisor: holds the ports, starts the workers one after another, and replaces those that die or hang.
 
-It serves no call itself, so nothing that comes from the network can hurt it, and it opens no key. What a worker learns
-of a token's PIN it keeps over restarts.
+It serves no call itself and opens no key. What comes to it from outside is one line of each request for metrics, where
+they are switched on, and from its workers words of a known form. What a worker learns of a token's PIN it keeps over
+restarts.
 """
 
 from __future__ import annotations

@@ -267,6 +267,8 @@ def test_reading_records_is_not_counted(tmp_path: Path) -> None:
         (("127.0.0.1:0", "127.0.0.1:7"), "addresses or auth"),
         (("[log]", '[log]\nlevel = "debug"'), "[log]"),
         (("sessions = 4", "sessions = 5"), "[stores]"),
+        (("[log]", '[metrics]\naddress = "127.0.0.1:9464"\n[log]'), "[metrics]"),
+        (("[log]", "[audit]\nenabled = false\n[log]"), "[audit]"),
         (("object=demo", "object=other"), ""),
         (("sign-checksum", "wrap-session-key"), ""),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from pathlib import Path
@@ -16,10 +17,12 @@ from privyseal_service.control import (
     Drain,
     Failed,
     Latched,
+    Ready,
     Report,
     ReportError,
     Speaker,
     Start,
+    Word,
     decode_word,
     encode_order,
     encode_word,
@@ -141,11 +144,31 @@ class TestLatches:
         assert str(latches.refusal(LATCH.uri)) == "PIN: the token 't' refused the PIN; correct"
 
 
+def said(**changes: object) -> bytes:
+    """A report as a worker says it, with changes."""
+    return json.dumps({"state": "open", "ailing": [], "latches": [], "lost": False, "problems": {}, **changes}).encode()
+
+
 class TestWords:
+    def test_a_worker_that_says_much_is_cut_short(self) -> None:
+        word = Report("open", problems={f"{n} {'x' * 1000}": "y" * 1000 for n in range(1000)})
+        found = decode_word(encode_word(word))
+        assert isinstance(found, Report)
+        assert len(found.problems) == 200
+        assert {len(text) for pair in found.problems.items() for text in pair} == {500}
+        assert decode_word(said()) == Report("open")
+
     @pytest.mark.parametrize(
-        "word", [Report("serving", frozenset({"b", "a"}), (LATCH,)), Report("opening"), Failed("key 'x': no", 3)]
+        "word",
+        [
+            Report("serving", frozenset({"b", "a"}), (LATCH,), lost=True, problems={"key 'b'": "it is away"}),
+            Report("opening"),
+            Failed("key 'x': no", 3),
+            Ready(7),
+            Ready(7, "key 'x': no"),
+        ],
     )
-    def test_there_and_back(self, word: Report | Failed) -> None:
+    def test_there_and_back(self, word: Word) -> None:
         line = encode_word(word)
         assert line.endswith(b"\n")
         assert decode_word(line) == word
@@ -158,10 +181,16 @@ class TestWords:
             b"[]",
             b"null",
             b"{}",
-            b'{"state":"dancing","ailing":[],"latches":[]}',
-            b'{"state":"open","ailing":[1],"latches":[]}',
-            b'{"state":"open","ailing":[],"latches":[["a"]]}',
-            b'{"state":"open","ailing":[],"latches":[["a","b",3]]}',
+            said(state="dancing"),
+            said(ailing=[1]),
+            said(latches=[["a"]]),
+            said(latches=[["a", "b", 3]]),
+            said(problems=[]),
+            said(problems={"a": 7}),
+            b'{"change":"7","refusal":""}',
+            b'{"change":true,"refusal":""}',
+            b'{"change":7}',
+            b'{"change":7,"refusal":7}',
             b'{"failed":"x","code":0}',
             b'{"failed":"x","code":[]}',
             b'{"failed":1,"code":1}',
