@@ -7,9 +7,10 @@ so that one that is no message at all is answered as any other unfit request.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -36,6 +37,10 @@ _M = TypeVar("_M", bound=Message)
 
 REQUEST_ID = "privyseal-request-id"
 """The trailing metadata that every answer carries."""
+
+CALL_ID = "privyseal-call-id"
+"""The metadata by which a caller ties the attempts of one call to each other: 32 lower-case hex characters."""
+_CALL_ID = re.compile(r"[0-9a-f]{32}")
 
 SIGNING_SERVICE = signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name
 AUDIT_SERVICE = audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
@@ -128,8 +133,10 @@ class Handlers:
         auth = context.auth_context()
         certificate = b"".join(auth.get("x509_pem_cert", ()))
         chain = b"".join(auth.get("x509_pem_cert_chain", ()))
-        header = _authorization(context) if self._reads_header else ()
-        return Arrival(Peer(context.peer(), certificate, chain, header), self.identifier, request_id, deadline_s)
+        metadata = context.invocation_metadata() or ()
+        header = _authorization(metadata) if self._reads_header else ()
+        peer = Peer(context.peer(), certificate, chain, header)
+        return Arrival(peer, self.identifier, request_id, deadline_s, _call_id(metadata))
 
     async def _wrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> WrapSessionKey:
@@ -255,10 +262,17 @@ class AuditHandlers:
         )
 
 
-def _authorization(context: Context_) -> tuple[str, ...]:
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, ...]:
     """The values of the authorization header; what is no text proves nothing."""
-    metadata = context.invocation_metadata() or ()
     return tuple(value if isinstance(value, str) else "" for name, value in metadata if name == "authorization")
+
+
+def _call_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The caller's own name for the call; anything of another form is none."""
+    for name, value in metadata:
+        if name == CALL_ID:
+            return value if isinstance(value, str) and _CALL_ID.fullmatch(value) else ""
+    return ""
 
 
 def _serialize(message: Message) -> bytes:

@@ -15,7 +15,6 @@ import grpc
 from privyseal_service.handlers import Handlers
 from privyseal_service.identity import CertificateIdentifier, DeniedCertificates, Identifier, InsecureIdentifier
 from privyseal_service.metrics import TLS_RELOAD_FAILURES, TLS_RELOADS
-from privyseal_service.oidc.tokens import Issuer, TokenIdentifier
 from privyseal_service.ports import ListenError
 from privyseal_service.tls import TlsError, TlsMaterial, load_tls, tls_files
 from privyseal_service.watching import Watch
@@ -23,6 +22,7 @@ from privyseal_service.watching import Watch
 if TYPE_CHECKING:
     from privyseal_service.audit.calls import AuditCalls
     from privyseal_service.config import ListenerConfig, ServerConfig
+    from privyseal_service.oidc.tokens import Issuer
     from privyseal_service.problems import Problems
     from privyseal_service.signing import CallPath
 
@@ -84,6 +84,8 @@ class Listener:
                 )
             case "oidc":
                 assert self._tls is not None  # as above: a token is never taken without TLS
+                from privyseal_service.oidc.tokens import TokenIdentifier  # noqa: PLC0415 - a fifth of all imports
+
                 return TokenIdentifier(self._trust.issuers)
             case "none":
                 return InsecureIdentifier()

@@ -25,8 +25,6 @@ from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
 from privyseal_service.listening import Listener, Trust
 from privyseal_service.metrics import Counters, Numbers, Series, add_up
-from privyseal_service.oidc.sources import KeySource, SourceError, source
-from privyseal_service.oidc.tokens import Issuer
 from privyseal_service.problems import Problems
 from privyseal_service.quotas.limiter import Limiter, LimitsError, NoLimiter, make_limiter
 from privyseal_service.readouts import Readouts, WorkerState, audit_numbers, detail
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
     from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
+    from privyseal_service.oidc.sources import KeySource
     from privyseal_service.status import Detail
 
 _LOG = logging.getLogger(__name__)
@@ -194,6 +193,10 @@ class Service:
         self._health.serve()
 
     def _trust(self, config: Config) -> Trust:
+        if not config.issuers:
+            return Trust(config.identity.denied(), ())
+        from privyseal_service.oidc.tokens import Issuer  # noqa: PLC0415 - a fifth of all imports
+
         issuers = tuple(Issuer(issuer, self._sources[issuer.issuer]) for issuer in config.issuers)
         return Trust(config.identity.denied(), issuers)
 
@@ -221,6 +224,8 @@ class Service:
         """Do all of a change of the configuration that can fail, and change nothing yet: read files, open and check the
         keys that are new or changed (`Keyring.prepare`). While the service opens, right after that. Raises
         UnusableError."""
+        from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415 - a start needs none of it
+
         await self._opened.wait()
         try:
             return await self._prepare(config)
@@ -271,6 +276,10 @@ class Service:
 
     def _sources_for(self, config: Config) -> dict[str, KeySource]:
         """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
+        if not config.issuers:
+            return {}
+        from privyseal_service.oidc.sources import source  # noqa: PLC0415 - as above
+
         found: dict[str, KeySource] = {}
         begun: list[KeySource] = []
         try:

@@ -67,12 +67,14 @@ UNCOUNTED_RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A call as it came in: from whom over which listener, under which request id, and by when (`time.monotonic()`)."""
+    """A call as it came in: from whom over which listener, under which request id, and by when (`time.monotonic()`).
+    `call_id` is the caller's own name for it, the same however often it is tried; empty where there is none."""
 
     peer: Peer
     identifier: Identifier
     request_id: str
     deadline_s: float
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +150,18 @@ class CallPath:
 
     async def use_key(self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]) -> Answer:
         """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. Raises ServiceError."""
-        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
         answer, receipts = await self._decided(trail, self._use_key(arrival, trail, read))
         return Answer(answer.key_version, answer.results, receipts)
 
     async def show_keys(self, arrival: Arrival, operation: Operation, read: Callable[[], str]) -> list[VisibleKey]:
         """The keys that the caller may use (LIST_KEYS), or the one that `read` names. Raises ServiceError."""
-        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
         return (await self._decided(trail, self._show_keys(arrival, trail, read)))[0]
 
     async def read_log(self, arrival: Arrival, operation: Operation, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
         """Ask the audit trail, once the caller is known. Raises ServiceError, as `ask` may, or InputError."""
-        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
         return (await self._decided(trail, self._read_log(arrival, trail, ask)))[0]
 
     async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:

@@ -41,7 +41,7 @@ from privyseal_service.control import (
     reader_over,
 )
 from privyseal_service.cores import core_count, usable_cores
-from privyseal_service.exits import REFUSED, StartError, start_error
+from privyseal_service.exits import DEFECT, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import WORKER_ENDS, Counters, Numbers, Series, add_up, lasting
 from privyseal_service.ports import ListenError, Reservation, reserve
@@ -394,7 +394,7 @@ class Supervisor:
             except OSError as error:
                 sentence = f"worker {number} cannot be started: {error.strerror or error}"
                 if not self._serving.is_set() or self._stopping.is_set():
-                    raise StartError(sentence, REFUSED) from None
+                    raise StartError(sentence, DEFECT) from None
                 _LOG.error("%s; it is tried again", sentence)
             await asyncio.sleep(_SPAWN_AGAIN_S)
 
@@ -437,7 +437,7 @@ class Supervisor:
         """The first worker ended before it served: so does the service."""
         told = worker.failure
         if told is None and not self._stopping.is_set():
-            self._failure = StartError(f"the first worker {_ended(worker, code)} before it could serve", REFUSED)
+            self._failure = StartError(f"the first worker {_ended(worker, code)} before it could serve", DEFECT)
         elif told is not None:
             self._failure = StartError(told.message, told.code)
         self._stopping.set()

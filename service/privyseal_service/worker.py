@@ -34,7 +34,7 @@ from privyseal_service.control import (
 )
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.process import die_with, end_at_once, harden, keep_to
+from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to
 from privyseal_service.reloading import UnusableError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ _ORPHANED = 70
 def main() -> None:
     """The process. Arguments: the descriptors to take orders from and to report to, the supervisor's process id."""
     harden()
+    keep_memory_together()
     orders, words, supervisor = map(int, sys.argv[1:4])
     if not die_with(supervisor):
         sys.exit(_ORPHANED)

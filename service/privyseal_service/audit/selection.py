@@ -55,6 +55,7 @@ COLUMNS = (
     "first",
     "last",
     "batch",
+    "call_id",
 )
 """The columns of a CSV export. New ones are added at the end."""
 
