@@ -27,6 +27,9 @@ PROVE_S = 10.0
 PROVE_FIRST_S, PROVE_EVERY_S = 0.3, 0.25
 """When the proof is asked for first, and how often after that: the sequencer merges four times a second."""
 
+PROVE_AT_ONCE = 8
+"""How many proofs are asked for at a time."""
+
 Metadata = tuple[tuple[str, str], ...]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support import npm
 from tests.support.needed import program
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -39,18 +39,8 @@ def _run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> 
 
 
 def node_modules() -> Path:
-    """The node example's packages, installed by `npm ci` from its lock file when they are missing."""
-    npm = program("npm")
-    source = EXAMPLES / "node"
-    folder = _cached("example-node", source / "package-lock.json")
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "installed").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(source / name, folder / name)
-            _run(npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
-            (folder / "installed").touch()
-    return folder / "node_modules"
+    """The node example's packages, as `npm ci` installs them from its lock file."""
+    return npm.install(EXAMPLES / "node") / "node_modules"
 
 
 def grpcurl() -> Path:
@@ -68,8 +58,9 @@ def grpcurl() -> Path:
 
 
 def install() -> None:
-    """All of it; and what the Go example is built of, in Go's own cache."""
+    """All of it, and the other updaters' packages; and what the Go example is built of, in Go's own cache."""
     node_modules()
+    npm.install(CHECKOUT / "tests" / "interop" / "updaters")
     grpcurl()
     packages = (
         "google.golang.org/grpc",

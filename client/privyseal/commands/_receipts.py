@@ -43,7 +43,7 @@ class ReceiptKeeper:
             return
         assert self.client is not None  # it has signed
         try:
-            proven = [self.client.prove(receipt) for receipt in receipts]
+            proven = self.client.prove_all(receipts)
         except ServiceError as error:
             write_receipts(self._output, receipts)
             kind = DeadlineExceededError if isinstance(error, NotFoundError) else type(error)

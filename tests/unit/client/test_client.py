@@ -18,7 +18,8 @@ import privyseal
 from privyseal import Client, RequestContext, SignatureScheme, WrapScheme, aio, capgo, errors
 from privyseal.errors import Code, ConfigurationError, FieldViolation, PrivysealError, ServiceError
 from privyseal.model import KeyState, SignedChecksum
-from privyseal.verification import check_signature, sign_and_check
+from privyseal.signing import CheckedSigner
+from privyseal.verification import check_signature
 from tests.fakes.signing_server import Fault, bad_request, error_info, retry_info, signing_server
 from tests.support.pki import CA
 from tests.unit.client.conftest import VECTOR_V3
@@ -146,13 +147,15 @@ class TestVerbs:
         call(plain, "list_keys")
         assert server.calls[0].metadata["user-agent"].startswith(f"privyseal/{privyseal.__version__} ")
 
-    def test_sign_and_check(self, server, plain):
+    def test_a_checked_signer(self, server, plain):
         with Client(plain) as client:
-            signed = sign_and_check(client, CHECKSUM, scheme=SignatureScheme.RSASSA_PSS_SHA256)
-            assert len(signed.signature) == 256
-            server.corrupt.add("SignChecksum")
+            signer = CheckedSigner(client)
+            assert len(signer.sign(CHECKSUM, SignatureScheme.RSASSA_PSS_SHA256)) == 256
+            server.corrupt |= {"SignChecksum", "BatchSignChecksums"}
             with pytest.raises(errors.NotVerifiedError):
-                sign_and_check(client, CHECKSUM, scheme=SignatureScheme.RSASSA_PSS_SHA256)
+                signer.sign(CHECKSUM, SignatureScheme.RSASSA_PSS_SHA256)
+            with pytest.raises(errors.NotVerifiedError):
+                signer.sign_all([CHECKSUM] * 2, SignatureScheme.RSASSA_PKCS1_V1_5_SHA256)
 
 
 class TestErrors:
