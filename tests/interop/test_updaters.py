@@ -148,7 +148,7 @@ def deploy(packages: Path, folder: Path, **env: str) -> subprocess.CompletedProc
     shutil.copy(HERE / "hot-updater.config.mjs", folder)
     script = packages / "node_modules" / "hot-updater" / "dist" / "index.mjs"
     return subprocess.run(
-        ["node", "--import", HERE / "without_oxc.mjs", script, "deploy", "-p", "android", "-t", "1.0.0"],
+        ["node", "--import", (HERE / "without_oxc.mjs").as_uri(), script, "deploy", "-p", "android", "-t", "1.0.0"],
         cwd=folder,
         env={**os.environ, **env},
         stdin=subprocess.DEVNULL,

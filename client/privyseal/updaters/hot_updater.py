@@ -58,7 +58,8 @@ def parse_manifest(data: bytes) -> Manifest:
     """Read a manifest. Raises InputError for anything that hot-updater would not have written."""
     try:
         fields = json.loads(data, object_pairs_hook=_without_doubles)
-        json.dumps(fields, ensure_ascii=False).encode()  # half a character is valid JSON and no text
+        # Half a character is valid JSON and no text; a number without bounds is neither.
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
         assets = fields["assets"]
         hashes = {name: _file_hash(name, asset) for name, asset in assets.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -82,6 +82,8 @@ class TestHotUpdater:
             b'{"assets": {"a": {"fileHash": "sig:AA=="}}}',
             b'{"assets": {"a": {"fileHash": "%s"}}}' % A.hex().upper().encode(),
             b'{"assets": {}, "x": "\\ud800"}',
+            b'{"assets": {}, "x": NaN}',
+            b'{"assets": {}, "x": 1e400}',
             b'{"assets": {}, "assets": {}}',
             b'{"assets": {}, "x": ' + b"[" * 100_000,
         ],
