@@ -34,6 +34,8 @@ KEYS = {
     "app": ["capgo", "capgo-v3"],
 }
 STRANGER = CryptoSigner.generate_rsa(size=2048).public_key
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # in-toto asks for it
+
 EXPIRES = datetime.datetime(2126, 1, 1, tzinfo=datetime.timezone.utc)
 
 
