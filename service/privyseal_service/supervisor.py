@@ -452,16 +452,16 @@ class Supervisor:
 
     async def _take(self, config: Config) -> None:
         """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
-        one cannot, none does. Raises UnusableError."""
+        one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
         if config.server.workers == 0:
             raise UnusableError("serving without workers needs a restart of the service")
         await first_of(self._serving.wait(), self._stopping.wait())
         self._change += 1
-        change, asked = self._change, [each for each in self._workers.values() if each.report.state != "opening"]
-        asked.sort(key=lambda each: each.leaving)
+        change, asked = self._change, list[_Worker]()
         try:
-            # One after another: a token that refuses a PIN must not be tried by all of them.
-            for worker in asked:
+            while (worker := self._next_to_ask(asked)) is not None:
+                # One after another: a token that refuses a PIN must not be tried by all of them.
+                asked.append(worker)
                 await self._make_ready(worker, change, config)
         except BaseException:
             for worker in asked:
@@ -469,16 +469,23 @@ class Supervisor:
             raise
         self._config = config
         for worker in self._workers.values():
-            if worker in asked:
-                worker.say(Commit(change))
-            else:
-                worker.leave()  # it began under the old one, and begins again under the new
+            if worker not in asked:
+                worker.say(self._prepare(worker, change, config))
+            worker.say(Commit(change))
         if not self._stopping.is_set():
             self._resize()
 
+    def _next_to_ask(self, asked: list[_Worker]) -> _Worker | None:
+        """A worker that may take calls and has not been asked to make ready; those that are to end come last."""
+        left = [each for each in self._workers.values() if each.report.state != "opening" and each not in asked]
+        return min(left, key=lambda each: each.leaving, default=None)
+
+    def _prepare(self, worker: _Worker, change: int, config: Config) -> Prepare:
+        return Prepare(change, self._for_worker(config, worker.number), worker_count(config))
+
     async def _make_ready(self, worker: _Worker, change: int, config: Config) -> None:
         """Raises UnusableError where the worker cannot. What one that is about to end says does not matter."""
-        refusal = await worker.prepare(Prepare(change, self._for_worker(config, worker.number), worker_count(config)))
+        refusal = await worker.prepare(self._prepare(worker, change, config))
         if refusal and not worker.leaving:
             raise UnusableError(refusal)
 
