@@ -439,6 +439,27 @@ def test_a_store_that_raises_what_it_should_return(farm: Farm, monkeypatch: pyte
     assert [result.error.code for result in batch(farm, [CHECKSUM] * 3).results] == [Code.UNAVAILABLE] * 3
 
 
+def test_a_store_that_raises_in_the_middle_of_a_batch_spoils_no_other_part(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[object] = []
+
+    def raising(sign: Callable[..., Any]) -> Callable[..., Any]:
+        async def sign_all_but_the_second(*arguments: Any) -> Any:
+            parts.append(None)
+            if len(parts) == 2:
+                raise UnavailableError("network", "hsm-7 is away")
+            return await sign(*arguments)
+
+        return sign_all_but_the_second
+
+    for key in farm.store.open_keys:
+        monkeypatch.setattr(key, "sign", raising(key.sign))
+    results = batch(farm, [CHECKSUM] * 100).results
+    assert [result.error.code for result in results] == [0] * 32 + [Code.UNAVAILABLE] * 32 + [0] * 36
+    assert farm.running.decisions.last.signatures == 68
+
+
 def test_a_defect_is_in_the_log_with_its_request_id(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
     farm.store.faults.fail = lambda _: ZeroDivisionError("hsm-7")
     refusal = refused(lambda: sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3))
