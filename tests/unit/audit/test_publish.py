@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import ssl
 import threading
@@ -52,10 +53,17 @@ def serving(answer, context: ssl.SSLContext | None = None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
+    with running(server):
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def running(server):
+    """Serve until the block ends."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
+        yield server
     finally:
         server.shutdown()
         server.server_close()
@@ -161,6 +169,41 @@ def test_a_server_with_another_certificate_gets_nothing(tmp_path):
     with serving(lambda *asked: got.append(asked) or (200, b""), server_context(tmp_path)) as url, refused:
         HttpsSink(f"{url}/keep").publish(NOTES[0])
     assert got == []
+
+
+@pytest.mark.parametrize("content", [b"secret-one\nsecret-two", b"secret-\xff", "secret-é".encode(), b""])
+def test_a_file_that_holds_no_token_is_named_and_not_shown(tmp_path, content):
+    (tmp_path / "token").write_bytes(content)
+    with serving(lambda *_asked: (200, b"")) as url:
+        sink = HttpsSink(f"{url}/keep", token_file=tmp_path / "token")
+        with pytest.raises(PublishError, match="does not hold a token") as caught:
+            sink.publish(NOTES[0])
+        (tmp_path / "token").unlink()
+        with pytest.raises(PublishError, match="cannot be read: No such file"):
+            sink.publish(NOTES[0])
+    assert "secret" not in str(caught.value)
+
+
+def test_a_place_that_says_too_little_is_cut_off(monkeypatch):
+    monkeypatch.setattr("privyseal_service.audit.publish.ANSWER_S", 0.2)
+    ended = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.02):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_args):
+            pass
+
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Dripping)) as server:
+        try:
+            with pytest.raises(PublishError, match=r"no whole answer within 0\.2 s"):
+                HttpsSink(f"http://127.0.0.1:{server.server_port}").publish(NOTES[0])
+        finally:
+            ended.set()
 
 
 @pytest.mark.parametrize("status", [301, 400, 404, 500])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,6 +189,21 @@ def test_the_first_keys_are_not_waited_for_for_ever(server: JwksServer, problems
 @pytest.mark.parametrize("behaviour", ["hang", "drip"])
 def test_a_server_that_says_nothing_or_too_little_is_cut_off(server: JwksServer, behaviour: str) -> None:
     server.behaviour = getattr(server, behaviour)
+    with pytest.raises(SourceError, match=r"no whole answer within 0\.2 s"):
+        fetch(server.url, answer_s=0.2)
+
+
+def test_what_is_late_before_there_is_a_connection_is_cut_off(
+    server: JwksServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is looked up for long, or addresses that are tried in vain, and then a server that drips."""
+    connect, server.behaviour = socket.create_connection, server.drip
+
+    def connect_late(*arguments: Any, **more: Any) -> socket.socket:
+        time.sleep(0.3)
+        return connect(*arguments, **more)
+
+    monkeypatch.setattr(socket, "create_connection", connect_late)
     with pytest.raises(SourceError, match=r"no whole answer within 0\.2 s"):
         fetch(server.url, answer_s=0.2)
 
