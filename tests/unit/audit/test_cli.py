@@ -200,6 +200,14 @@ def test_sums_of_nothing():
     assert "day" in Sums().to_text()
 
 
+def test_a_report_shows_nothing_of_a_callers_as_it_came():
+    sums = Sums()
+    record = {"kind": "decision", "time": "2026-05-28", "caller": {"name": "dns:a.example"}, "outcome": "denied"}
+    sums.add({**record, "key": "app\x1b[2J\nother  9  0\u202e", "operation": "sign-checksum"})
+    assert "app\\x1b[2J\\nother  9  0\\u202e " in sums.to_text()
+    assert sums.to_text().replace("\n", "").isprintable()
+
+
 def test_keygen(tmp_path, capsys):
     path = tmp_path / "audit.key"
     assert run("keygen", NAME, "--output", path) == (0, "")
