@@ -208,7 +208,7 @@ class WitnessSink:
             status, answer = self._ask(note, checkpoint, old_size)
         if status != 200:
             raise PublishError(f"answered with status {status}")
-        self._keep(note + answer)
+        self._keep(note, answer)
 
     def _last_size(self) -> int:
         try:
@@ -230,13 +230,16 @@ class WitnessSink:
             raise PublishError("answered with a conflict, and no size")
         return int(answer)
 
-    def _keep(self, cosigned: bytes) -> None:
+    def _keep(self, note: bytes, answer: bytes) -> None:
+        cosigned = note + answer
         try:
             seen = cosigned_by(cosigned, [self._key])
+            # What it adds could be more text, and its signature over that.
+            same = Note.parse(cosigned).text == Note.parse(note).text
         except (AuditError, binascii.Error) as error:
             raise PublishError(f"gave a cosignature that does not hold: {error}") from error
-        if not seen:
-            raise PublishError("gave no cosignature of its own")
+        if not seen or not same:
+            raise PublishError("gave no cosignature of its own for this checkpoint")
         files = SystemFiles()
         try:
             make_folder(files, self.path.parent)

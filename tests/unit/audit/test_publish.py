@@ -308,6 +308,7 @@ class Witness:
         self.seen = Checkpoint(log.name, 0, b"")
         self.statuses: list[int] = []
         self.lie = False
+        self.more = ""
 
     def __call__(self, path, _headers, body):
         status, answer = self.answer(path, body)
@@ -331,9 +332,10 @@ class Witness:
             assert proof == []
         self.seen = checkpoint
         time_s = 1_780_000_000
-        signature = self.private.sign(f"cosignature/v1\ntime {time_s}\n{note.text}{'x' if self.lie else ''}".encode())
+        text = (data.decode() + self.more)[:-1] if self.more else note.text
+        signature = self.private.sign(f"cosignature/v1\ntime {time_s}\n{text}{'x' if self.lie else ''}".encode())
         line = base64.b64encode(self.key.key_id + time_s.to_bytes(8, "big") + signature).decode()
-        return 200, f"— {self.key.name} {line}\n".encode()
+        return 200, f"{self.more}— {self.key.name} {line}\n".encode()
 
 
 def test_a_witness_cosigns_each_growth(tmp_path):
@@ -360,13 +362,26 @@ def test_a_witness_cosigns_each_growth(tmp_path):
         assert witness.statuses[4:] == [409, 200]
 
         (tmp_path / "cosigned").write_bytes(sink.path.read_bytes())
-        assert verify(root, [SIGNER.verifier], outside=[tmp_path / "cosigned"], witnesses=[witness.key]).ok
+        report = verify(root, [SIGNER.verifier], outside=[tmp_path / "cosigned"], witnesses=[witness.key])
+        assert (report.ok, report.notes) == (True, [])
         plain = tmp_path / "plain"
         plain.write_bytes(notes[-1])
         (finding,) = verify(root, [SIGNER.verifier], outside=[plain], witnesses=[witness.key]).findings
         assert "cosigned by a witness" in finding.message
 
-        witness.lie = True
+        witness.more = "\nmore text\n\n"
+        journal.append([decision(100)])
+        sequencer.merge()
+        with pytest.raises(PublishError, match="no cosignature of its own"):
+            sink.publish(notes[-1])
+        report = verify(root, [SIGNER.verifier], outside=[sink.path], witnesses=[witness.key])
+        seen = witness.seen.size - 1
+        assert (report.ok, report.notes) == (
+            True,
+            [f"a witness has seen the first {seen} records, and none that was given has more"],
+        )
+
+        witness.more, witness.lie = "", True
         journal.append([decision(100)])
         sequencer.merge()
         with pytest.raises(PublishError, match="does not hold"):
