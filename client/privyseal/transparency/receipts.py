@@ -135,7 +135,7 @@ def parse_receipts(data: bytes) -> list[Receipt]:
     """The receipts in a file. Raises ReceiptError."""
     try:
         body = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ReceiptError("the file is not JSON") from None
     if not isinstance(body, dict) or body.get("privyseal_receipts") != VERSION:
         raise ReceiptError(f"the file does not hold receipts of version {VERSION}")
@@ -187,7 +187,7 @@ def check(
 def _fields(line: str) -> Mapping[str, object]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise ReceiptError("the record is not a JSON object")

@@ -154,7 +154,7 @@ def test_files_of_another_form_are_refused(receipts, change):
         parse_receipts(json.dumps(body).encode())
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b"\xff", pytest.param(b"[" * 100_000, id="nested")])
 def test_files_that_are_none_are_refused(data):
     with pytest.raises(ReceiptError):
         parse_receipts(data)

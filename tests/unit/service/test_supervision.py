@@ -166,8 +166,8 @@ class TestWords:
             b'{"failed":"x","code":[]}',
             b'{"failed":1,"code":1}',
             b"\xff",
-            b"[" * 100_000,
-            b'{"failed":' * 100_000,
+            pytest.param(b"[" * 100_000, id="nested lists"),
+            pytest.param(b'{"failed":' * 100_000, id="nested objects"),
             encode_order(Drain()),
         ],
     )
