@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -226,7 +227,7 @@ class UrlSource:
         if self._cache is None:
             return
         try:
-            said = json.loads(self._cache.read_bytes())
+            said = json.loads(_read_own(self._cache))
             fetched_s, now_s = float(said["fetched_s"]), self._clock()
             if said["url"] == self.config.jwks_url and fetched_s <= now_s:
                 self._hold(parse_key_set(said["jwks"].encode(), self.config.algorithms), fetched_s)
@@ -250,6 +251,15 @@ def _tell(config: IssuerConfig, keys: KeySet) -> None:
 
 def _cache_file(config: IssuerConfig, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(config.issuer.encode()).hexdigest()[:32]}.json"
+
+
+def _read_own(file: Path) -> bytes:
+    """A file that this user wrote: what is in it decides who may sign. Raises OSError."""
+    with file.open("rb") as opened:
+        found = os.fstat(opened.fileno())
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "it is another user's, or others may write to it")
+        return opened.read(4 * MOST_JWKS_BYTES)
 
 
 def _replace(file: Path, content: bytes) -> None:

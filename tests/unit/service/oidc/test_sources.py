@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import threading
@@ -156,7 +157,9 @@ def test_a_defect_does_not_end_the_search(
     source.close()
 
 
-def test_keys_are_kept_over_a_restart(server: JwksServer, problems: Problems, tmp_path: Path) -> None:
+def test_keys_are_kept_over_a_restart(
+    server: JwksServer, problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [time.time()]
 
     def begin() -> UrlSource:
@@ -171,6 +174,12 @@ def test_keys_are_kept_over_a_restart(server: JwksServer, problems: Problems, tm
     assert cache.stat().st_mode & 0o077 == 0
     server.behaviour = server.refuse
     assert list(begin().now.keys) == ["a"]
+    cache.chmod(0o666)
+    assert begin().now.keys == {}, "others could have written it"
+    cache.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.geteuid", lambda: os.getuid() + 1)
+        assert begin().now.keys == {}, "it is another user's"
     clock[0] += 100_000
     assert begin().now.keys == {}
     cache.write_text("{")
