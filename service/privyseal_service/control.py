@@ -227,7 +227,7 @@ def decode_word(line: bytes) -> Word:
         if said["state"] not in _STATES:
             raise ReportError("no such state")
         return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True, problems)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
 
 

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -209,11 +209,13 @@ class Service:
     async def look(self) -> None:
         """Look at the files of listeners and issuers once."""
         for listener in self._listeners:
-            fresh = await asyncio.to_thread(listener.look)
-            if fresh is not None:
-                listener.take(fresh)
-        for each in list(self._sources.values()):
-            await asyncio.to_thread(each.look)
+            with _whatever_befalls(listener.address):
+                fresh = await asyncio.to_thread(listener.look)
+                if fresh is not None:
+                    listener.take(fresh)
+        for name, each in list(self._sources.items()):
+            with _whatever_befalls(name):
+                await asyncio.to_thread(each.look)
 
     async def reload(self, config: Config) -> None:
         """Go on with another configuration: `prepare`, then `take`. Raises UnusableError, and then nothing has
@@ -340,6 +342,15 @@ class Service:
             await limiter.close()
         self._limiters = []
         await self._keyring.close()
+
+
+@contextmanager
+def _whatever_befalls(about: str) -> Iterator[None]:
+    """Go on looking at the files of others, and at these again: nobody else does."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - as above
+        _LOG.exception("%s: looking at its files failed in a way that it should not", about)
 
 
 def _load_all(config: Config) -> list[TlsMaterial | None]:

@@ -61,6 +61,9 @@ MOST_CHECKSUMS = 2000
 _RECORDED_TOGETHER = 64
 """Inputs of a long batch that are put on record together: as few as are lost when the process is killed."""
 
+_MOST_NAMED = 10
+"""Keys that a refusal names: their names have 128 characters at most, and trailing metadata holds some 8 KiB."""
+
 UNCOUNTED_RETRY_S = 1.0
 """When a caller may try again whose call could not be counted."""
 
@@ -327,14 +330,19 @@ class CallPath:
         granted = self._grants.of_caller(caller.name, caller.claims)
         if not name:
             if len(granted) > 1:
-                wanted = f"must name one of the keys that you may use: {', '.join(granted)}"
-                raise InputError(field_name, wanted)
+                raise InputError(field_name, f"must name one of the keys that you may use: {_named(list(granted))}")
             name = next(iter(granted), "")
         grants = granted.get(name)
         if grants is None:
             raise errors.permission_denied()
         trail.key = name
         return self._keyring.keys[name], grants
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names of keys, as many as an answer has room for."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more, which ListKeys shows" if more > 0 else "")
 
 
 def _identify(arrival: Arrival, trail: Trail) -> Caller:
