@@ -13,6 +13,15 @@ from privyseal.errors import Code, ErrorDetails, FieldViolation, ServiceError, f
 
 REQUEST_ID = "privyseal-request-id"
 
+_DOMAIN = "privyseal"
+"""The domain of the ErrorInfo that every error of the service's own has."""
+
+_LATER = "; try again later"
+"""How the service's own messages end where waiting helps."""
+
+_MORE_TO_SAY = {Code.UNAUTHENTICATED, Code.NOT_FOUND, Code.INTERNAL}
+"""Codes whose family's remedy says what a message of the service's own does not."""
+
 _CONNECT_FAILURES = (
     ("CERTIFICATE_VERIFY_FAILED", "the service's certificate is not signed by a trusted CA", "check --ca"),
     ("Hostname Verification", "the service's certificate is for another name", "check --server and --ca"),
@@ -38,19 +47,22 @@ def service_error(error: Any, server: str) -> ServiceError:
         return kind(f"the signing service at {server} cannot be reached: {reason}", code=code, remedy=remedy)
     if code is Code.DEADLINE_EXCEEDED and not request_id:
         return kind(f"the signing service at {server} did not answer in time", code=code)
+    told = _remedy(code, message, details)
     return kind(
-        message or f"the service answered {code.name}",
+        (message.removesuffix(_LATER) if told else message) or f"the service answered {code.name}",
         code=code,
         details=details,
         request_id=request_id,
-        remedy=_remedy(code, details),
+        remedy=told,
     )
 
 
 def batch_item_error(code: int, message: str, request_id: str) -> ServiceError:
     """The exception for one checksum of a batch."""
     known = Code(code) if code in Code._value2member_map_ else Code.UNKNOWN
-    return family(known)(_clean(message) or f"the service answered {known.name}", code=known, request_id=request_id)
+    said = _clean(message)
+    remedy = "" if said and known not in _MORE_TO_SAY else None  # as above: the service's messages say what to do
+    return family(known)(said or f"the service answered {known.name}", code=known, request_id=request_id, remedy=remedy)
 
 
 def request_id(metadata: Any) -> str:
@@ -77,12 +89,17 @@ def _connect_failure(message: str) -> tuple[str, str]:
     return message or "the connection failed", _HANDSHAKE_REMEDY
 
 
-def _remedy(code: Code, details: ErrorDetails) -> str | None:
-    """A remedy made from the details; None leaves that of the code's family."""
-    if details.field_violations:
-        return "; ".join(f"{_clean(v.field)} {_clean(v.description)}" for v in details.field_violations)
-    if code in {Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE} and details.retry_after_s is not None:
-        return f"try again in {max(details.retry_after_s, 0.1):.1f} s"
+def _remedy(code: Code, message: str, details: ErrorDetails) -> str | None:
+    """What is to be said after the message; None leaves that to the code's family. The service's own messages say
+    what to do, and nothing is said twice."""
+    violations = [f"{_clean(v.field)} {_clean(v.description)}" for v in details.field_violations]
+    if violations:
+        return "; ".join(violation for violation in violations if violation not in message)
+    delayed = code in {Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE} and details.retry_after_s is not None
+    if delayed and (details.domain != _DOMAIN or message.endswith(_LATER)):
+        return f"try again in {max(details.retry_after_s or 0, 0.1):.1f} s"
+    if details.domain == _DOMAIN and code not in _MORE_TO_SAY and details.reason != "NO_GRANT":
+        return ""
     return None
 
 

@@ -208,6 +208,57 @@ class TestErrors:
         assert found.retry_after_s == 1.5
         assert str(caught.value) == "the request does not fit; session_key must be 16 bytes for capgo, not 15"
 
+    @pytest.mark.parametrize(
+        ("code", "message", "details", "says"),
+        [
+            (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "name must name one of the keys that you may use: a, b",
+                (
+                    bad_request("name", "must name one of the keys that you may use: a, b"),
+                    error_info("INVALID_REQUEST"),
+                ),
+                "name must name one of the keys that you may use: a, b",
+            ),
+            (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "no grant allows this; ask for one",
+                (error_info("NO_GRANT"),),
+                "no grant allows this; ask for one; check the key's name with `privyseal key list`",
+            ),
+            (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "the grant holds at other times; ask when",
+                (error_info("OUTSIDE_HOURS"),),
+                "the grant holds at other times; ask when",
+            ),
+            (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the store has too much to do; try again later",
+                (error_info("KEY_STORE_BUSY"), retry_info(3)),
+                "the store has too much to do; try again in 3.0 s",
+            ),
+            (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the grant allows 5; ask for less in one call",
+                (error_info("LIMIT_REACHED"), retry_info(3)),
+                "the grant allows 5; ask for less in one call",
+            ),
+            (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "the deadline passed; allow the call more time",
+                (error_info("DEADLINE"),),
+                "the deadline passed; allow the call more time",
+            ),
+        ],
+        ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else "",
+    )
+    def test_nothing_is_said_twice(self, call, server, plain, code, message, details, says):
+        server.fail("GetKey", Fault(code, message, details))
+        with pytest.raises(errors.ServiceError) as caught:
+            call(plain, "get_key")
+        assert str(caught.value) == says
+
     def test_retry_info_is_the_remedy(self, call, server, plain):
         server.fail("GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(2.25),)))
         with pytest.raises(errors.ThrottledError, match=r"too much; try again in 2\.2 s"):
@@ -265,6 +316,18 @@ class TestChannels:
             Client(server_name)
 
 
+class TestText:
+    def test_what_is_no_utf_8_is_not_sent(self, call, server, plain):
+        with pytest.raises(errors.InputError, match="the key's name is not UTF-8; write it in UTF-8"):
+            call(plain, "get_key", "demo\udcff")
+        context = RequestContext(app_id="app\udcff")
+        with pytest.raises(errors.InputError, match="the context's app_id is not UTF-8"):
+            call(plain, "sign_checksum", CHECKSUM, scheme=SignatureScheme.CAPGO_V3, context=context)
+        assert server.calls == []
+        with pytest.raises(errors.PermissionDeniedError, match="no such key"):
+            call(plain, "get_key", "démo")
+
+
 def peers(server):
     return {seen.peer for seen in server.calls}
 
@@ -313,9 +376,9 @@ class TestRetriesAndDeadlines:
         call(plain, "batch_sign_checksums", [CHECKSUM], scheme=SignatureScheme.CAPGO_V3)
         assert [round(seen.remaining_s, -1) for seen in server.calls] == [20, 10, 20]
 
-    @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+    @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e9])
     def test_no_time(self, call, plain, timeout_s):
-        with pytest.raises(ConfigurationError, match="leaves no time"):
+        with pytest.raises(ConfigurationError, match="give seconds above zero, a day at most"):
             call(plain, "list_keys", timeout_s=timeout_s)
 
     def test_nobody_listens(self, call):
