@@ -12,7 +12,7 @@ from privyseal import _channel, configuration
 from privyseal._calls import Call
 from privyseal._tokens import token_source
 from privyseal.configuration import Connection
-from privyseal.errors import ConfigurationError, NotFoundError, PrivysealError, ServiceError
+from privyseal.errors import ConfigurationError, InputError, NotFoundError, PrivysealError, ServiceError
 from privyseal.model import RequestContext
 from privyseal.v1 import audit_pb2_grpc, keys_pb2_grpc, signing_pb2_grpc
 
@@ -20,6 +20,9 @@ C = TypeVar("C", bound="BaseClient")
 
 DEFAULT_TIMEOUT_S = 20.0
 """How long a call may take, retries among it, when nobody says otherwise."""
+
+LONGEST_TIMEOUT_S = 86_400.0
+"""A day; far above it gRPC takes a deadline for one that has passed."""
 
 PROVE_S = 10.0
 """How long to ask for a proof: a record is in the tree within a second, where all is well."""
@@ -142,10 +145,13 @@ class BaseClient(abc.ABC):
 
     def _key(self, key: str | None) -> str:
         """The name to send; the empty one means the only key that the caller may use."""
-        return (self._default_key if key is None else key) or ""
+        return _checked_text("the key's name", (self._default_key if key is None else key) or "")
 
     def _context(self, context: RequestContext | None) -> RequestContext | None:
-        return self._default_context if context is None else context
+        context = self._default_context if context is None else context
+        for name, value in vars(context).items() if context is not None else ():
+            _checked_text(f"the context's {name}", value)
+        return context
 
 
 def may_come(error: ServiceError) -> bool:
@@ -174,9 +180,15 @@ def _checked_channels(channels: int) -> int:
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise ConfigurationError(f"a timeout of {timeout_s} s leaves no time", remedy="give seconds above zero")
+    if not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+        raise ConfigurationError(f"a timeout cannot be {timeout_s} s", remedy="give seconds above zero, a day at most")
     return timeout_s
+
+
+def _checked_text(what: str, text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{what} is not UTF-8", remedy="write it in UTF-8")
+    return text
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
