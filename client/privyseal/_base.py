@@ -110,7 +110,7 @@ class BaseClient(abc.ABC):
         context: RequestContext | None,
         channels: int,
     ) -> None:
-        self._server = connection.server
+        self._connection = connection
         self._default_key = key
         self._default_context = context
         self._default_timeout_s = _checked_timeout(timeout_s)
@@ -126,7 +126,7 @@ class BaseClient(abc.ABC):
         """Open a channel, which has a connection of its own."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__module__}.{type(self).__name__}({self._server!r})"
+        return f"{type(self).__module__}.{type(self).__name__}({self._connection.server!r})"
 
     def _method(self, call: Call[Any]) -> Any:
         if os.getpid() != self._process:

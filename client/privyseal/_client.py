@@ -208,7 +208,7 @@ class Client(BaseClient):
         try:
             answer, info = method.with_call(call.request, timeout=timeout_s, metadata=self._metadata())
         except grpc.RpcError as error:
-            raise service_error(error, self._server) from error
+            raise service_error(error, self._connection) from error
         except ValueError as error:
             raise closed(error) from error
         return call.decode(answer, request_id(info.trailing_metadata()))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from privyseal.errors import Code, ErrorDetails, FieldViolation, ServiceError, family
+
+if TYPE_CHECKING:
+    from privyseal.configuration import Connection
 
 REQUEST_ID = "privyseal-request-id"
 
@@ -35,18 +40,18 @@ _CONNECT_FAILURES = (
 _HANDSHAKE_REMEDY = "check --server, and the client certificate if the service wants one"
 
 
-def service_error(error: Any, server: str) -> ServiceError:
-    """The exception for a failed call; `error` is what grpc or grpc.aio raised, `server` where the call went."""
+def service_error(error: Any, connection: Connection) -> ServiceError:
+    """The exception for a failed call; `error` is what grpc or grpc.aio raised, `connection` where the call went."""
     code = Code(error.code().value[0])
     message = _clean(error.details() or "")
     details = _details(error)
     request_id = _request_id(error.trailing_metadata())
     kind = family(code)
     if code is Code.UNAVAILABLE and not request_id and details == ErrorDetails():
-        reason, remedy = _connect_failure(message)
-        return kind(f"the signing service at {server} cannot be reached: {reason}", code=code, remedy=remedy)
+        reason, remedy = _connect_failure(message, connection.cert)
+        return kind(f"the signing service at {connection.server} cannot be reached: {reason}", code=code, remedy=remedy)
     if code is Code.DEADLINE_EXCEEDED and not request_id:
-        return kind(f"the signing service at {server} did not answer in time", code=code)
+        return kind(f"the signing service at {connection.server} did not answer in time", code=code)
     told = _remedy(code, message, details)
     return kind(
         (message.removesuffix(_LATER) if told else message) or f"the service answered {code.name}",
@@ -82,11 +87,24 @@ def _clean(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text).strip().rstrip(".")
 
 
-def _connect_failure(message: str) -> tuple[str, str]:
+def _connect_failure(message: str, cert: Path | None) -> tuple[str, str]:
     for sign, reason, remedy in _CONNECT_FAILURES:
         if sign.lower() in message.lower():
             return reason, remedy
-    return message or "the connection failed", _HANDSHAKE_REMEDY
+    # A service that does not take a client certificate closes the connection and says nothing.
+    return _expired(cert) or (message or "the connection failed", _HANDSHAKE_REMEDY)
+
+
+def _expired(cert: Path | None) -> tuple[str, str] | None:
+    from cryptography import x509  # noqa: PLC0415 - a call that goes well needs none of it
+
+    try:
+        end = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc if cert else None
+    except (OSError, ValueError):  # it was good enough for TLS a moment ago
+        return None
+    if end is None or end > datetime.now(timezone.utc):
+        return None
+    return f"the client certificate {cert} expired at {end:%Y-%m-%d %H:%M} UTC", "renew it"
 
 
 def _remedy(code: Code, message: str, details: ErrorDetails) -> str | None:

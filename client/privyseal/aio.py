@@ -173,7 +173,7 @@ class Client(BaseClient):
             answer = await pending
             trailing = await pending.trailing_metadata()
         except grpc.RpcError as error:
-            raise service_error(error, self._server) from error
+            raise service_error(error, self._connection) from error
         except aio.UsageError as error:
             raise PrivysealError(f"the client is closed ({error})", remedy="make a new one") from error
         return call.decode(answer, request_id(trailing))

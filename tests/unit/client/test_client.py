@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 
 import grpc
@@ -310,7 +311,10 @@ class TestChannels:
         port = server.address.rpartition(":")[2]
         assert call(f"dns:///127.0.0.1:{port}", "list_keys", client={"insecure": True})
 
-    @pytest.mark.parametrize("server_name", ["dns:///", "dns:///host", "dns://8.8.8.8/host:1", "dns:///a/b:1"])
+    @pytest.mark.parametrize(
+        "server_name",
+        ["dns:///", "dns:///host", "dns://8.8.8.8/host:1", "dns:///a/b:1", "host:0", "host:65536", "a\udcff:1"],
+    )
     def test_addresses_that_are_none(self, server_name):
         with pytest.raises(ConfigurationError):
             Client(server_name)
@@ -417,6 +421,22 @@ class TestIdentity:
     def test_no_client_certificate(self, pki, mutual_server):
         with pytest.raises(errors.UnavailableError, match="client certificate if the service wants one"):
             Blocking()(mutual_server.address, "get_key", client={"ca": pki.ca})
+
+    @pytest.mark.parametrize(
+        ("end", "says"),
+        [
+            (
+                datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc),
+                "expired.pem expired at 2026-05-01 12:30 UTC; renew it",
+            ),
+            (None, "client certificate if the service wants one"),
+        ],
+    )
+    def test_a_certificate_that_the_service_does_not_take(self, tmp_path, pki, mutual_server, end, says):
+        other = CA("Other CA").issue(dns=["build.example"], not_before=end and end - timedelta(days=9), not_after=end)
+        cert, cert_key = other.write(tmp_path, "expired")
+        with pytest.raises(errors.UnavailableError, match=says):
+            Blocking()(mutual_server.address, "get_key", client={"ca": pki.ca, "cert": cert, "cert_key": cert_key})
 
     def test_wrong_ca(self, tmp_path, tls_server):
         other = CA("Other CA").write(tmp_path)
