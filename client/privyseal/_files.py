@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -73,6 +73,16 @@ def check_distinct(source: FileIO, output: Path) -> None:
     with contextlib.suppress(OSError):  # whatever else is wrong with `output` is found when it is written
         if os.path.samestat(os.fstat(source.fileno()), output.stat()):
             raise FileUnusableError(f"{output} is the input itself", remedy="name another output")
+
+
+def check_apart(output: Path, others: Iterable[Path]) -> None:
+    """Raise FileUnusableError when `output` is one of the other files that the same command reads or writes."""
+    for other in others:
+        same = os.path.realpath(output) == os.path.realpath(other)
+        with contextlib.suppress(OSError):  # one that is not there yet
+            same = same or output.samefile(other)
+        if same:
+            raise FileUnusableError(f"{output} is named for two things", remedy="name another file for one of them")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The asynchronous client: `privyseal.aio.Client`, the same verbs as `privyseal.Client`, to be awaited."""
+"""The asynchronous client: `privyseal.aio.Client`, the calls of `privyseal.Client`, to be awaited."""
 
 from __future__ import annotations
 

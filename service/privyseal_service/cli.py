@@ -77,13 +77,25 @@ def _load(file: Path) -> Config:
         raise CommandError(str(error), USAGE) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="privyseal-server")
+_EPILOG = """\b
+Examples:
+  privyseal-server key create --config privyseal.toml app-release > public.pem
+  privyseal-server check --config privyseal.toml
+  privyseal-server serve --config privyseal.toml
+
+\b
+Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;
+3 a key store that is away, or no service; 75 `serve` without workers, when only a new process mends a key store.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(__version__, "-V", "--version", prog_name="privyseal-server")
 def cli() -> None:
     """The signing service: two RSA operations for over-the-air app bundles, with keys that stay in their key store."""
 
 
-@cli.command()
+@cli.command(short_help="Serve until SIGTERM or SIGINT.")
 @_config_option
 def serve(config_file: Path) -> None:
     """Serve until SIGTERM or SIGINT, by worker processes of its own (server.workers, one for each core).
@@ -176,7 +188,7 @@ def _announce_unrecorded(line: str) -> None:
     _announce(line)
 
 
-@cli.command()
+@cli.command(short_help="Say what would serve and what would not, and why.")
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
@@ -205,7 +217,7 @@ def check(config_file: Path, *, as_json: bool) -> None:
         sys.exit(REFUSED)
 
 
-@cli.command()
+@cli.command(short_help="Say how the running service is.")
 @click.option(
     "--config",
     "config_file",
@@ -274,7 +286,7 @@ def key_create(name: str | None, config_file: Path | None, uri: str | None, purp
     _show(target, description)
 
 
-@key.command("import")
+@key.command("import", short_help="Move an RSA key from a file into its key store.")
 @click.argument("pem", type=click.Path(path_type=Path))
 @_key_target_options
 def key_import(pem: Path, name: str | None, config_file: Path | None, uri: str | None, purpose: str | None) -> None:
@@ -347,6 +359,21 @@ cli.add_command(audit)
 cli.add_command(grants)
 
 
+def _sentence(error: click.ClickException) -> str:
+    said = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx:
+        said = f"{' '.join(said.split()).rstrip('.')}; see `{error.ctx.command_path} --help`"
+    return said
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What is to be installed: the base is the client's alone."""
+    return (
+        f"the service's packages are not all installed ({error.name} is missing); install privyseal with its extra: "
+        "pip install 'privyseal[server]'"
+    )
+
+
 def _log_defect() -> None:
     import logging  # noqa: PLC0415
 
@@ -364,7 +391,7 @@ def main() -> None:
         click.echo(error.format_message(), err=True)
         code = USAGE
     except click.ClickException as error:
-        click.echo(f"privyseal-server: {error.format_message()}", err=True)
+        click.echo(f"privyseal-server: {_sentence(error)}", err=True)
         code = error.code if isinstance(error, (CommandError, GrantsError)) else USAGE
     except click.exceptions.Abort:
         code = 130
@@ -373,6 +400,10 @@ def main() -> None:
         # What standard output would not take is not tried again at exit, where it would become another exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = REFUSED
+    except ModuleNotFoundError as error:
+        _log_defect()
+        click.echo(f"privyseal-server: {_missing(error)}", err=True)
+        code = USAGE
     except Exception as error:  # noqa: BLE001 - an operator is owed a sentence; the trace is in the log at debug level
         _log_defect()
         click.echo(f"privyseal-server: a fault of the program itself, {type(error).__name__}: {error}", err=True)

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a command that signs."""
+    """A run of a command that signs. `files` are those that its own arguments name."""
 
     settings: Settings
     timeout_s: float
     context: RequestContext
     receipt: Path | None
+    files: tuple[Path, ...]
 
     @contextmanager
     def signer(self, key: str | None = None) -> Iterator[CheckedSigner]:
@@ -36,7 +37,7 @@ class Job:
         from privyseal.signing import CheckedSigner  # noqa: PLC0415 - help and version need none of it
 
         with (
-            keeping_receipts(self.receipt) as keeper,
+            keeping_receipts(self.receipt, self.files) as keeper,
             open_client(self.settings, self.timeout_s, self.context) as client,
         ):
             keeper.client = client
@@ -67,7 +68,8 @@ def signing_job(*, with_key: bool = True) -> Callable[[Callable[..., Any]], Call
             settings = settings_from(flags, key=key)
             settings.require_connection()
             context = context_from(app_id, bundle_version, revision, build_url)
-            return function(job=Job(settings, timeout_s, context, receipt), **arguments)
+            files = tuple(value for value in arguments.values() if isinstance(value, Path))
+            return function(job=Job(settings, timeout_s, context, receipt, files), **arguments)
 
         command = connection_options(receipt_option(bundle_version_option(record_options(command))))
         return key_option(command) if with_key else command

@@ -93,7 +93,7 @@ def encrypt(
     filename = output or f"{zip_path}_encrypted.zip"
     expected = capgo.parse_plain_checksum(checksum) if checksum is not None else None
     with ExitStack() as stack:
-        keeper = stack.enter_context(keeping_receipts(receipt))
+        keeper = stack.enter_context(keeping_receipts(receipt, [Path(zip_path), Path(filename)]))
 
         def open_signer() -> Client:
             keeper.client = stack.enter_context(open_client(settings, timeout_s, context))

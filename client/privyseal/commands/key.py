@@ -27,7 +27,7 @@ _WIDEST = 400
 
 @click.group()
 def key() -> None:
-    """Show the keys that you may use."""
+    """Show the keys that you may use, and put them into apps."""
 
 
 key.add_command(install)

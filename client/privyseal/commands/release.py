@@ -78,11 +78,12 @@ def seal(
     scheme = scheme_of(settings.format, package_json)
 
     from privyseal.release.seal import seal_folder  # noqa: PLC0415 - help and version need none of it
+    from privyseal.release.update import FILE_NAME  # noqa: PLC0415
 
     context = context_from(app_id, version, revision, build_url)
     begun_s = time.monotonic()
     with ExitStack() as stack:
-        keeper = stack.enter_context(keeping_receipts(receipt))
+        keeper = stack.enter_context(keeping_receipts(receipt, [output / FILE_NAME]))
 
         def open_signer() -> Client:
             keeper.client = stack.enter_context(open_client(settings, timeout_s, context))

@@ -257,8 +257,11 @@ Example:
 @signing_job()
 def file(*, job: Job, path: Path, scheme: str, encoding: str, output: Path | None) -> None:
     """Sign FILE, of any size; its SHA-256 alone leaves this machine."""
-    from privyseal.digests import file_digest  # noqa: PLC0415 - help and version need none of it
+    from privyseal._files import check_apart  # noqa: PLC0415 - help and version need none of it
+    from privyseal.digests import file_digest  # noqa: PLC0415
 
+    if output is not None:
+        check_apart(output, [path])
     _sign_plainly(job, file_digest(path), scheme, encoding, output)
 
 

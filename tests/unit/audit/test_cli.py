@@ -119,6 +119,10 @@ def test_a_key_is_given_as_itself_or_as_a_file(folder, capsys):
         (["export", "nowhere"], "nowhere is not the folder of an audit trail"),
         (["report", "nowhere"], "nowhere is not the folder of an audit trail"),
         (["verify", "."], "Missing option '--public-key'"),
+        (["export", ".", "--since", "yesterday"], "'yesterday' is no time such as 2026-05-28"),
+        (["export", ".", "--until", "2026-02-30"], "'2026-02-30' is no time"),
+        (["report", ".", "--since", "2026-05-28T25"], "'2026-05-28T25' is no time"),
+        (["report", ".", "--since", "2026-05-28T09:30+02:00"], "is no time"),
     ],
 )
 def test_usage(tmp_path, monkeypatch, arguments, says):
@@ -150,6 +154,7 @@ def test_export_gives_the_records_as_they_are(folder, capsysbinary):
         (["--operation", "sign-checksum"], 31),
         (["--since", "2026-05-29"], 10),
         (["--until", "2026-05-29"], 24),
+        (["--until", "2026-05-29T00:00Z"], 24),
         (["--since", "2026-05-28T20:26:40.000005", "--until", "2026-05-28T20:26:40.000009"], 4),
         (["--caller", "dns:loud.example"], 1),
     ],
@@ -177,6 +182,16 @@ def test_an_export_that_fails_leaves_nothing(folder, tmp_path):
     assert code == 1
     assert "000.p/34 is missing" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["audit"]
+
+
+def test_an_export_that_cannot_be_written_names_its_file(folder, tmp_path):
+    code, sentence = run("export", folder / "audit", "--output", tmp_path / "nowhere" / "records")
+    assert (code, sentence) == (2, f"{tmp_path}/nowhere/records: no such file or directory")
+
+
+def test_an_export_to_nothing(folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("export", folder / "audit") == (2, "standard output is closed; name a file with --output")
 
 
 def test_report_sums(folder, capsys):

@@ -112,6 +112,25 @@ class TestEveryCommand:
         assert "missing" in done.sentence()
         assert server.calls == []
 
+    @pytest.mark.parametrize("way", [0, 1, 2, 3, 5])
+    def test_receipts_never_take_the_place_of_a_file(self, signing, server, way, tmp_path):
+        arguments = every_way(tmp_path)[way]
+        (tmp_path / "link").symlink_to(arguments[2])
+        before = (tmp_path / arguments[2]).read_bytes()
+        for receipt in (arguments[2], "link"):
+            done = signing.run(*arguments, "--receipt", receipt)
+            assert done.code == 2
+            assert f"{receipt} is named for two things" in done.sentence()
+        assert (tmp_path / arguments[2]).read_bytes() == before
+        assert server.calls == []
+
+    def test_a_signature_never_takes_the_place_of_its_file(self, signing, server, tmp_path):
+        (tmp_path / "file").write_bytes(b"content")
+        done = signing.run("sign", "file", "file", "--scheme", PKCS1, "--output", "./file")
+        assert (done.code, server.calls) == (2, [])
+        assert "is named for two things" in done.sentence()
+        assert (tmp_path / "file").read_bytes() == b"content"
+
 
 class TestPlain:
     def test_a_file_in_each_encoding(self, signing, server, tmp_path):
