@@ -21,6 +21,7 @@ from privyseal_service import errors
 from privyseal_service.audit.calls import AuditCalls, ConsistencyQuery, InclusionQuery, RecordsQuery
 from privyseal_service.errors import ServiceError, Violation
 from privyseal_service.grants import Operation
+from privyseal_service.grpc_server import Call
 from privyseal_service.identity import Identifier, Peer
 from privyseal_service.keyring import KeyState
 from privyseal_service.operations import InputError, SignatureScheme, WrapScheme
@@ -62,7 +63,6 @@ _STATES = {
 }
 
 Method: TypeAlias = "Callable[[Arrival, bytes], Awaitable[Message]]"
-Context_ = grpc.aio.ServicerContext[bytes, Any]
 
 
 class Handlers:
@@ -102,7 +102,7 @@ class Handlers:
         ]
 
     def _method(self, method: Method) -> grpc.RpcMethodHandler[bytes, Any]:
-        async def handle(body: bytes, context: Context_) -> Message:
+        async def handle(body: bytes, context: Call) -> Message:
             request_id = secrets.token_hex(16)
             try:
                 answer = await method(self._arrival(request_id, context), body)
@@ -122,12 +122,10 @@ class Handlers:
 
         return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
 
-    def _arrival(self, request_id: str, context: Context_) -> Arrival:
+    def _arrival(self, request_id: str, context: Call) -> Arrival:
         remaining_s = context.time_remaining()
         deadline_s = time.monotonic() + (self._default_deadline_s if remaining_s is None else remaining_s)
-        auth = context.auth_context()
-        certificate = b"".join(auth.get("x509_pem_cert", ()))
-        chain = b"".join(auth.get("x509_pem_cert_chain", ()))
+        certificate, chain = context.certificates()
         header = _authorization(context) if self._reads_header else ()
         return Arrival(Peer(context.peer(), certificate, chain, header), self.identifier, request_id, deadline_s)
 
@@ -255,10 +253,9 @@ class AuditHandlers:
         )
 
 
-def _authorization(context: Context_) -> tuple[str, ...]:
+def _authorization(context: Call) -> tuple[str, ...]:
     """The values of the authorization header; what is no text proves nothing."""
-    metadata = context.invocation_metadata() or ()
-    return tuple(value if isinstance(value, str) else "" for name, value in metadata if name == "authorization")
+    return tuple(value if isinstance(value, str) else "" for name, value in context.headers if name == "authorization")
 
 
 def _serialize(message: Message) -> bytes:
