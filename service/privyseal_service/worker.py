@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ from privyseal_service.control import (
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import RELOAD_FAILURES, RELOADS
-from privyseal_service.process import die_with, end_at_once, harden, keep_to
+from privyseal_service.process import die_with, end_at_once, harden, keep_to, set_up_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +59,7 @@ def main() -> None:
         start = read_start(orders)
     except EOFError:
         sys.exit(_ORPHANED)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    set_up_grpc()
     if start.core is not None:
         keep_to(start.core)
     worker = _Worker(start)
