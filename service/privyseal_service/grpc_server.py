@@ -196,7 +196,11 @@ class Call:
         if answer is not None:
             operations.append(cygrpc.SendMessageOperation(answer, _NO_FLAGS))
         operations.append(cygrpc.SendStatusFromServerOperation(self._trailing, code, details.encode(), _NO_FLAGS))
-        self._server.begin(self._call, operations, _nothing)
+        try:
+            self._server.begin(self._call, operations, _nothing)
+        except Exception:  # what cannot be sent must not leave its caller waiting
+            self._call.cancel()
+            raise
 
 
 def _settle(future: asyncio.Future[Any], event: Any) -> None:
@@ -257,8 +261,9 @@ class Server:
         self._poller.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no more calls, give those in flight so many seconds to end, and cancel what is left. Returns when no
-        call is left and all handlers are done. Safe to call twice, and before `start`."""
+        """Accept no more calls, give those in flight so many seconds to end, and cancel what is left. Returns when the
+        core has no call any more; handlers that were cancelled may still be ending. Safe to call twice, and before
+        `start`."""
         if self._poller is None:
             return
         if not self._stopping:
@@ -328,7 +333,10 @@ class Server:
         self._told = False  # before the first look: what comes after the last one is told anew
         while self._news:
             hear, arguments = self._news.popleft()
-            hear(*arguments)
+            try:
+                hear(*arguments)
+            except Exception:  # noqa: BLE001 - the others' calls go on
+                _LOG.exception("a call failed in a way that it should not")
 
     def begin(self, call: Any, operations: Sequence[Any], came: Callable[[Any], None]) -> None:
         """Have the core do something with a call; `came` hears on the poller's thread when it is done."""
