@@ -2,8 +2,8 @@
 
 A backend is a function `open_store(settings)`, registered under the entry point group `privyseal.backends` with the
 URI scheme that it serves as its name. It returns a `KeyStore`; a store opens `Key`s. What only some stores can do is a
-protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound` and `Latching` on
-stores. A caller asks with `isinstance`.
+protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound`, `Metered` and
+`Latching` on stores. A caller asks with `isinstance`.
 
 Every verb is a coroutine and never blocks the event loop: a store that can only block keeps threads of its own.
 A deadline is a reading of `time.monotonic()` in seconds; at the deadline the verb gives up with `DeadlineError`, and
@@ -329,6 +329,10 @@ class Observed(Protocol):
         None when the key serves, `UnavailableError` while it heals, `LostError` when this process cannot heal it,
         `OperatorError` when it waits for a person, `IntegrityError` when another key has its place."""
 
+    def forget(self) -> None:
+        """The key is used no more: tell nobody of it again, and look for it no more. Calls in flight may still end
+        well. Safe to call twice."""
+
 
 @runtime_checkable
 class Decrypter(Protocol):
@@ -362,7 +366,16 @@ class ProcessBound(Protocol):
 
     def prefer_new_process(self) -> None:
         """Be told, before a key is opened, that a process costs little here: a new one takes over once a key tells
-        `LostError`. The store then tells that at each loss, and begins nothing anew in place that may be in use."""
+        `LostError`. The store then tells that at each loss of what it had, and leaves it to the new process."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A store that keeps to a quota, which a service's processes have to share."""
+
+    def share_quota(self, processes: int) -> None:
+        """Be told, before a key is opened and whenever it changes, how many processes there are, this one among them:
+        keep to an equal part of the configured quota."""
 
 
 @runtime_checkable

@@ -30,7 +30,8 @@ class Start:
     """The first word: what to serve, as which worker of which version.
 
     The configuration's listeners have the ports that the supervisor holds, and only those that this worker serves. A
-    `strict` worker ends when a key cannot serve as configured; any other serves without that key.
+    `strict` worker ends when a key cannot serve as configured; any other serves without that key. It is one of
+    `workers`, which share what quotas the key stores have.
     """
 
     version: str
@@ -39,6 +40,7 @@ class Start:
     strict: bool
     latches: tuple[Latch, ...]
     core: int | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class Latched:
 
 @dataclass(frozen=True)
 class Reload:
-    """Go on with another configuration."""
+    """Go on with another configuration, as one of `workers`."""
 
     config: Config
+    workers: int = 1
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,18 @@ class Stores:
 async def open_key(config: KeyConfig, stores: Stores) -> Key:
     """Open one key and check that it can serve what it is enrolled for. Raises BackendError."""
     key = await stores.store(config.uri).open_key(config.uri, config.fingerprint)
-    check_enrollment(config, key.description)
+    try:
+        check_enrollment(config, key.description)
+    except BackendError:
+        _let_go(key)
+        raise
     return key
+
+
+def _let_go(key: Key | None) -> None:
+    """The key is used no more."""
+    if isinstance(key, Observed):
+        key.forget()
 
 
 _BELIEVED_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
@@ -113,6 +123,7 @@ class ServedKey:
         self._changed = changed
         self._key: Key | None = None
         self._observed = False
+        self._closed = False
         self._doubt: asyncio.TimerHandle | None = None
 
     @property
@@ -144,8 +155,8 @@ class ServedKey:
         """The key is open from now on."""
         self._key = key
         self._enter(None)
+        self._observed = isinstance(key, Observed)
         if isinstance(key, Observed):
-            self._observed = True
             key.observe(lambda problem: self._heard(key, problem))
 
     def failed(self, problem: BackendError, *, heals: bool | None = None) -> None:
@@ -154,7 +165,7 @@ class ServedKey:
 
     def _heard(self, key: Key, problem: BackendError | None) -> None:
         """What a key that follows its store says of itself."""
-        if key is not self._key:
+        if key is not self._key or self._closed:
             return  # it was shut, or is an earlier one
         if problem is not None and (self.problem is None or type(problem) is not type(self.problem)):
             level = logging.WARNING if may_heal(problem) else logging.ERROR
@@ -173,6 +184,8 @@ class ServedKey:
 
     def shut(self, problem: BackendError) -> None:
         """The open key does not fit what is asked of it now."""
+        self._believe_for(None)
+        _let_go(self._key)
         self._key = None
         self.failed(problem)
 
@@ -188,8 +201,8 @@ class ServedKey:
 
     def note(self, answer: object) -> None:
         """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
-        if self._observed:
-            return  # it knows better, and says so
+        if self._observed or self._closed or self._key is None:
+            return  # it knows better, and says so; or it is not used any more
         match answer:
             case UnavailableError() | OperatorError():
                 self._enter(answer, heals=isinstance(answer, UnavailableError))
@@ -204,14 +217,14 @@ class ServedKey:
     def _believe_for(self, seconds: float | None) -> None:
         if self._doubt is not None:
             self._doubt.cancel()
-        loop = asyncio.get_running_loop()
-        self._doubt = None if seconds is None else loop.call_later(seconds, self._enter, None)
+        self._doubt = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._enter, None)
 
     def close(self) -> None:
-        """Its state is of no interest any more."""
+        """It is no key of the configuration any more. What has begun with it may still end well."""
         self._changed = lambda: None
-        if self._doubt is not None:
-            self._doubt.cancel()
+        self._closed = True
+        self._believe_for(None)
+        _let_go(self._key)
 
 
 class Keyring:
@@ -238,8 +251,9 @@ class Keyring:
 
     @property
     def serves(self) -> bool:
-        """Whether any key's store serves now. A frozen key's callers are to hear that it is frozen."""
-        return any(key.serves for key in self.keys.values())
+        """Whether any key serves now that is not frozen; where all are, their callers are to hear that."""
+        wanted = [key for key in self.keys.values() if not key.frozen]
+        return not wanted or any(key.serves for key in wanted)
 
     @property
     def lost(self) -> BackendError | None:
@@ -277,8 +291,8 @@ class Keyring:
         delay_s = self._first_retry_s
         while not await self._try_to_open(served):
             wait_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - spreads the load, hides nothing
-            if served.blocked:
-                wait_s = LONGEST_BUSY_RETRY_S
+            if served.blocked and isinstance(served.problem, OperatorError) and served.problem.part == "object":
+                wait_s = LONGEST_BUSY_RETRY_S  # its token is there, so somebody has to make it
             longest_s = LONGEST_BUSY_RETRY_S if isinstance(served.problem, BusyError) else LONGEST_RETRY_S
             delay_s = min(2 * delay_s, longest_s)
             served.next_try_s = time.monotonic() + wait_s
@@ -288,7 +302,7 @@ class Keyring:
         """Whether there is nothing more to try."""
         try:
             key = await open_key(served.config, self._stores)
-            check_one_purpose(served.config, _fingerprint(key), self._others(served))
+            self._check_purpose(served, key)
             served.opened(key)
         except BackendError as error:
             served.failed(error, heals=may_heal(error) or (self._served_before and _comes_back(error)))
@@ -299,6 +313,13 @@ class Keyring:
         if self._started and (served.problem is None or self._is_news(served)):
             _log_opened(served)
         return served.problem is None or not (may_heal(served.problem) or _comes_back(served.problem))
+
+    def _check_purpose(self, served: ServedKey, key: Key) -> None:
+        try:
+            check_one_purpose(served.config, _fingerprint(key), self._others(served))
+        except BackendError:
+            _let_go(key)
+            raise
 
     def _is_news(self, served: ServedKey) -> bool:
         """Whether the log does not have this problem of the key yet: it is tried every second or so."""

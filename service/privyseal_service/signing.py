@@ -355,7 +355,7 @@ def _require_allowed(grants: Sequence[Grant], request: SigningRequest) -> list[G
     named = [grant for grant in grants if grant.allows(request.operation, request.scheme)]
     if not named:
         raise errors.permission_denied()
-    if named[0].plain:
+    if all(grant.plain for grant in named):
         return named
     now_s = time.time()
     obstacles = [grant.obstacle(request.context, now_s) for grant in named]

@@ -229,9 +229,12 @@ class Supervisor:
         """Keep one worker running, until there is to be none of its number."""
         backoff = Backoff()
         successor: tuple[_Worker, asyncio.Task[int]] | None = None
-        while not self._stopping.is_set() and number < self._wanted:
+        while successor is not None or self._is_wanted(number):
             try:
-                worker, ending = successor or await self._start(number)
+                started = successor or await self._start(number)
+                if started is None:
+                    continue
+                worker, ending = started
                 successor = await self._succeeded(worker, ending, backoff)
             except StartError as error:
                 self._failure = None if self._serving.is_set() else error
@@ -250,6 +253,10 @@ class Supervisor:
             _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
             await first_of(asyncio.sleep(delay_s), self._stopping.wait())
 
+    def _is_wanted(self, number: int) -> bool:
+        """Whether there is to be a worker of that number."""
+        return number < self._wanted and not self._stopping.is_set()
+
     async def _succeeded(
         self, worker: _Worker, ending: asyncio.Task[int], backoff: Backoff
     ) -> tuple[_Worker, asyncio.Task[int]] | None:
@@ -266,7 +273,10 @@ class Supervisor:
             await first_of(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))
             if not worker.report.lost or ending.done() or worker.leaving or self._stopping.is_set():
                 continue
-            new, new_ending = await self._start(worker.number)
+            started = await self._start(worker.number)
+            if started is None:
+                continue
+            new, new_ending = started
             await _until_serving(new)
             if not new.ended:
                 worker.leave()
@@ -284,14 +294,17 @@ class Supervisor:
         self._workers.pop(worker.process.pid, None)
         _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker, code))
 
-    async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]]:
-        """Start a worker, and wait until its keys are open: key stores may not bear several starts at once."""
+    async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]] | None:
+        """Start a worker, and wait until its keys are open: key stores may not bear several starts at once. None when
+        it is one too many by the time that its turn has come."""
         async with self._one_at_a_time:
+            if not self._is_wanted(number):
+                return None
             worker = await self._spawn(number)
             self._workers[worker.process.pid] = worker
             worker.say(self._first_order(number))
             self._tell_worker(worker)
-            if self._stopping.is_set():
+            if not self._is_wanted(number):
                 worker.leave()
             ending = asyncio.create_task(worker.hear(self._heard))
             await worker.until_open()
@@ -315,7 +328,7 @@ class Supervisor:
         config = self._for_worker(self._config, number)
         cores = usable_cores()
         core = cores[number % len(cores)] if config.server.pin_workers else None
-        return Start(__version__, number, config, strict, self._latches.all, core)
+        return Start(__version__, number, config, strict, self._latches.all, core, worker_count(self._config))
 
     def _for_worker(self, config: Config, number: int) -> Config:
         """The configuration as one worker serves it: on the ports that are held here, and a Unix socket by the first
@@ -368,7 +381,7 @@ class Supervisor:
             raise UnusableError("serving without workers needs a restart of the service")
         self._config = config
         for worker in self._workers.values():
-            worker.say(Reload(self._for_worker(config, worker.number)))
+            worker.say(Reload(self._for_worker(config, worker.number), worker_count(config)))
         if self._serving.is_set() and not self._stopping.is_set():
             self._resize()
 

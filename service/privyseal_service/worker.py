@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
@@ -36,7 +35,7 @@ from privyseal_service.process import die_with, end_at_once, harden, keep_to, se
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from privyseal_backends.interface import KeyStore, OpenStore
+    from privyseal_backends.interface import KeyStore, Metered, OpenStore
     from privyseal_service.config import Config
     from privyseal_service.server import Service
 
@@ -73,22 +72,37 @@ def main() -> None:
     sys.exit(code)
 
 
-def _replaceable(backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
-    """The same backends, whose stores are told that a lost process is replaced."""
-    from privyseal_backends.interface import ProcessBound  # noqa: PLC0415
+class _Siblings:
+    """Tells key stores what it means for them that their process is one of several workers."""
 
-    def told(scheme: str) -> OpenStore:
-        open_store = backends(scheme)
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._metered: list[Metered] = []
 
-        def open_told(settings: Mapping[str, object]) -> KeyStore:
-            store = open_store(settings)
-            if isinstance(store, ProcessBound):
-                store.prefer_new_process()
-            return store
+    def telling(self, backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
+        """The same backends, whose stores are told."""
 
-        return open_told
+        def told(scheme: str) -> OpenStore:
+            open_store = backends(scheme)
+            return lambda settings: self._told(open_store(settings))
 
-    return told
+        return told
+
+    def _told(self, store: KeyStore) -> KeyStore:
+        from privyseal_backends.interface import Metered, ProcessBound  # noqa: PLC0415
+
+        if isinstance(store, ProcessBound):
+            store.prefer_new_process()
+        if isinstance(store, Metered):
+            store.share_quota(self._workers)
+            self._metered.append(store)
+        return store
+
+    def number(self, workers: int) -> None:
+        """There are so many workers from now on."""
+        self._workers = workers
+        for store in self._metered:
+            store.share_quota(workers)
 
 
 class _Worker:
@@ -97,6 +111,7 @@ class _Worker:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._latches = Latches(start.latches, tell=lambda _: self._report())
+        self._siblings = _Siblings(start.workers)
         self._state = "opening"
         self._listen = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -142,7 +157,7 @@ class _Worker:
         from privyseal_backends.registry import backend  # noqa: PLC0415
         from privyseal_service import server  # noqa: PLC0415
 
-        backends = self._latches.guard(_replaceable(backend))
+        backends = self._latches.guard(self._siblings.telling(backend))
         self._service = server.Service(self._start.config, backends=backends, changed=self._report)
         for about, sentence in self._troubles.items():
             self._service.trouble(about, sentence)
@@ -179,6 +194,7 @@ class _Worker:
                 for latch in order.latches:
                     self._latches.add(latch)
             case Reload():
+                self._siblings.number(order.workers)
                 # Orders that come meanwhile are not to wait for it.
                 task = asyncio.create_task(self._reload(order.config))
                 self._reloads.add(task)

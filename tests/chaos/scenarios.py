@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.stage import Stage, descriptors, lives, until
+from tests.chaos.stage import Stage, lives, until
 from tests.support.shim import Ckr
 
 Scenario = Callable[[Stage, random.Random], contextlib.AbstractContextManager[None]]
@@ -163,9 +163,7 @@ def signatures_come_out_wrong(stage: Stage, rng: random.Random) -> Iterator[None
 @_case()
 def descriptors_are_used_up(stage: Stage, rng: random.Random) -> Iterator[None]:
     """No process of the service may open another one, and strangers take what connections there are."""
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in stage.program.processes}
-    for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid), hard))
+    before = _limit(stage, resource.RLIMIT_NOFILE, 3)
     host, _, port = stage.address.rpartition(":")
     strangers = []
     for _ in range(32):
@@ -173,12 +171,37 @@ def descriptors_are_used_up(stage: Stage, rng: random.Random) -> Iterator[None]:
             strangers.append(socket.create_connection((host, int(port)), timeout=1))
     yield
     _pause(rng)
-    limits = before[stage.program.pid]
-    for pid in stage.program.processes:  # those that were started meanwhile inherited the limit
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    _limit(stage, resource.RLIMIT_NOFILE, before)
     for stranger in strangers:
         stranger.close()
+
+
+@_case()
+def the_disk_under_the_audit_trail_is_full(stage: Stage, rng: random.Random) -> Iterator[None]:
+    """No process of the service can write a byte more to any file. tests/integration/audit has a small file system."""
+    before = _limit(stage, resource.RLIMIT_FSIZE, 1)
+    yield
+    _pause(rng)
+    _limit(stage, resource.RLIMIT_FSIZE, before)
+
+
+def _limit(stage: Stage, which: int, soft: int) -> int:
+    """Set a limit for every process of the service, and return what it was. Those that are started later inherit it."""
+    before = resource.prlimit(stage.program.pid, which)[0]
+    for pid in stage.program.processes:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, which, (soft, resource.prlimit(pid, which)[1]))
+    return before
+
+
+@_case(hurts=False)
+def the_clock_jumps(stage: Stage, rng: random.Random) -> Iterator[None]:
+    """Forward and back, as when somebody sets it, or the machine was asleep."""
+    for off_s in (rng.randrange(60, 7200), -rng.randrange(60, 7200), rng.randrange(60, 7200)):
+        stage.clock.jump(off_s)
+        _pause(rng, 0.5, 1)
+    yield
+    stage.clock.jump(0)
 
 
 @_case(bound_s=2.0)

@@ -21,6 +21,7 @@ ONE_PROCESS = (
     "one C_Sign answers USER_NOT_LOGGED_IN",
     "every C_Sign answers DEVICE_REMOVED",
     "the tokens folder is moved away",
+    "the clock jumps",
     "one c sign hangs for ever",
 )
 WORKERS = ("the tokens folder is moved away", "one c sign hangs for ever", "a worker is killed")

@@ -78,8 +78,8 @@ class Settings:
     `connections` (1 to 512) is how many calls are in flight to one endpoint with one identity, and `group_connections`
     how many of them one group of inputs may take. `connect_timeout_s` and `read_timeout_s` (0.05 to 60) bound one
     attempt, `open_timeout_s` (0.05 to 600) the opening of a key. `quota_per_s` is the most Sign and Decrypt calls a
-    second that this process makes for one account in one Region; without it there is no limit. `probe` asks AWS KMS
-    when a key is opened whether the credentials may use it.
+    second that the service's processes make together for one account in one Region, an equal part each; without it
+    there is no limit. `probe` asks AWS KMS when a key is opened whether the credentials may use it.
     """
 
     defaults: Connection = Connection()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from privyseal_backends.aws_kms.errors import classify
-from privyseal_backends.aws_kms.quota import TokenBucket
 from privyseal_backends.aws_kms.session import Clients, make_clients
 from privyseal_backends.interface import BackendError, BusyError, DeadlineError, UnavailableError
+from privyseal_backends.quota import TokenBucket
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient

@@ -15,7 +15,6 @@ from privyseal_backends.aws_kms.custody import KeyFacts, custody
 from privyseal_backends.aws_kms.errors import BAD_CIPHERTEXT
 from privyseal_backends.aws_kms.lane import Lane, Timed
 from privyseal_backends.aws_kms.probe import probe
-from privyseal_backends.aws_kms.quota import TokenBucket
 from privyseal_backends.interface import (
     BackendError,
     CallerError,
@@ -31,6 +30,7 @@ from privyseal_backends.interface import (
     SigningResult,
     UnavailableError,
 )
+from privyseal_backends.quota import TokenBucket
 from privyseal_backends.verification import verify
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ class AwsKmsStore:
         self._settings = settings
         self._lanes: dict[Connection, Lane] = {}
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
+        self._processes = 1
         self._closed = False
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> AwsKmsKey:
@@ -235,8 +236,18 @@ class AwsKmsStore:
 
     def _bucket_of(self, account: str, region: str) -> TokenBucket | None:
         """The bucket that all keys share whose calls AWS counts together."""
-        rate_per_s = self._settings.quota_per_s
-        return self._buckets.setdefault((account, region), TokenBucket(rate_per_s)) if rate_per_s else None
+        if not self._settings.quota_per_s:
+            return None
+        if (account, region) not in self._buckets:
+            bucket = self._buckets[account, region] = TokenBucket(self._settings.quota_per_s)
+            bucket.share(self._processes)
+        return self._buckets[account, region]
+
+    def share_quota(self, processes: int) -> None:
+        """See `privyseal_backends.interface.Metered`."""
+        self._processes = processes
+        for bucket in self._buckets.values():
+            bucket.share(processes)
 
     async def _open(self, lane: Lane, address: KeyAddress, fingerprint: str | None, deadline_s: float) -> AwsKmsKey:
         clients = await lane.start(deadline_s)

@@ -59,6 +59,7 @@ class Settings:
     concurrency: int = 64
     attempt_timeout_s: float = 5.0
     open_timeout_s: float = 15.0
+    quota_per_s: float | None = None
 
 
 def _is_loopback(host: str) -> bool:
@@ -182,6 +183,15 @@ def _concurrency(settings: Mapping[str, object]) -> int:
     return value
 
 
+def _quota(settings: Mapping[str, object]) -> float | None:
+    value = settings.get("quota_per_s")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 1_000_000:
+        raise _unfit("quota_per_s", "a number from 0.1 to 1000000")
+    return float(value)
+
+
 def parse_settings(settings: Mapping[str, object]) -> Settings:
     """Read the backend's settings. Raises `OperatorError` on an unknown or unfit one.
 
@@ -192,8 +202,10 @@ def parse_settings(settings: Mapping[str, object]) -> Settings:
     `concurrency`: calls in flight for each endpoint and credentials, 1 to 1000; by default 64.
     `attempt_timeout_s`: seconds until a single call is given up and tried again; by default 5.
     `open_timeout_s`: seconds that opening a key may take; by default 15.
+    `quota_per_s`: the most signatures and decryptions a second that the service's processes ask for together with one
+    endpoint and one set of credentials, an equal part each, 0.1 to 1,000,000; by default there is no limit.
     """
-    names = {"endpoint", "credentials_file", "attestation_roots", "concurrency", "attempt_timeout_s", "open_timeout_s"}
+    names = set(Settings.__dataclass_fields__)
     for unknown in sorted(set(settings) - names):
         raise OperatorError("settings", f"gcpkms has no setting {unknown!r}", f"use {', '.join(sorted(names))}")
     endpoint = _text(settings, "endpoint")
@@ -208,4 +220,5 @@ def parse_settings(settings: Mapping[str, object]) -> Settings:
         concurrency=_concurrency(settings),
         attempt_timeout_s=_seconds(settings, "attempt_timeout_s", Settings.attempt_timeout_s),
         open_timeout_s=_seconds(settings, "open_timeout_s", Settings.open_timeout_s),
+        quota_per_s=_quota(settings),
     )

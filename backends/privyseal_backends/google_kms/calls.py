@@ -13,7 +13,8 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from privyseal_backends.google_kms.failures import Again, Failure, Verb, failure
 from privyseal_backends.google_kms.slots import Slots, deadline_passed
-from privyseal_backends.interface import BackendError, DeadlineError, IntegrityError
+from privyseal_backends.interface import BackendError, BusyError, DeadlineError, IntegrityError
+from privyseal_backends.quota import TokenBucket
 
 Message = TypeVar("Message")
 Checked = TypeVar("Checked")
@@ -23,6 +24,7 @@ _LONGEST_PAUSE_S = 5.0
 _FEW_TIMES = 3
 _PAUSE_AFTER_UNTRUTH_S = 0.05
 _SHORTEST_ATTEMPT_S = 0.02
+_METERED = frozenset({Verb.SIGN, Verb.SIGN_RAW, Verb.DECRYPT})
 
 
 @dataclass
@@ -45,9 +47,15 @@ class Answer(Generic[Checked]):
 class Caller:
     """Makes calls for one connection: at most as many at once as it has slots, each attempt bounded."""
 
-    def __init__(self, slots: Slots, attempt_timeout_s: float) -> None:
+    def __init__(self, slots: Slots, attempt_timeout_s: float, bucket: TokenBucket | None = None) -> None:
         self._slots = slots
         self._attempt_timeout_s = attempt_timeout_s
+        self._bucket = bucket
+
+    def share_quota(self, processes: int) -> None:
+        """See `privyseal_backends.interface.Metered`."""
+        if self._bucket is not None:
+            self._bucket.share(processes)
 
     async def call(
         self,
@@ -68,7 +76,11 @@ class Caller:
         told: BackendError | None = None  # says more than that time ran out
         while True:
             try:
+                if verb in _METERED:
+                    await self._wait_for_quota(deadline_s, clock)
                 value = check(await self._attempt(send, deadline_s, clock))
+            except BusyError as error:
+                raise told or error from None
             except DeadlineError as error:
                 raise told or error from None
             except GoogleAPICallError as error:
@@ -83,6 +95,12 @@ class Caller:
             if not await self._pause(met, attempt, untrue, deadline_s):
                 raise told or met.error
             attempt += 1
+
+    async def _wait_for_quota(self, deadline_s: float, clock: _Clock) -> None:
+        if self._bucket is not None:
+            wait_s = self._bucket.reserve(time.monotonic(), deadline_s)
+            clock.queued_s += wait_s
+            await asyncio.sleep(wait_s)
 
     async def _attempt(self, send: Callable[[float], Awaitable[Message]], deadline_s: float, clock: _Clock) -> Message:
         waited_from_s = time.monotonic()

@@ -24,6 +24,7 @@ from privyseal_backends.google_kms.address import DEFAULT_HOST, Endpoint
 from privyseal_backends.google_kms.calls import Caller
 from privyseal_backends.google_kms.slots import Slots
 from privyseal_backends.interface import OperatorError, UnavailableError
+from privyseal_backends.quota import TokenBucket
 
 SCOPE = "https://www.googleapis.com/auth/cloudkms"
 
@@ -134,11 +135,15 @@ async def _channel(endpoint: Endpoint, credentials_file: str | None) -> grpc.aio
 
 
 async def connect(
-    endpoint: Endpoint, credentials_file: str | None, concurrency: int, attempt_timeout_s: float
+    endpoint: Endpoint,
+    credentials_file: str | None,
+    concurrency: int,
+    attempt_timeout_s: float,
+    bucket: TokenBucket | None = None,
 ) -> Connection:
     """Make a connection; the channel dials when it is first used. Raises BackendError for unfit credentials."""
     _keep_out_of_logs()
     channel = await _channel(endpoint, credentials_file)
     transport = grpc_asyncio.KeyManagementServiceGrpcAsyncIOTransport(channel=channel, host=endpoint.target)
     client = KeyManagementServiceAsyncClient(transport=transport)
-    return Connection(client, Caller(Slots(concurrency), attempt_timeout_s), channel)
+    return Connection(client, Caller(Slots(concurrency), attempt_timeout_s, bucket), channel)

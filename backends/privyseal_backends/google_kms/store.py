@@ -34,6 +34,7 @@ from privyseal_backends.interface import (
     Purpose,
     UnavailableError,
 )
+from privyseal_backends.quota import TokenBucket
 
 _Place = tuple[Endpoint, str | None]
 _Value = TypeVar("_Value")
@@ -123,15 +124,18 @@ class GoogleKeyStore:
     schemes; RSA_DECRYPT_OAEP_*_SHA256 and *_SHA1 for unwrapping. A key version has one, so it serves one scheme.
 
     **Errors.** `CallerError`: a malformed URI, an input that the key cannot take. `OperatorError`: no credentials, a
-    missing role (the sentence names it), no such key, a version that is not ENABLED. `BusyError`: the project's quota.
-    `UnavailableError`: Google does not answer, or the version is not generated yet. `IntegrityError`: a checksum,
-    name, protection level or signature that was still wrong after three more tries, or another fingerprint than the
-    pinned one. `DeadlineError`: out of time. Google's API gives no request id, so `request_id` stays empty.
+    missing role (the sentence names it), no such key, a version that is not ENABLED. `BusyError`: the project's quota,
+    or the configured one. `UnavailableError`: Google does not answer, or the version is not generated yet.
+    `IntegrityError`: a checksum, name, protection level or signature that was still wrong after three more tries, or
+    another fingerprint than the pinned one. `DeadlineError`: out of time. Google's API gives no request id, so
+    `request_id` stays empty.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connections: dict[_Place, asyncio.Task[Connection]] = {}
+        self._buckets: list[TokenBucket] = []
+        self._processes = 1
         self._uses = 0
         self._idle: asyncio.Event | None = None
         self._closed = False
@@ -196,12 +200,28 @@ class GoogleKeyStore:
         making = self._connections.get(place)
         if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
             settings = self._settings
-            making = asyncio.ensure_future(connect(*place, settings.concurrency, settings.attempt_timeout_s))
+            bucket = self._new_bucket()
+            making = asyncio.ensure_future(connect(*place, settings.concurrency, settings.attempt_timeout_s, bucket))
             self._connections[place] = making
         done, _ = await asyncio.wait({making}, timeout=max(0.0, deadline_s - time.monotonic()))
         if not done:
             raise deadline_passed()
         return making.result()
+
+    def _new_bucket(self) -> TokenBucket | None:
+        """For a new connection: Google counts what a project's credentials ask for."""
+        if not self._settings.quota_per_s:
+            return None
+        bucket = TokenBucket(self._settings.quota_per_s)
+        bucket.share(self._processes)
+        self._buckets.append(bucket)
+        return bucket
+
+    def share_quota(self, processes: int) -> None:
+        """See `privyseal_backends.interface.Metered`."""
+        self._processes = processes
+        for bucket in self._buckets:
+            bucket.share(processes)
 
     async def close(self) -> None:
         """Let calls in flight finish, each within its own deadline; then close every connection."""

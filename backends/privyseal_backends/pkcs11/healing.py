@@ -33,7 +33,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 """A token that is back is found within that and the time that finding takes."""
 _SLOW_PAUSE_S = 15.0
-"""Between looks at what only a person mends, and between starts of a module whose other tokens are well."""
+"""Between looks at what only a person mends."""
 _NEW_PROCESS_PAUSE_S = 0.5
 """A new process is the better cure, so it is given this head start."""
 _NEW_PROCESS_S = 3.0
@@ -103,7 +103,6 @@ class TokenLink:
         self._tries = 0
         self._next_try_s = 0.0
         self._lost_s = 0.0
-        self._renewed_s = 0.0
         self._suspect = False
         self._doubts = 0
         self._failures = 0
@@ -123,6 +122,14 @@ class TokenLink:
             problem = self._problem_of(key)
             self._observers.append(_Observer(asyncio.get_running_loop(), key, tell, _gist(problem)))
         tell(problem)
+
+    def forget(self, key: TokenKey) -> None:
+        """See `interface.Observed.forget`."""
+        with self._lock:
+            self._keys = [each for each in self._keys if each is not key]
+            self._observers = [each for each in self._observers if each.key is not key]
+            self._key_problems = {each: problem for each, problem in self._key_problems.items() if each is not key}
+            self._lock.notify_all()
 
     def refusal(self, key: TokenKey) -> BackendError | None:
         """Why a call with the key need not be queued now; None when it may be served, or may wait."""
@@ -220,9 +227,10 @@ class TokenLink:
             self._lost_s = now_s
             self._suspect = True
             kind = LostError if self._new_process else UnavailableError
-            self._break(_Cause.LOST, kind(error.part, error.message, error.remedy))
+            lost = kind(error.part, error.message, error.remedy)
+            self._break(_Cause.LOST, lost)
             self._mend()
-            problem = self._problem_of(self._keys[0]) or error
+            problem = self._worded(lost)
         _log.error("the token %r is lost: %s", hold.token.label, error)
         return problem
 
@@ -230,6 +238,8 @@ class TokenLink:
         """One key is not there any more. Where the token still shows another, it is that key alone; otherwise the token
         is lost: some show no objects then rather than an error (SoftHSM does). The error for the caller."""
         problems: dict[TokenKey, BackendError] = {}
+        if key not in self._keys:
+            return error  # it is used no more, and whoever said so may have deleted it
         if len(self._keys) > 1:
             with contextlib.suppress(BackendError, PKCS11Error), self.module.call(self._settings.hang_after_s):
                 problems = self._find_keys(hold.login)
@@ -340,7 +350,7 @@ class TokenLink:
 
     def _heal(self) -> None:
         while self._wait_for_next_try():
-            with self._failing_softly():
+            with self._failing_softly(looking=self._problem is None):
                 self._try()
             with self._lock:
                 self._tries += 1
@@ -380,32 +390,39 @@ class TokenLink:
             self._tried_generation = self._generation
             return  # somebody else began the module anew since the last try, and this token was looked for then
         settings = self._settings
-        self._renewed_s = time.monotonic()
         if not self.module.renew(self._generation, idle_s=settings.hang_after_s, start_s=settings.open_timeout_s):
             _log.warning("calls are still inside %s, so it is not begun anew yet", self.module.path)
         self._tried_generation = self._generation
 
     def _may_renew(self) -> bool:
         """Beginning a module anew logs its other tokens out for a moment: where these are well, it is done rarely."""
-        return not self.module.others_well(self) or time.monotonic() - self._renewed_s >= _SLOW_PAUSE_S
+        return not self.module.others_well(self) or self.module.bears_another_start
 
     @contextlib.contextmanager
-    def _failing_softly(self) -> Iterator[None]:
-        """Around a step of mending: what it meets is the problem from then on."""
+    def _failing_softly(self, *, looking: bool = False) -> Iterator[None]:
+        """Around a step of mending: what it meets is the problem from then on; where it was only `looking` for a key on
+        a token that serves, not before it has met that a few times."""
         try:
             yield
-        except PKCS11Error as error:
-            self._still_lost(backend_error(error, "to be found again"))
-        except OperatorError as error:
-            if error.part == "PIN" or self._is_refusal(error):
-                self._block(error)
-            else:
-                self._still_lost(error)  # it was there once, so it is away and not misconfigured
-        except BackendError as error:
-            self._still_lost(error)
+        except (PKCS11Error, BackendError) as error:
+            self._meet(error, looking=looking)
         except Exception as error:  # noqa: BLE001 - a thread that died would mend nothing any more
             _log.error("mending the token ended in %s", type(error).__name__)
             self._still_lost(UnavailableError("token", "mending it ended in an unexpected error", "read the log"))
+
+    def _meet(self, error: PKCS11Error | BackendError, *, looking: bool) -> None:
+        if isinstance(error, OperatorError) and (error.part == "PIN" or self._is_refusal(error)):
+            self._block(error)
+            return
+        if looking:
+            with self._lock:
+                self._suspect = True
+                self._doubts += 1
+                if self._problem is None and self._doubts < _DOUBTS:
+                    return
+        if isinstance(error, PKCS11Error):
+            error = backend_error(error, "to be found again")
+        self._still_lost(error)  # an operator's error too: it was there once, so it is away and not misconfigured
 
     def _still_lost(self, error: BackendError) -> None:
         with self._lock:
@@ -428,7 +445,7 @@ class TokenLink:
             problems = self._find_keys(login)
             hold = Hold(token, generation, login, login.epoch)
         with self._lock:
-            if problems and all(isinstance(problems.get(key), UnavailableError) for key in self._keys):
+            if self._keys and all(isinstance(problems.get(key), UnavailableError) for key in self._keys):
                 raise problems[self._keys[0]]
             was_broken = self._problem is not None
             if was_broken or hold != self._hold:
@@ -440,10 +457,10 @@ class TokenLink:
 
     def _found(self, problems: dict[TokenKey, BackendError]) -> None:
         """All keys were looked for, and these were not found."""
-        self._key_problems = problems
+        self._key_problems = {key: problem for key, problem in problems.items() if key in self._keys}
         self._tell()
         self._lock.notify_all()
-        if problems:
+        if self._key_problems:
             self._mend()
 
     def _find_keys(self, login: TokenLogin) -> dict[TokenKey, BackendError]:

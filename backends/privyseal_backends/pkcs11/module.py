@@ -25,6 +25,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
 from privyseal_backends.pkcs11.errors import Fault, Meaning, meaning, meaning_of_code
+from privyseal_backends.pkcs11.turns import turn
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ _CKU_USER = 1
 LOOK_FOR_HANGS_EVERY_S = 0.25
 CALL_LIMIT_S = 30.0
 """Seconds that a call may be inside a module where its caller has no limit of its own."""
+_SHORTEST_STEADY_S, _LONGEST_STEADY_S, _STEADY_TIMES = 1.0, 15.0, 50.0
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -271,6 +273,8 @@ class Module:
         self._renewer: int | None = None
         self._start_until_s: float | None = None
         self._generation = 0
+        self._begun_s = 0.0
+        self._took_s = 0.0
         self._turn: threading.Lock | None = None
 
     @property
@@ -403,6 +407,7 @@ class Module:
 
     def _begin_anew(self, start_s: float) -> None:
         """Finalise and initialise behind a closed gate, and open it."""
+        since_s = time.monotonic()
         try:
             was_running, self._running = self._running, False
             attached, self._attached = self._attached, {}
@@ -419,6 +424,7 @@ class Module:
                     tenant.renewed()
         finally:
             self._start_until_s = None
+            self._took_s = time.monotonic() - since_s
             with self._state:
                 self._open_gate()
 
@@ -444,6 +450,13 @@ class Module:
     def others_well(self, tenant: Tenant) -> bool:
         """Whether another tenant would be disturbed when the module is begun anew."""
         return any(other.well for other in self._tenants if other is not tenant)
+
+    @property
+    def bears_another_start(self) -> bool:
+        """Whether it may be begun anew for the sake of one token while others are well: these stand still meanwhile, so
+        it is done ever so often that they lose a fiftieth of their time."""
+        pause_s = min(_LONGEST_STEADY_S, max(_SHORTEST_STEADY_S, _STEADY_TIMES * self._took_s))
+        return time.monotonic() - self._begun_s >= pause_s
 
     def _look_for_hangs(self, ended: threading.Event) -> None:
         # Not on the condition of the calls: each of them would wake it.
@@ -473,11 +486,13 @@ class Module:
     def _start(self) -> None:
         for attempt in range(1, _START_ATTEMPTS + 1):
             try:
-                self._initialize()
+                # Several processes that initialise SoftHSM at one moment trip over each other.
+                with turn(self.path):
+                    self._initialize()
                 break
             except (CodeError, PKCS11Error) as error:
                 failure = self._start_error(error)
-                # Several processes that initialise SoftHSM at one moment trip over each other, and succeed a bit later.
+                # Other programs take no turns; a bit later it succeeds.
                 if attempt == _START_ATTEMPTS or isinstance(failure, OperatorError):
                     raise failure from None
                 time.sleep(_START_PAUSE_S * attempt)
@@ -487,6 +502,7 @@ class Module:
         with self._state:
             self._running = True
             self._generation += 1
+            self._begun_s = time.monotonic()
 
     def _initialize(self) -> None:
         if self._lib is not None:

@@ -68,6 +68,10 @@ class Pkcs11Key:
         """Follow the token; see `Observed`."""
         self._link.observe(self._key, tell)
 
+    def forget(self) -> None:
+        """Leave the key alone from now on; see `Observed`."""
+        self._link.forget(self._key)
+
     async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
         """Sign each input; see `Key.sign`."""
         able = self._description.mechanisms
@@ -160,7 +164,14 @@ class Pkcs11Store:
         """Open the key; see `KeyStore.open_key`."""
         parsed = parse(uri)
         timeout_s = self._settings.open_timeout_s
-        return await on_thread(lambda _: self._open(parsed, fingerprint), "open a key", timeout_s)
+
+        def work(abandoned: Abandoned) -> Pkcs11Key:
+            key = self._open(parsed, fingerprint)
+            if abandoned:
+                key.forget()
+            return key
+
+        return await on_thread(work, "open a key", timeout_s)
 
     async def create_key(self, uri: str, purpose: Purpose = Purpose.TYPE1, modulus_bits: int = 2048) -> Pkcs11Key:
         """Generate a key inside the token; see `KeyCreator.create_key`. The URI names it by `object=`; its CKA_ID is
@@ -233,11 +244,15 @@ class Pkcs11Store:
         module = MODULES.acquire(path, init_string(path, self._settings.init_strings))
         self._keep(module)
         place = self._find(module, uri)
-        with module.call():
-            try:
-                yield place
-            except PKCS11Error as error:
-                raise backend_error(error, "to open a key") from None
+        while True:
+            with module.call():
+                if place.generation == module.generation:
+                    try:
+                        yield place
+                    except PKCS11Error as error:
+                        raise backend_error(error, "to open a key") from None
+                    return
+            place = self._log_in(module, uri)  # the module was begun anew meanwhile, for another token
 
     def _find(self, module: Module, uri: Pkcs11Uri) -> _Place:
         """Find the token and log in, with a second and a third look: a process that initialises SoftHSM at the moment
@@ -251,6 +266,10 @@ class Pkcs11Store:
                     raise
             time.sleep(pause_s)
             module.refresh(generation, self._settings.open_timeout_s)
+            if module.generation == generation and module.bears_another_start:
+                # Other tokens are in use, and a module may not show one that has come since it was initialised.
+                idle_s, start_s = self._settings.hang_after_s, self._settings.open_timeout_s
+                module.renew(generation, idle_s=idle_s, start_s=start_s)
         return self._log_in(module, uri)
 
     def _log_in(self, module: Module, uri: Pkcs11Uri) -> _Place:

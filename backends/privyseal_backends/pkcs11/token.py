@@ -8,10 +8,8 @@ is opened without a PIN.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,12 +24,13 @@ from privyseal_backends.pkcs11.module import CodeError, Module, meaning_of
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.pin import Pin, read_pin
 from privyseal_backends.pkcs11.settings import Settings
+from privyseal_backends.pkcs11.turns import take_turn
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
+_NO_PIN_YET = "CKR_USER_PIN_NOT_INITIALIZED"
 _ALREADY = "CKR_USER_ALREADY_LOGGED_IN"
-_LOCK_PATIENCE_S, _LOCK_EVERY_S = 3.0, 0.005
 _HEARD_S = 0.5
 
 
@@ -163,15 +162,8 @@ def _serial(token: pkcs11.Token) -> str:
 @contextlib.contextmanager
 def _alone(module_path: str) -> Iterator[None]:
     """Let no other process log in through the module meanwhile: workers that lost their logins together would otherwise
-    try a wrong PIN once each. After a refusal it takes a moment until the others have heard of it.
-
-    The lock is the module's own file, which all have and need not write. Whoever else holds it is not waited for long.
-    """
-    try:
-        descriptor = os.open(module_path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UnavailableError("module", f"cannot open {module_path}: {error.strerror}", "look at the system") from None
-    _wait_for_lock(descriptor)
+    try a wrong PIN once each. After a refusal it takes a moment until the others have heard of it."""
+    descriptor = take_turn(module_path)
     try:
         yield
     except OperatorError:
@@ -183,20 +175,6 @@ def _alone(module_path: str) -> Iterator[None]:
         os.close(descriptor)
         raise
     os.close(descriptor)
-
-
-def _wait_for_lock(descriptor: int) -> None:
-    until_s = time.monotonic() + _LOCK_PATIENCE_S
-    while not _locked(descriptor) and time.monotonic() < until_s:
-        time.sleep(_LOCK_EVERY_S)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _handle(session: pkcs11.Session) -> int:
@@ -355,6 +333,9 @@ class TokenLogin:
                 f"the token {self._label!r} refused the PIN from {pin_source}",
                 "correct it and start again; it will not be tried again, since a few wrong PINs lock a token",
             )
+        elif what.name == _NO_PIN_YET:
+            # Nothing was counted against the PIN, and somebody is likely to be making the token at this moment.
+            return OperatorError("token", f"the token {self._label!r} has no user PIN yet", what.remedy)
         elif what.fault in (Fault.OPERATOR, Fault.CALLER) or (what.fault is Fault.DOUBTFUL and what.name != _UNLUCKY):
             # An answer that nobody here knows may be a vendor's way to refuse a PIN: it is not tried again either.
             failure = OperatorError(

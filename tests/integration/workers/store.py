@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,15 @@ from tests.fakes.software_store import SoftwareStore
 
 class DiaryStore(SoftwareStore):
     """Writes a line into `opened` for each key opened, and into `tries` for each PIN that was refused. While there is a
-    file `die`, opening a key ends the process; while there is a file `refuse`, it refuses the PIN."""
+    file `die`, opening a key ends the process; a file `refuse`, and it refuses the PIN; a file `wait`, and it waits."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
+
+    def share_quota(self, processes: int) -> None:
+        """See `interface.Metered`."""
+        (self._folder / f"share-{os.getpid()}").write_text(str(processes))
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
         self._note("opened")
@@ -25,6 +30,8 @@ class DiaryStore(SoftwareStore):
         if (self._folder / "refuse").exists():
             self._note("tries")
             raise OperatorError("PIN", "the token 'diary' refused the PIN", "correct it")
+        while (self._folder / "wait").exists():
+            await asyncio.sleep(0.02)
         return await super().open_key(uri, fingerprint)
 
     def _note(self, name: str) -> None:

@@ -138,6 +138,8 @@ def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
             configure(farm, workers=number)
             serving.process.send_signal(signal.SIGHUP)
             until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
+            shares = [farm.folder / f"share-{pid}" for pid in workers(serving)]
+            until(lambda: [each.read_text() for each in shares] == [str(number)] * number)  # noqa: B023 - called here
         assert workers(serving)[0] == before[0]
         farm.config.write_text("[server]\nworkers = many\n")
         serving.process.send_signal(signal.SIGHUP)
@@ -145,6 +147,26 @@ def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
         builds.go_on()
         assert builds.errors == []
         assert serving.stop() == 0
+
+
+def test_a_worker_that_is_too_many_by_the_time_that_its_turn_comes(farm: Place) -> None:
+    """Workers start one after another: the second is at it, and the third waits, when one is enough again."""
+    configure(farm, workers=1)
+    with farm.serving() as serving, all_listening(serving, 1) as first:
+        (farm.folder / "wait").touch()
+        for number, children in ((3, 2), (1, 1)):
+            configure(farm, workers=number)
+            serving.process.send_signal(signal.SIGHUP)
+            until(lambda: len(workers(serving)) == children)  # noqa: B023 - called here
+        (farm.folder / "wait").unlink()
+        configure(farm, workers=2)
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: len(listeners(serving)) == 2)
+        assert len(workers(serving)) == 2
+        assert workers(serving)[0] == first[0]
+        assert len((farm.folder / "opened").read_text().splitlines()) == 3
+        assert serving.stop() == 0
+        assert "did not end in" not in serving.log
 
 
 def test_nothing_of_the_configuration_is_in_a_command_line(farm: Place) -> None:

@@ -10,25 +10,20 @@ It is driven through a file that both sides map, so a test can break the module 
 moment that they are made, the first one that fits counts, and each call of a function is one call: python-pkcs11 calls
 C_Sign and C_Decrypt twice, first to ask for the length, and `final` (the default for these two) leaves that out.
 
-It is built with the C compiler of the machine, once in a test run: $CC, cc, gcc or clang, or the one in the package
-ziglang. Each `FaultShim` has a file of its own, since a process has one state for each module file.
+It is built once in a test run (see `tests.support.compiling`). Each `FaultShim` has a file of its own, since a process
+has one state for each module file.
 """
 
 from __future__ import annotations
 
-import atexit
 import enum
-import functools
 import mmap
 import os
-import shlex
 import shutil
 import struct
-import subprocess
-import sys
-import tempfile
-from importlib.util import find_spec
 from pathlib import Path
+
+from tests.support.compiling import compiled
 
 _SOURCE = Path(__file__).with_name("shim.c")
 
@@ -110,7 +105,7 @@ class FaultShim:
         """Put a shim before `module_path` into `folder`."""
         number = len(list(folder.glob("shim-*.so")))
         path = folder / f"shim-{number}.so"
-        shutil.copyfile(_compiled(), path)
+        shutil.copyfile(compiled(_SOURCE, "-fvisibility=hidden", "-Wl,-Bsymbolic"), path)
         control = path.with_name(path.name + ".control")
         control.write_bytes(os.fsencode(module_path).ljust(_SIZE, b"\0"))
         with control.open("r+b") as file:
@@ -217,27 +212,3 @@ class FaultShim:
         )
         self._map[offset : offset + _RULE.size] = rule
         struct.pack_into("<I", self._map, offset, action)  # last of all: the rule acts from here on
-
-
-@functools.cache
-def _compiled() -> Path:
-    """The shim, built once in this process."""
-    folder = Path(tempfile.mkdtemp(prefix="privyseal-shim-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    target = folder / "shim.so"
-    flags = ["-shared", "-fPIC", "-O1", "-fvisibility=hidden", "-Wl,-Bsymbolic"]
-    subprocess.run([*_compiler(), *flags, "-o", str(target), str(_SOURCE), "-ldl"], check=True)
-    return target
-
-
-def _compiler() -> list[str]:
-    named = shlex.split(os.environ.get("CC", ""))
-    if named:
-        return named
-    for name in ("cc", "gcc", "clang"):
-        found = shutil.which(name)
-        if found:
-            return [found]
-    if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise FileNotFoundError("no C compiler is here: install gcc, or the Python package ziglang")

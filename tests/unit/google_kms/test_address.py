@@ -118,14 +118,18 @@ def test_every_setting_is_read():
             "concurrency": 8,
             "attempt_timeout_s": 2,
             "open_timeout_s": 3.5,
+            "quota_per_s": 50,
         }
-    ) == Settings(Endpoint("kms.example", 443), "/etc/sa.json", "/etc/roots.pem", 8, 2.0, 3.5)
+    ) == Settings(Endpoint("kms.example", 443), "/etc/sa.json", "/etc/roots.pem", 8, 2.0, 3.5, 50.0)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"region": "eu"},
+        {"quota_per_s": 0},
+        {"quota_per_s": "many"},
+        {"quota_per_s": True},
         {"endpoint": 1},
         {"endpoint": "http://kms.example:80"},
         {"credentials_file": ""},

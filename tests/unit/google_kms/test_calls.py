@@ -18,6 +18,7 @@ from privyseal_backends.google_kms.calls import Caller
 from privyseal_backends.google_kms.failures import Verb, integrity
 from privyseal_backends.google_kms.slots import Slots
 from privyseal_backends.interface import BusyError, DeadlineError, IntegrityError, OperatorError, UnavailableError
+from privyseal_backends.quota import TokenBucket
 
 
 class Clock:
@@ -35,7 +36,7 @@ class Clock:
         self.sleeps.append(seconds)
         self.now_s += seconds
 
-    def call(self, outcomes, seconds, *, takes_s=0.0, attempt_timeout_s=5.0):
+    def call(self, outcomes, seconds, *, takes_s=0.0, attempt_timeout_s=5.0, bucket=None, verb=Verb.SIGN):
         """Call with what each attempt meets; the answer `value` is good."""
         remaining = iter(outcomes)
 
@@ -52,8 +53,8 @@ class Clock:
                 raise answer
             return answer
 
-        caller = Caller(Slots(1), attempt_timeout_s)
-        return asyncio.run(caller.call(Verb.SIGN, send, check, self.now_s + seconds))
+        caller = Caller(Slots(1), attempt_timeout_s, bucket)
+        return asyncio.run(caller.call(verb, send, check, self.now_s + seconds))
 
 
 @pytest.fixture
@@ -70,6 +71,21 @@ AWAY = error(grpc.StatusCode.UNAVAILABLE)
 BUSY = error(grpc.StatusCode.RESOURCE_EXHAUSTED)
 LATE = error(grpc.StatusCode.DEADLINE_EXCEEDED)
 UNTRUE = integrity("a test says so")
+
+
+def test_a_configured_quota_is_kept_to_by_every_attempt(clock):
+    bucket = TokenBucket(2.0)
+    answer = clock.call([AWAY, "value"], 10, bucket=bucket)
+    assert (answer.value, clock.sleeps) == ("value", [0.0, 0.05, pytest.approx(0.45)])
+    assert answer.queued_s == pytest.approx(0.45)
+    clock.call(["version"], 0.1, bucket=bucket, verb=Verb.GET_VERSION)
+    with pytest.raises(BusyError, match="quota"):
+        clock.call([], 0.1, bucket=bucket)
+
+
+def test_a_quota_that_leaves_no_other_attempt_tells_what_was_met(clock):
+    with pytest.raises(UnavailableError):
+        clock.call([AWAY], 0.3, bucket=TokenBucket(2.0))
 
 
 def test_pauses_double_up_to_a_bound(clock):

@@ -140,6 +140,25 @@ def test_a_pin_that_is_refused_when_logging_in_again_is_tried_once(
     assert "serves no more until somebody acts" in caplog.text
 
 
+def test_a_token_whose_pin_is_yet_to_be_set_is_waited_for(token: SoftHsmToken, shim: FaultShim) -> None:
+    """As while somebody makes it anew: nothing is counted against a PIN, so nothing latches."""
+
+    async def sign() -> None:
+        async with serving(token, shim, threads=1) as (_, key, told):
+            shim.fail("C_Login", 0x102)
+            shim.fail("C_Sign", Ckr.DEVICE_REMOVED, times=1)
+            logins = shim.calls("C_Login")
+            assert kinds(await key.sign(type1(), in_time())) == ["UnavailableError"]
+            await until(lambda: shim.calls("C_Login") > logins + 2)
+            assert isinstance(told.last, UnavailableError)
+            assert "has no user PIN yet" in told.last.message
+            shim.clear()
+            await told.until(None)
+            assert kinds(await key.sign(type1(), in_time())) == ["Signature"]
+
+    asyncio.run(sign())
+
+
 @pytest.mark.parametrize("code", [Ckr.PIN_LOCKED, 0xA3, 0x102])
 def test_what_a_person_has_to_mend_latches(token: SoftHsmToken, shim: FaultShim, code: int) -> None:
     async def sign() -> None:
@@ -320,12 +339,16 @@ def test_a_token_made_anew_with_the_same_key_is_used_and_with_another_never(
                     shutil.rmtree(folder)
                 while isinstance((await key.sign(type1(), in_time()))[0], Signature):
                     await asyncio.sleep(0)
-                again = make_token(tmp_path, "same")
+                # Whole at once: SoftHSM's own tool fails beside a module that reads a token which is half made.
+                again = make_token(elsewhere, "same")
                 import_rsa_key(again, "demo", pem)
+                for folder in again.tokens_folder.iterdir():
+                    folder.rename(token.tokens_folder / folder.name)
                 await told.until(then)
                 (result,) = await key.sign(type1(), in_time())
                 assert isinstance(result, Signature if then is None else IntegrityError)
 
+    elsewhere = tmp_path / "elsewhere"
     token = make_token(tmp_path, "same")
     import_rsa_key(token, "demo", PEM)
     shim = FaultShim.build(tmp_path, token.module_path)
@@ -375,6 +398,74 @@ def test_one_key_of_two_that_is_deleted_leaves_the_other_alone(tmp_path: Path, m
     import_rsa_key(token, "other", VECTORS / "capgo-v2" / "private.pem")
     shim = FaultShim.build(tmp_path, token.module_path)
     with token.in_this_process():
+        asyncio.run(sign())
+
+
+def test_a_key_that_is_used_no_more_is_looked_for_no_more(tmp_path: Path) -> None:
+    """It may be deleted then, and even a call that comes late with it says nothing of the token."""
+
+    async def sign() -> None:
+        async with serving(token, shim) as (store, key, told):
+            other = await store.open_key(token.uri("other", module_path=shim.path))
+            third = await store.open_key(token.uri("third", module_path=shim.path))
+            told_of_other = Told(other)
+            assert isinstance(other, Observed)
+            other.forget()
+            other.forget()
+            assert kinds(await other.sign(type1(), in_time())) == ["Signature"]
+            delete_objects(token, "other")
+            assert kinds(await other.sign(type1(), in_time())) == ["UnavailableError"]
+            searches = shim.calls("C_FindObjectsInit")
+            for each in (key, third):
+                assert kinds(await each.sign(type1(), in_time())) == ["Signature"]
+            await asyncio.sleep(0.2)
+            assert shim.calls("C_FindObjectsInit") <= searches + 4
+            shim.fail("C_SignInit", Ckr.DEVICE_REMOVED, times=1)
+            await until_it_signs(key)
+            assert [type(each) for each in told.all] == [type(None), UnavailableError, type(None)]
+            assert told_of_other.all == [None]
+
+    token = make_token(tmp_path, "three")
+    import_rsa_key(token, "demo", PEM)
+    for label in ("other", "third"):
+        import_rsa_key(token, label, VECTORS / "capgo-v2" / "private.pem", id=label.encode().hex())
+    shim = FaultShim.build(tmp_path, token.module_path)
+    with token.in_this_process():
+        asyncio.run(sign())
+
+
+def test_a_token_that_comes_while_another_is_in_use_is_found(tmp_path: Path) -> None:
+    """As in a process that took over while one token of two was away."""
+
+    async def sign() -> None:
+        async with serving(one, shim, new_process=True) as (store, key, told):
+            shutil.move(away, there)
+            keys: list[Key] = []
+
+            async def found() -> bool:
+                with contextlib.suppress(OperatorError):
+                    keys.append(await store.open_key(two.uri("demo", module_path=shim.path)))
+                return bool(keys)
+
+            for _ in range(100):
+                if await found():
+                    break
+                assert kinds(await key.sign(type1(), in_time())) == ["Signature"]
+            assert keys
+            for each in (key, *keys):
+                assert kinds(await each.sign(type1(), in_time())) == ["Signature"]
+            assert told.all == [None]
+
+    one = make_token(tmp_path, "one")
+    before = set(one.tokens_folder.iterdir())
+    two = make_token(tmp_path, "two")
+    (there,) = set(one.tokens_folder.iterdir()) - before
+    away = tmp_path / "away"
+    for each in (one, two):
+        import_rsa_key(each, "demo", PEM)
+    shutil.move(there, away)
+    shim = FaultShim.build(tmp_path, one.module_path)
+    with one.in_this_process():
         asyncio.run(sign())
 
 

@@ -229,7 +229,7 @@ def test_a_token_close_to_its_lock_is_not_asked(
     asyncio.run(refuse_then_heal())
 
 
-@pytest.mark.parametrize("code", [Ckr.PIN_LOCKED, 0xA3, 0x102, 0x80000001])
+@pytest.mark.parametrize("code", [Ckr.PIN_LOCKED, 0xA3, 0x80000001])
 def test_what_only_a_person_mends_is_asked_once(token: SoftHsmToken, shim: FaultShim, code: int) -> None:
     async def try_twice() -> None:
         shim.fail("C_Login", code)

@@ -321,10 +321,14 @@ class Follower:
         self.description = key.description
         self.sign = key.sign
         self.tell: Callable[[BackendError | None], None] = lambda _: None
+        self.forgotten = False
 
     def observe(self, tell: Callable[[BackendError | None], None]) -> None:
         self.tell = tell
         tell(None)
+
+    def forget(self) -> None:
+        self.forgotten = True
 
 
 @pytest.mark.parametrize(
@@ -359,6 +363,131 @@ def test_a_key_that_follows_its_store_is_believed_alone(
         served.key.tell(None)
         assert served.state is KeyState.SERVING
         assert changes[-2:] == [(False, lost), (True, False)]
+        await ring.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def followers(store: SoftwareStore) -> dict[str, list[Follower]]:
+    """The store's keys follow it; all that were opened, by their URI."""
+    original, opened = store.open_key, dict[str, list[Follower]]()
+
+    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+        opened.setdefault(uri, []).append(Follower(await original(uri, fingerprint)))
+        return opened[uri][-1]
+
+    store.open_key = open_key  # type: ignore[method-assign]
+    return opened
+
+
+LOST = LostError("token", "it is gone")
+
+
+def test_keys_are_adopted_while_their_store_is_lost(
+    store: SoftwareStore, followers: dict[str, list[Follower]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Frozen, given other schemes, removed: what the store says later of each counts, or does not."""
+
+    async def main() -> None:
+        ring = keyring(store, key_config("a"), key_config("b"))
+        await ring.open(10)
+        a, b = ring.keys["a"], ring.keys["b"]
+        for uri in ("software:a", "software:b"):
+            followers[uri][0].tell(LOST)
+        assert (ring.serves, ring.lost) == (False, LOST)
+
+        ring.adopt([key_config("a", schemes=(SignatureScheme.CAPGO_V2,)), key_config("b", state="frozen")])
+        assert (ring.keys["a"], ring.keys["b"]) == (a, b)
+        assert (a.state, a.schemes) == (KeyState.UNAVAILABLE, {SignatureScheme.CAPGO_V2})
+        assert b.state is KeyState.FROZEN
+        assert (ring.serves, ring.lost) == (False, LOST)
+        followers["software:b"][0].tell(None)
+        assert not ring.serves  # a frozen key is of no use to callers of the other
+        followers["software:a"][0].tell(None)
+        assert (ring.serves, ring.lost) == (True, None)
+
+        followers["software:a"][0].tell(LOST)
+        ring.adopt([key_config("b", state="frozen")])
+        assert (ring.serves, ring.lost) == (True, None)  # who calls is to hear that it is frozen
+        assert followers["software:a"][0].forgotten
+        caplog.clear()
+        followers["software:a"][0].tell(None)
+        followers["software:a"][0].tell(LOST)
+        a.note(UnavailableError("token", "an answer that comes late"))
+        assert ring.lost is None
+        assert caplog.text == ""
+        await ring.close()
+
+    asyncio.run(main())
+
+
+def test_a_key_that_is_shut_while_its_store_is_lost(store: SoftwareStore, followers: dict[str, list[Follower]]) -> None:
+    async def main() -> None:
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        a, (first,) = ring.keys["a"], followers["software:a"]
+        first.tell(LOST)
+        ring.adopt([key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))])
+        assert (a.state, ring.lost, first.forgotten) == (KeyState.BLOCKED, None, True)
+        first.tell(None)
+        a.note("a signature that comes late")
+        assert a.state is KeyState.BLOCKED
+        ring.adopt([key_config("a")])
+        await until(lambda: a.state is KeyState.SERVING)
+        assert [each.forgotten for each in followers["software:a"]] == [True, False]
+        first.tell(LOST)
+        assert a.state is KeyState.SERVING
+        await ring.close()
+        assert followers["software:a"][1].forgotten
+
+    asyncio.run(main())
+
+
+def test_a_key_that_was_opened_in_vain_is_let_go(store: SoftwareStore, followers: dict[str, list[Follower]]) -> None:
+    async def main() -> None:
+        ring = keyring(store, key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,)))
+        with pytest.raises(KeyringError):
+            await ring.open(10)
+        assert [each.forgotten for each in followers["software:a"]] == [True]
+        await ring.close()
+
+    asyncio.run(main())
+
+
+def test_what_was_believed_of_a_key_ends_when_it_is_shut(store: SoftwareStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privyseal_service.keyring._BELIEVED_S", {KeyState.UNAVAILABLE: 0.01})
+
+    async def main() -> None:
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        ring.keys["a"].note(UnavailableError("network", "it is away"))
+        ring.adopt([key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))])
+        await asyncio.sleep(0.03)
+        assert ring.keys["a"].state is KeyState.BLOCKED
+        await ring.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("part", ["token", "module"])
+def test_a_key_that_is_added_while_its_token_is_away_is_looked_for(store: SoftwareStore, part: str) -> None:
+    original, gone = store.open_key, True
+
+    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+        if gone and uri == "software:b":
+            raise OperatorError(part, "there is none")
+        return await original(uri, fingerprint)
+
+    async def main() -> None:
+        nonlocal gone
+        store.open_key = open_key  # type: ignore[method-assign]
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        ring.adopt([key_config("a"), key_config("b")])
+        await until(lambda: ring.keys["b"].state is KeyState.BLOCKED)
+        gone = False
+        await until(lambda: ring.keys["b"].state is KeyState.SERVING)
         await ring.close()
 
     asyncio.run(main())

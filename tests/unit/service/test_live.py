@@ -252,6 +252,16 @@ def test_what_was_counted_outlives_the_service(
     assert Refusal(failure).reason == "LIMIT_REACHED"
 
 
+def test_a_second_grant_that_does_not_hold_now_never_steps_in(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub
+) -> None:
+    changed = limited(config, daily_quota=1)
+    changed["grants"].append({**config["grants"][0], "name": "with a context", "context": ["app_id"]})
+    reload(running, changed)
+    signing.SignChecksum(SIGN, timeout=10)
+    assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "LIMIT_REACHED"
+
+
 def test_a_second_grant_steps_in(running: RunningService, config: dict[str, Any], signing: SigningServiceStub) -> None:
     changed = limited(config, daily_quota=1)
     changed["grants"].append({**config["grants"][0], "name": "overflow"})

@@ -1,4 +1,4 @@
-"""A token bucket that keeps one process under a quota of requests a second."""
+"""A token bucket that keeps one process under its share of a quota of requests a second."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ class TokenBucket:
     """
 
     def __init__(self, rate_per_s: float) -> None:
+        self._quota_per_s = rate_per_s
         self._rate_per_s = rate_per_s
         self._capacity = max(1.0, rate_per_s / 10)
         self._tokens = self._capacity
         self._filled_at_s: float | None = None
+
+    def share(self, processes: int) -> None:
+        """Go on with an equal part of the rate, among so many processes that have one each."""
+        self._rate_per_s = self._quota_per_s / max(1, processes)
+        self._capacity = max(1.0, self._rate_per_s / 10)
+        self._tokens = min(self._capacity, self._tokens)
 
     def reserve(self, now_s: float, deadline_s: float) -> float:
         """Take a token, and return the seconds to wait until it is there; callers are served in order.
@@ -31,8 +38,8 @@ class TokenBucket:
         if wait_s and now_s + wait_s >= deadline_s:
             raise BusyError(
                 "quota",
-                "the configured quota of requests to AWS KMS is used up until after the deadline",
-                "ask again later, or raise quota_per_s with AWS's own quota",
+                "the configured quota of requests is used up until after the deadline",
+                "ask again later, or raise quota_per_s with the key store's own quota",
                 retry_after_s=wait_s,
             )
         self._tokens -= 1.0

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privyseal_backends.aws_kms.quota import TokenBucket
 from privyseal_backends.interface import BusyError
+from privyseal_backends.quota import TokenBucket
 
 
 def test_a_burst_goes_at_once_and_the_rest_in_order() -> None:
@@ -32,6 +32,14 @@ def test_a_wait_beyond_the_deadline_is_refused_at_once_and_costs_nothing() -> No
             bucket.reserve(0.0, 0.5)
         assert caught.value.retry_after_s == pytest.approx(0.5)
     assert bucket.reserve(0.0, 0.6) == pytest.approx(0.5)
+
+
+def test_a_part_for_each_of_several_processes() -> None:
+    bucket = TokenBucket(20.0)
+    bucket.share(4)
+    assert [bucket.reserve(0.0, 10.0) for _ in range(3)] == pytest.approx([0.0, 0.2, 0.4])
+    bucket.share(1)
+    assert bucket.reserve(0.0, 10.0) == pytest.approx(0.15)
 
 
 @given(
