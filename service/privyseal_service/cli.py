@@ -111,14 +111,14 @@ def serve(config_file: Path) -> None:
       privyseal-server serve --config /etc/privyseal/privyseal.toml
     """  # noqa: D301 - click's own mark
     config = _load(config_file)
-    # What gRPC's core would write to standard error is in none of the forms that [log] offers.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from privyseal_service import logs  # noqa: PLC0415
     from privyseal_service.audit.running import sequencing  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import StartError, start_error  # noqa: PLC0415
-    from privyseal_service.process import keep_memory_together  # noqa: PLC0415
+    from privyseal_service.process import keep_memory_together, set_up_grpc  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
+
+    set_up_grpc()
 
     if config.audit is None:
         raise CommandError(

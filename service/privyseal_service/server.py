@@ -184,7 +184,7 @@ class Service:
         for config, material in zip(self._config.listeners, self._tls, strict=True):
             listener = Listener(config, material, trust, self.problems)
             listener.build(self._config.server, self._path, self._audit)
-            add_HealthServicer_to_server(self._health, listener.server)
+            add_HealthServicer_to_server(self._health, listener.server)  # type: ignore[arg-type]  # it asks for no more
             add_ServerReflectionServicer_to_server(self._reflection, listener.server)  # type: ignore[no-untyped-call]
             self._listeners.append(listener)
         for made in self._listeners:
