@@ -174,8 +174,13 @@ def _await(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _announce(line: str) -> None:
-    click.echo(line)
-    sys.stdout.flush()
+    from privyseal_service.exits import StartError  # noqa: PLC0415
+
+    try:
+        click.echo(line)
+        sys.stdout.flush()
+    except OSError as error:  # whoever waits for the address would wait for ever
+        raise StartError(f"{error.strerror}; nothing more was done", REFUSED) from None
 
 
 def _announce_unrecorded(line: str) -> None:

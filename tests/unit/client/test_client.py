@@ -279,7 +279,7 @@ class TestErrors:
     def test_nothing_is_said_twice(self, call, server, plain, code, message, details, says):
         server.fail("GetKey", Fault(code, message, details))
         with pytest.raises(errors.ServiceError) as caught:
-            call(plain, "get_key")
+            call(plain, "get_key", timeout_s=2)
         assert str(caught.value) == says
 
     def test_retry_info_is_the_remedy(self, call, server, plain):
