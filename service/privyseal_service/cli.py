@@ -1,7 +1,7 @@
 """The `privyseal-server` command. It imports what a command needs inside the command, so that help is quick.
 
 Exit codes: 0; 1 refused, not verified or unfit input; 2 usage, a missing file or a bad configuration; 3 a key store
-that is away; 75 a key store that only a new process mends (`serve`).
+that is away; `serve` has 70 for a fault of the program and 75 for a key store that only a new process mends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from privyseal import __version__
 from privyseal_service.audit.cli import audit
-from privyseal_service.exits import AWAY, LOST, REFUSED, USAGE
+from privyseal_service.exits import AWAY, DEFECT, LOST, REFUSED, USAGE
 from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
@@ -77,13 +77,25 @@ def _load(file: Path) -> Config:
         raise CommandError(str(error), USAGE) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="privyseal-server")
+_EPILOG = """\b
+Examples:
+  privyseal-server key create --config privyseal.toml app-release > public.pem
+  privyseal-server check --config privyseal.toml
+  privyseal-server serve --config privyseal.toml
+
+\b
+Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;
+3 a key store that is away, or no service; 75 `serve` without workers, when only a new process mends a key store.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(__version__, "-V", "--version", prog_name="privyseal-server")
 def cli() -> None:
     """The signing service: two RSA operations for over-the-air app bundles, with keys that stay in their key store."""
 
 
-@cli.command()
+@cli.command(short_help="Serve until SIGTERM or SIGINT.")
 @_config_option
 def serve(config_file: Path) -> None:
     """Serve until SIGTERM or SIGINT, by worker processes of its own (server.workers, one for each core).
@@ -91,20 +103,22 @@ def serve(config_file: Path) -> None:
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
     standard error. Exits with 1 when a key cannot serve as configured or the audit trail does not hold, 2 for a
     configuration, a certificate, an address or an audit folder that cannot be used, 3 when the store of a required key
-    is away, and, without workers, 75 when a key store was lost to the process (docs/recovery.md): start it again then.
+    is away, 70 for a fault of the program, and, without workers, 75 when a key store was lost to the process: start it
+    again after these three (docs/recovery.md).
 
     \b
     Example:
       privyseal-server serve --config /etc/privyseal/privyseal.toml
     """  # noqa: D301 - click's own mark
     config = _load(config_file)
-    # What gRPC's core would write to standard error is in none of the forms that [log] offers.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from privyseal_service import logs  # noqa: PLC0415
     from privyseal_service.audit.running import sequencing  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
-    from privyseal_service.exits import StartError  # noqa: PLC0415
+    from privyseal_service.exits import StartError, start_error  # noqa: PLC0415
+    from privyseal_service.process import keep_memory_together, set_up_grpc  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
+
+    set_up_grpc()
 
     if config.audit is None:
         raise CommandError(
@@ -112,6 +126,7 @@ def serve(config_file: Path) -> None:
             "(`privyseal-server audit keygen` makes its key), or set enabled = false in it for a first try",
             USAGE,
         )
+    keep_memory_together()
     logs.set_up(config.log)
     announce = _announce if config.audit.enabled else _announce_unrecorded
     try:
@@ -123,6 +138,9 @@ def serve(config_file: Path) -> None:
                 code = _serve_alone(config, config_file, announce, sequencer)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
+    except Exception as error:  # noqa: BLE001 - whatever runs the service is to start it again
+        _log_defect()
+        raise CommandError(str(start_error(error)), DEFECT) from None
     if code == LOST:
         from privyseal_service.process import end_at_once  # noqa: PLC0415
 
@@ -156,8 +174,13 @@ def _await(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _announce(line: str) -> None:
-    click.echo(line)
-    sys.stdout.flush()
+    from privyseal_service.exits import StartError  # noqa: PLC0415
+
+    try:
+        click.echo(line)
+        sys.stdout.flush()
+    except OSError as error:  # whoever waits for the address would wait for ever
+        raise StartError(f"{error.strerror}; nothing more was done", REFUSED) from None
 
 
 def _announce_unrecorded(line: str) -> None:
@@ -170,7 +193,7 @@ def _announce_unrecorded(line: str) -> None:
     _announce(line)
 
 
-@cli.command()
+@cli.command(short_help="Say what would serve and what would not, and why.")
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
@@ -199,7 +222,7 @@ def check(config_file: Path, *, as_json: bool) -> None:
         sys.exit(REFUSED)
 
 
-@cli.command()
+@cli.command(short_help="Say how the running service is.")
 @click.option(
     "--config",
     "config_file",
@@ -268,7 +291,7 @@ def key_create(name: str | None, config_file: Path | None, uri: str | None, purp
     _show(target, description)
 
 
-@key.command("import")
+@key.command("import", short_help="Move an RSA key from a file into its key store.")
 @click.argument("pem", type=click.Path(path_type=Path))
 @_key_target_options
 def key_import(pem: Path, name: str | None, config_file: Path | None, uri: str | None, purpose: str | None) -> None:
@@ -341,6 +364,21 @@ cli.add_command(audit)
 cli.add_command(grants)
 
 
+def _sentence(error: click.ClickException) -> str:
+    said = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx:
+        said = f"{' '.join(said.split()).rstrip('.')}; see `{error.ctx.command_path} --help`"
+    return said
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What is to be installed: the base is the client's alone."""
+    return (
+        f"the service's packages are not all installed ({error.name} is missing); install privyseal with its extra: "
+        "pip install 'privyseal[server]'"
+    )
+
+
 def _log_defect() -> None:
     import logging  # noqa: PLC0415
 
@@ -358,7 +396,7 @@ def main() -> None:
         click.echo(error.format_message(), err=True)
         code = USAGE
     except click.ClickException as error:
-        click.echo(f"privyseal-server: {error.format_message()}", err=True)
+        click.echo(f"privyseal-server: {_sentence(error)}", err=True)
         code = error.code if isinstance(error, (CommandError, GrantsError)) else USAGE
     except click.exceptions.Abort:
         code = 130
@@ -367,6 +405,10 @@ def main() -> None:
         # What standard output would not take is not tried again at exit, where it would become another exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = REFUSED
+    except ModuleNotFoundError as error:
+        _log_defect()
+        click.echo(f"privyseal-server: {_missing(error)}", err=True)
+        code = USAGE
     except Exception as error:  # noqa: BLE001 - an operator is owed a sentence; the trace is in the log at debug level
         _log_defect()
         click.echo(f"privyseal-server: a fault of the program itself, {type(error).__name__}: {error}", err=True)

@@ -41,7 +41,7 @@ from privyseal_service.control import (
     reader_over,
 )
 from privyseal_service.cores import core_count, usable_cores
-from privyseal_service.exits import REFUSED, StartError, start_error
+from privyseal_service.exits import DEFECT, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import WORKER_ENDS, Counters, Numbers, Series, add_up, lasting
 from privyseal_service.ports import ListenError, Reservation, reserve
@@ -303,7 +303,7 @@ class Supervisor:
                 continue
             delay_s = backoff.after(worker.lived_s)
             self._problems.counters.add(WORKER_ENDS)
-            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
+            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker.failure, code), delay_s)
             await first_of(asyncio.sleep(delay_s), self._stopping.wait())
 
     def _is_wanted(self, number: int) -> bool:
@@ -339,13 +339,13 @@ class Supervisor:
                 return new, new_ending
             self._workers.pop(new.process.pid, None)
             lived_s = new.lived_s
-            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new, await new_ending))
+            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new.failure, await new_ending))
 
     async def _see_off(self, worker: _Worker, ending: asyncio.Task[int]) -> None:
         """Wait for the end of a worker that was replaced."""
         code = await ending
         self._workers.pop(worker.process.pid, None)
-        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker, code))
+        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker.failure, code))
 
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]] | None:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once. None when
@@ -394,7 +394,7 @@ class Supervisor:
             except OSError as error:
                 sentence = f"worker {number} cannot be started: {error.strerror or error}"
                 if not self._serving.is_set() or self._stopping.is_set():
-                    raise StartError(sentence, REFUSED) from None
+                    raise StartError(sentence, DEFECT) from None
                 _LOG.error("%s; it is tried again", sentence)
             await asyncio.sleep(_SPAWN_AGAIN_S)
 
@@ -437,7 +437,7 @@ class Supervisor:
         """The first worker ended before it served: so does the service."""
         told = worker.failure
         if told is None and not self._stopping.is_set():
-            self._failure = StartError(f"the first worker {_ended(worker, code)} before it could serve", REFUSED)
+            self._failure = StartError(f"the first worker {_ended(worker.failure, code)} before it could serve", DEFECT)
         elif told is not None:
             self._failure = StartError(told.message, told.code)
         self._stopping.set()
@@ -552,12 +552,13 @@ async def _until_serving(worker: _Worker) -> None:
     await worker.until(lambda: worker.serving or worker.ended)
 
 
-def _ended(worker: _Worker, code: int) -> str:
-    """How a worker ended, in words."""
-    if worker.failure is not None:
-        return f"could not start ({worker.failure.message})"
+def _ended(failure: Failed | None, code: int) -> str:
+    """How a worker ended, in words: what it said of it, or its exit code (the signal's number below zero)."""
+    if failure is not None:
+        return f"could not start ({failure.message})"
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        known = -code in {each.value for each in signal.Signals}  # the real-time ones between two ends have no names
+        return f"was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
     return f"ended with exit code {code}"
 
 

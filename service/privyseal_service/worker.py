@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from privyseal_service.control import (
 )
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.process import die_with, end_at_once, harden, keep_to
+from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to, set_up_grpc
 from privyseal_service.reloading import UnusableError
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ _ORPHANED = 70
 def main() -> None:
     """The process. Arguments: the descriptors to take orders from and to report to, the supervisor's process id."""
     harden()
+    keep_memory_together()
     orders, words, supervisor = map(int, sys.argv[1:4])
     if not die_with(supervisor):
         sys.exit(_ORPHANED)
@@ -62,7 +62,7 @@ def main() -> None:
         start = read_start(orders)
     except EOFError:
         sys.exit(_ORPHANED)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    set_up_grpc()
     if start.core is not None:
         keep_to(start.core)
     worker = _Worker(start)

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from privyseal_service.config import load_config
+from privyseal_service.exits import AWAY, DEFECT, LOST, REFUSED
 from tests.house.files import CHECKOUT
 
 DEPLOY = CHECKOUT / "deploy"
@@ -38,6 +39,12 @@ def test_systemd_has_nothing_to_say_about_the_unit(unit):
 
     assert checked.returncode == 0
     assert checked.stdout + checked.stderr == ""
+
+
+def test_the_unit_starts_the_service_again_but_not_where_that_would_cost_a_try_of_the_pin():
+    service = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if line[:7] == "Restart")
+    assert service == {"Restart": "on-failure", "RestartSec": "2s", "RestartPreventExitStatus": str(REFUSED)}
+    assert REFUSED not in (AWAY, DEFECT, LOST)
 
 
 def test_systemd_sees_an_unknown_setting(unit):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,9 @@ import click
 
 from privyseal._terminal import ProgressLine, result, say, warn
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
-from privyseal.commands._formats import format_options, public_key_option, read_public_key, record_options, scheme_of
+from privyseal.commands._context import context_from, record_options
+from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
+from privyseal.commands._receipts import keeping_receipts, receipt_option
 
 if TYPE_CHECKING:
     from privyseal._client import Client
@@ -46,6 +47,7 @@ Examples:
 @format_options
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @record_options
+@receipt_option
 def seal(
     *,
     folder: Path,
@@ -61,6 +63,7 @@ def seal(
     app_id: str | None,
     revision: str | None,
     build_url: str | None,
+    receipt: Path | None,
     timeout_s: float,
     **connection: Any,
 ) -> None:
@@ -74,38 +77,36 @@ def seal(
     settings.require_connection()
     scheme = scheme_of(settings.format, package_json)
 
-    from privyseal import ci  # noqa: PLC0415 - help and version need none of it
-    from privyseal.release.seal import seal_folder  # noqa: PLC0415
+    from privyseal.release.seal import seal_folder  # noqa: PLC0415 - help and version need none of it
+    from privyseal.release.update import FILE_NAME  # noqa: PLC0415
 
-    context = ci.with_flags(
-        ci.context_from(os.environ),
-        app_id=app_id,
-        bundle_version=version,
-        source_revision=revision,
-        build_url=build_url,
-    )
+    context = context_from(app_id, version, revision, build_url)
     begun_s = time.monotonic()
     with ExitStack() as stack:
+        keeper = stack.enter_context(keeping_receipts(receipt, [output / FILE_NAME]))
 
         def open_signer() -> Client:
-            return stack.enter_context(open_client(settings, timeout_s, context))
+            keeper.client = stack.enter_context(open_client(settings, timeout_s, context))
+            return keeper.client
 
-        progress = stack.enter_context(ProgressLine(f"Sealing {folder}", 100, wanted=not as_json))
-        release = seal_folder(
-            open_signer,
-            folder,
-            version=version,
-            output=output,
-            scheme=scheme,
-            base_url=base_url or "",
-            key=settings.key,
-            delta=delta,
-            signature_cache=signature_cache,
-            context=context,
-            progress=progress,
-        )
-    _report(release, folder, as_json=as_json, seconds=time.monotonic() - begun_s)
-    _warn_of_urls(base_url)
+        with ProgressLine(f"Sealing {folder}", 100, wanted=not as_json) as progress:
+            release = seal_folder(
+                open_signer,
+                folder,
+                version=version,
+                output=output,
+                scheme=scheme,
+                base_url=base_url or "",
+                key=settings.key,
+                delta=delta,
+                signature_cache=signature_cache,
+                context=context,
+                progress=progress,
+                require_receipts=receipt is not None,
+            )
+        _report(release, folder, as_json=as_json, seconds=time.monotonic() - begun_s)
+        _warn_of_urls(base_url)
+        keeper.keep(release.receipts)
 
 
 def _report(release: Release, folder: Path, *, as_json: bool, seconds: float) -> None:

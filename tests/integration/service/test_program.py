@@ -173,7 +173,7 @@ def test_an_address_that_is_taken(software: Place) -> None:
         (["serve"], "Missing option '--config'"),
         (["serve", "--config", "/nonexistent/p.toml"], "/nonexistent/p.toml: there is no such file"),
         (["serve", "--colour"], "No such option"),
-        (["dance"], "No such command 'dance'"),
+        (["dance"], "No such command 'dance'; see `privyseal-server --help`"),
         (["check"], "Missing option '--config'"),
         (["key", "create"], "name the key by --config FILE NAME, or by --uri URI"),
         (["key", "create", "demo", "--uri", "software:x"], "name the key by --config FILE NAME, or by --uri URI"),
@@ -185,6 +185,12 @@ def test_an_address_that_is_taken(software: Place) -> None:
 )
 def test_usage(software: Place, arguments: list[str], says: str) -> None:
     assert says in sentence(software.run(*arguments), 2)
+
+
+def test_the_clients_packages_alone(software: Place) -> None:
+    (software.folder / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic'] = None\n")
+    says = "(pydantic is missing); install privyseal with its extra: pip install 'privyseal[server]'"
+    assert says in sentence(software.run("check", "--config", str(software.config)), 2)
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])

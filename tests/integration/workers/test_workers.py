@@ -115,7 +115,7 @@ def test_a_pin_that_is_refused_at_the_start_ends_it(farm: Place) -> None:
 
 def test_a_first_worker_that_dies_ends_the_start(farm: Place) -> None:
     (farm.folder / "die").touch()
-    said = last_sentence(farm, 1)
+    said = last_sentence(farm, 70)
     assert "the first worker ended with exit code 9 before it could serve" in said
 
 

@@ -159,6 +159,10 @@ def test_grants_in_files_of_their_own(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load(tmp_path, text)
         assert says in str(caught.value)
+    (folder / "a.toml").unlink()
+    (folder / "a.toml").symlink_to(folder / "none")
+    with pytest.raises(ConfigError, match=r"a\.toml: is no file, or a link to none"):
+        load(tmp_path, text)
     with pytest.raises(ConfigError, match="is no folder of grants"):
         load(tmp_path, text.replace("grants.d", "none"))
 

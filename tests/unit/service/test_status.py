@@ -74,3 +74,18 @@ def test_whatever_else_is_wrong_with_it(tmp_path: Path) -> None:
     file = tmp_path / "privyseal.toml"
     file.write_text('grants = 7\n[server]\nstate_folder = "state"\nworkrs = 1\n')
     assert state_folder_of(file) == tmp_path / "state"
+
+
+def test_what_a_server_answered_reaches_no_terminal_as_it_came() -> None:
+    detail = {
+        "ready": True,
+        "version": "1",
+        "pid": 1,
+        "configuration": {"read": "2026-05-28", "keys": 1, "grants": 1},
+        "workers": [],
+        "sinks": [],
+        "problems": {"issuer https://i.example": "its keys cannot be fetched: \x1b[2J\nready: all is well"},
+    }
+    assert lines(detail)[-1] == (
+        "problem: issuer https://i.example: its keys cannot be fetched: \\x1b[2J\\nready: all is well"
+    )

@@ -37,7 +37,7 @@ from privyseal_service.keyring import KeyringError
 from privyseal_service.latches import Latch, Latches
 from privyseal_service.ports import ListenError, reserve
 from privyseal_service.restarts import LONGEST_DELAY_S, Backoff, HangWatch
-from privyseal_service.supervisor import may_listen, worker_count
+from privyseal_service.supervisor import _ended, may_listen, worker_count
 
 LATCH = Latch(
     "pkcs11:token=t;object=a?module-path=/m.so&pin-source=file:/p", "the token 't' refused the PIN", "correct"
@@ -195,6 +195,8 @@ class TestWords:
             b'{"failed":"x","code":[]}',
             b'{"failed":1,"code":1}',
             b"\xff",
+            pytest.param(b"[" * 100_000, id="nested lists"),
+            pytest.param(b'{"failed":' * 100_000, id="nested objects"),
             encode_order(Drain()),
         ],
     )
@@ -307,6 +309,13 @@ class TestNumbers:
             (groups / name / "cpu.max").write_text(text)
         (tmp_path / "own").write_text(own)
         assert core_count(groups, tmp_path / "own") == (cores or core_count(groups, tmp_path / "none"))
+
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [(3, "ended with exit code 3"), (-9, "was ended by SIGKILL"), (-40, "was ended by signal 40")],
+    )
+    def test_how_a_worker_ended(self, code: int, words: str) -> None:
+        assert _ended(None, code) == words
 
     def test_exit_codes(self) -> None:
         away = KeyringError("demo", UnavailableError("network", "it is away"))
