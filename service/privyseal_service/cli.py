@@ -138,6 +138,8 @@ def serve(config_file: Path) -> None:
                 code = _serve_alone(config, config_file, announce, sequencer)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
+    except OSError:
+        raise  # of standard output, which whoever starts the service has to mend; see `main`
     except Exception as error:  # noqa: BLE001 - whatever runs the service is to start it again
         _log_defect()
         raise CommandError(str(start_error(error)), DEFECT) from None
