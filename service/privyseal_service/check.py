@@ -13,6 +13,7 @@ from privyseal_backends.interface import BackendError, KeyDescription, Unavailab
 from privyseal_backends.registry import backend
 from privyseal_service.enrollment import MisfitError, check_enrollment, check_one_purpose, worded
 from privyseal_service.keyring import Stores
+from privyseal_service.printing import shown
 from privyseal_service.tls import TlsError, load_tls
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class Finding:
         return not self.part
 
     def line(self) -> str:
-        """The finding for a person, on one line, or one more for each note."""
+        """The finding for a person, on one line, or one more for each note. An issuer's server may have had a say."""
         facts = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
         problem = "" if self.ok else f"{self.part}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
         said = "; ".join(part for part in (problem, facts) if part)
-        notes = "".join(f"\n        note: {note}" for note in self.notes)
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {said}{notes}"
+        notes = "".join(f"\n        note: {shown(note)}" for note in self.notes)
+        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {shown(said)}{notes}"
 
     def json(self) -> dict[str, object]:
         """The finding for a program; `part`, `message` and `remedy` are empty where it would serve."""

@@ -170,9 +170,14 @@ def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monke
         with pytest.raises(UncountedError):
             await limiter.count(grant(daily_quota=5), "a", 3)
         os.close(holder)
+        assert await limiter.count(grant(daily_quota=5), "a", 1) is None
+        assert "do not let go" in problems.now["limits"], "it went well for a moment alone"
+        monkeypatch.setattr("privyseal_service.quotas.limiter._WELL_AFTER_S", 0.0)
+        assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         await limiter.close()
 
     asyncio.run(work())
+    assert problems.now == {}
     assert problems.counters.all()["limits", "not-counted"] == 1
 
 
