@@ -1,7 +1,8 @@
 """How much of the key store's own speed the service gives: throughput, latency and CPU time per signature.
 
     python bench/throughput.py                       all, some two and a half minutes
-    python bench/throughput.py --only softhsm        one part: softhsm, instant, network, overload, fairness
+    python bench/throughput.py --only softhsm        one part: softhsm, instant, network, overload,
+                                                     cores, fairness
     python bench/throughput.py --seconds 2           shorter, and noisier
     python bench/throughput.py --server 'workers = 1' --pkcs11 'threads = 1'     with other settings
 
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +164,13 @@ class Case:
 
 
 def closed(name: str, in_flight: int, *, batch: int = 1, processes: int = 2) -> Case:
-    """So many calls in flight at all times, spread over client processes with four connections each."""
+    """So many calls in flight at all times, spread over client processes with four connections each, so that every
+    worker has its part. Of a large batch the SDK gives each connection a share."""
     processes = min(processes, in_flight)
     shares = [in_flight // processes + (place < in_flight % processes) for place in range(processes)]
-    loads = tuple({"in_flight": n, "batch": batch, "channels": min(4, n), "timeout_s": 60.0} for n in shares)
+    loads = tuple(
+        {"in_flight": n, "batch": batch, "channels": 4 if batch > 1 else min(4, n), "timeout_s": 60.0} for n in shares
+    )
     return Case(name, loads)
 
 
@@ -205,7 +209,7 @@ def quantile(ordered: Sequence[float], part: float) -> float:
 
 
 UNARY = [closed(f"unary, {n} in flight", n) for n in (1, 8, 32, 128)]
-BATCHES = [closed(f"batches of {n}", 2, batch=n) for n in (16, 256, 2000)]
+BATCHES = [closed(f"batches of {n}", in_flight, batch=n) for n, in_flight in ((16, 16), (256, 4), (2000, 4))]
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
@@ -305,6 +309,24 @@ def with_overload(bench: Bench, report: Callable[[Result], None]) -> None:
         report(Result(**{**asdict(over), "of_limit": over.per_s / peak.per_s}))
 
 
+def with_busy_cores(bench: Bench, report: Callable[[Result], None]) -> None:
+    """One worker on a core of its own, and a store that takes CPU time of that core: what is short is the CPU, and not
+    the clients', who have the other cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    pinned = replace(bench, server=f"{bench.server}\nworkers = 1\npin_workers = true")
+    with served(pinned, "cores", "sessions = 1\ncpu_s = 0.003") as (service, env):
+        os.sched_setaffinity(0, set(cores[1:]) or set(cores))
+        try:
+            peak = run_case("cores", closed("the peak: 32 in flight", 32, processes=1), service, env, bench.seconds)
+            report(Result(**{**asdict(peak), "of_limit": 1.0}))
+            open_load = {"in_flight": 4, "channels": 4, "timeout_s": 0.5, "per_s": 3 * peak.per_s}
+            case = Case("three times the peak, deadline 0.5 s", (open_load,))
+            over = run_case("cores", case, service, env, 2 * bench.seconds)
+            report(Result(**{**asdict(over), "of_limit": over.per_s / peak.per_s}))
+        finally:
+            os.sched_setaffinity(0, cores)
+
+
 def with_fairness(bench: Bench, report: Callable[[Result], None]) -> None:
     workers = len(os.sched_getaffinity(0))
     with served(bench, "fairness", f"sessions = {4 // workers or 1}\nlatency_s = 0.005") as (service, env):
@@ -320,6 +342,7 @@ PARTS: dict[str, Callable[[Bench, Callable[[Result], None]], Any]] = {
     "instant": with_instant,
     "network": with_network,
     "overload": with_overload,
+    "cores": with_busy_cores,
     "fairness": with_fairness,
 }
 

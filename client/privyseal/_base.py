@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 import itertools
 import os
+import secrets
 from pathlib import Path
 from typing import Any, TypeVar
 
 from privyseal import _channel, configuration
+from privyseal._again import Patience
 from privyseal._calls import Call
+from privyseal._failures import service_error
 from privyseal._tokens import token_source
 from privyseal.configuration import Connection
 from privyseal.errors import ConfigurationError, InputError, NotFoundError, PrivysealError, ServiceError
@@ -32,6 +35,9 @@ PROVE_FIRST_S, PROVE_EVERY_S = 0.3, 0.25
 
 PROVE_AT_ONCE = 8
 """How many proofs are asked for at a time."""
+
+CALL_ID = "privyseal-call-id"
+"""The metadata under which a call has a name of the client's own, the same in each attempt: 32 hex characters."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -120,6 +126,7 @@ class BaseClient(abc.ABC):
         self._channels = [self._open_channel(plan) for _ in range(_checked_channels(channels))]
         self._stubs = [_stubs(channel) for channel in self._channels]
         self._turns = itertools.count()
+        self._known = False
 
     @abc.abstractmethod
     def _open_channel(self, plan: _channel.ChannelPlan) -> Any:
@@ -135,6 +142,15 @@ class BaseClient(abc.ABC):
         # The channels take turns; next() of a count is safe among threads.
         stubs = self._stubs[next(self._turns) % len(self._stubs)]
         return getattr(stubs[service], name)
+
+    def _patience(self, timeout_s: float | None) -> Patience:
+        return Patience(self._timeout_s(timeout_s), known=self._known)
+
+    def _met(self, error: Any) -> ServiceError:
+        """What grpc raised, as the caller is told of it."""
+        failure = service_error(error, self._connection)
+        self._known = self._known or bool(failure.request_id)
+        return failure
 
     def _timeout_s(self, timeout_s: float | None) -> float:
         return self._default_timeout_s if timeout_s is None else _checked_timeout(timeout_s)
@@ -163,6 +179,11 @@ def may_come(error: ServiceError) -> bool:
 def bearer(token: str) -> Metadata:
     """The metadata that carries a token."""
     return (("authorization", f"Bearer {token}"),)
+
+
+def call_id() -> Metadata:
+    """The metadata that ties the records of a call to each other, however often it is tried."""
+    return ((CALL_ID, secrets.token_hex(16)),)
 
 
 def _stubs(channel: Any) -> dict[str, Any]:

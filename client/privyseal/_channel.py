@@ -80,7 +80,7 @@ def _options(*, loopback: bool, round_robin: bool) -> tuple[tuple[str, str | int
         # A retry is of use only when it can open a new connection; the default waits a second before it tries.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
     ]
     if loopback:
         # Build machines often name a proxy for everything; it cannot reach this machine's own loopback.

@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from privyseal import _calls
-from privyseal._base import PROVE_AT_ONCE, PROVE_EVERY_S, PROVE_FIRST_S, BaseClient, Metadata, bearer, may_come
+from privyseal._again import Patience, passing
+from privyseal._base import (
+    PROVE_AT_ONCE,
+    PROVE_EVERY_S,
+    PROVE_FIRST_S,
+    BaseClient,
+    Metadata,
+    bearer,
+    call_id,
+    may_come,
+)
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
-from privyseal._failures import request_id, service_error
+from privyseal._failures import request_id
 from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 
@@ -39,7 +49,9 @@ class Client(BaseClient):
     system's. The caller proves itself by `cert` and `cert_key`, PEM files, or by one of `token`, `token_file` (read
     again for every call) and `token_command` (a program that prints a token). `insecure` is without TLS, to loopback
     alone. `key` and `context` are used by every call that names none; `timeout_s` bounds each call in seconds, its
-    retries included. UNAVAILABLE, and CANCELLED that the caller did not cause, are tried again, five times in all.
+    retries included. UNAVAILABLE, CANCELLED that the caller did not cause, and RESOURCE_EXHAUSTED with a delay are
+    tried again until then, with jitter and no sooner than the service says; a service that never answered, for two
+    seconds.
 
     Making a client reads the files and raises ConfigurationError or FileUnusableError; it does not connect. Every call
     raises a class of `privyseal.errors.ServiceError`.
@@ -102,14 +114,41 @@ class Client(BaseClient):
 
         More than 2,000 go in several calls inside one `timeout_s`: one after another over a single channel, else in
         parts, one at a time over each of the channels. When one of these calls fails as a whole, its error is raised
-        and no results are returned.
+        and no results are returned. Single checksums that met UNAVAILABLE or RESOURCE_EXHAUSTED are sent again, as long
+        as there is time.
         """
+        patience = Patience(self._timeout_s(timeout_s), known=True)
+
+        def sign(some: Sequence[bytes]) -> BatchResults:
+            return self._batch(some, scheme, self._key(key), self._context(context), patience)
+
+        results = sign(checksums)
+        while again := passing(results):
+            pause_s = patience.pause_of_parts_s(results)
+            if pause_s is None:
+                break
+            time.sleep(pause_s)
+            try:
+                fresh = sign([checksums[place] for place in again])
+            except ServiceError:
+                break  # what was signed is worth more than this error
+            for place, result in zip(again, fresh, strict=True):
+                results[place] = result
+        return results
+
+    def _batch(
+        self,
+        checksums: Sequence[bytes],
+        scheme: SignatureScheme,
+        key: str,
+        context: RequestContext | None,
+        patience: Patience,
+    ) -> BatchResults:
         channels = len(self._channels)
-        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context), channels)
-        deadline = time.monotonic() + self._timeout_s(timeout_s)
+        calls = _calls.batch_sign_checksums(checksums, scheme, key, context, channels)
 
         def run(call: Call[BatchResults]) -> BatchResults:
-            return self._run(call, max(deadline - time.monotonic(), 0.001))
+            return self._run(call, patience.remaining_s)
 
         if channels == 1 or len(calls) <= 1:
             return _calls.joined(map(run, calls))
@@ -203,15 +242,23 @@ class Client(BaseClient):
         )
 
     def _run(self, call: Call[T], timeout_s: float | None) -> T:
-        method = self._method(call)
-        timeout_s = self._timeout_s(timeout_s)
-        try:
-            answer, info = method.with_call(call.request, timeout=timeout_s, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise service_error(error, self._connection) from error
-        except ValueError as error:
-            raise closed(error) from error
-        return call.decode(answer, request_id(info.trailing_metadata()))
+        patience, name = self._patience(timeout_s), call_id()
+        while True:
+            try:
+                answer, info = self._method(call).with_call(
+                    call.request, timeout=patience.remaining_s, metadata=(*name, *self._metadata())
+                )
+            except grpc.RpcError as error:  # noqa: PERF203 - an attempt is worth its try
+                failure = self._met(error)
+                pause_s = patience.pause_s(failure)
+                if pause_s is None:
+                    raise failure from error
+                time.sleep(pause_s)
+            except ValueError as error:
+                raise closed(error) from error
+            else:
+                self._known = True
+                return call.decode(answer, request_id(info.trailing_metadata()))
 
     def _metadata(self) -> Metadata:
         return bearer(self._token()) if self._token is not None else ()

@@ -12,10 +12,20 @@ import grpc
 from grpc import aio
 
 from privyseal import _calls
-from privyseal._base import PROVE_AT_ONCE, PROVE_EVERY_S, PROVE_FIRST_S, BaseClient, Metadata, bearer, may_come
+from privyseal._again import Patience, passing
+from privyseal._base import (
+    PROVE_AT_ONCE,
+    PROVE_EVERY_S,
+    PROVE_FIRST_S,
+    BaseClient,
+    Metadata,
+    bearer,
+    call_id,
+    may_come,
+)
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
-from privyseal._failures import request_id, service_error
+from privyseal._failures import request_id
 from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 
@@ -90,14 +100,40 @@ class Client(BaseClient):
         timeout_s: float | None = None,
     ) -> BatchResults:
         """Sign any number of checksums: see `privyseal.Client.batch_sign_checksums`."""
+        patience = Patience(self._timeout_s(timeout_s), known=True)
+
+        async def sign(some: Sequence[bytes]) -> BatchResults:
+            return await self._batch(some, scheme, self._key(key), self._context(context), patience)
+
+        results = await sign(checksums)
+        while again := passing(results):
+            pause_s = patience.pause_of_parts_s(results)
+            if pause_s is None:
+                break
+            await asyncio.sleep(pause_s)
+            try:
+                fresh = await sign([checksums[place] for place in again])
+            except ServiceError:
+                break  # what was signed is worth more than this error
+            for place, result in zip(again, fresh, strict=True):
+                results[place] = result
+        return results
+
+    async def _batch(
+        self,
+        checksums: Sequence[bytes],
+        scheme: SignatureScheme,
+        key: str,
+        context: RequestContext | None,
+        patience: Patience,
+    ) -> BatchResults:
         channels = len(self._channels)
-        calls = _calls.batch_sign_checksums(checksums, scheme, self._key(key), self._context(context), channels)
-        deadline = time.monotonic() + self._timeout_s(timeout_s)
+        calls = _calls.batch_sign_checksums(checksums, scheme, key, context, channels)
         places = asyncio.Semaphore(channels)
 
         async def run(call: Call[BatchResults]) -> BatchResults:
             async with places:
-                return await self._run(call, max(deadline - time.monotonic(), 0.001))
+                return await self._run(call, patience.remaining_s)
 
         parts = [asyncio.ensure_future(run(call)) for call in calls]
         try:
@@ -165,18 +201,24 @@ class Client(BaseClient):
         return await self._run(_calls.get_checkpoint(), timeout_s)
 
     async def _run(self, call: Call[T], timeout_s: float | None) -> T:
-        method = self._method(call)
-        timeout_s = self._timeout_s(timeout_s)
-        metadata = await self._metadata()
-        try:
-            pending = method(call.request, timeout=timeout_s, metadata=metadata)
-            answer = await pending
-            trailing = await pending.trailing_metadata()
-        except grpc.RpcError as error:
-            raise service_error(error, self._connection) from error
-        except aio.UsageError as error:
-            raise PrivysealError(f"the client is closed ({error})", remedy="make a new one") from error
-        return call.decode(answer, request_id(trailing))
+        patience, name = self._patience(timeout_s), call_id()
+        while True:
+            metadata = (*name, *await self._metadata())
+            try:
+                pending = self._method(call)(call.request, timeout=patience.remaining_s, metadata=metadata)
+                answer = await pending
+                trailing = await pending.trailing_metadata()
+            except grpc.RpcError as error:
+                failure = self._met(error)
+                pause_s = patience.pause_s(failure)
+                if pause_s is None:
+                    raise failure from error
+                await asyncio.sleep(pause_s)
+            except aio.UsageError as error:
+                raise PrivysealError(f"the client is closed ({error})", remedy="make a new one") from error
+            else:
+                self._known = True
+                return call.decode(answer, request_id(trailing))
 
     async def _metadata(self) -> Metadata:
         if self._token is None:

@@ -1,7 +1,7 @@
 """The `privyseal-server` command. It imports what a command needs inside the command, so that help is quick.
 
 Exit codes: 0; 1 refused, not verified or unfit input; 2 usage, a missing file or a bad configuration; 3 a key store
-that is away; 75 a key store that only a new process mends (`serve`).
+that is away; `serve` has 70 for a fault of the program and 75 for a key store that only a new process mends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from privyseal import __version__
 from privyseal_service.audit.cli import audit
-from privyseal_service.exits import AWAY, LOST, REFUSED, USAGE
+from privyseal_service.exits import AWAY, DEFECT, LOST, REFUSED, USAGE
 from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
@@ -103,20 +103,22 @@ def serve(config_file: Path) -> None:
     Prints `listening AUTH ADDRESS` on standard output for each listener once it accepts calls; the log goes to
     standard error. Exits with 1 when a key cannot serve as configured or the audit trail does not hold, 2 for a
     configuration, a certificate, an address or an audit folder that cannot be used, 3 when the store of a required key
-    is away, and, without workers, 75 when a key store was lost to the process (docs/recovery.md): start it again then.
+    is away, 70 for a fault of the program, and, without workers, 75 when a key store was lost to the process: start it
+    again after these three (docs/recovery.md).
 
     \b
     Example:
       privyseal-server serve --config /etc/privyseal/privyseal.toml
     """  # noqa: D301 - click's own mark
     config = _load(config_file)
-    # What gRPC's core would write to standard error is in none of the forms that [log] offers.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from privyseal_service import logs  # noqa: PLC0415
     from privyseal_service.audit.running import sequencing  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
-    from privyseal_service.exits import StartError  # noqa: PLC0415
+    from privyseal_service.exits import StartError, start_error  # noqa: PLC0415
+    from privyseal_service.process import keep_memory_together, set_up_grpc  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
+
+    set_up_grpc()
 
     if config.audit is None:
         raise CommandError(
@@ -124,6 +126,7 @@ def serve(config_file: Path) -> None:
             "(`privyseal-server audit keygen` makes its key), or set enabled = false in it for a first try",
             USAGE,
         )
+    keep_memory_together()
     logs.set_up(config.log)
     announce = _announce if config.audit.enabled else _announce_unrecorded
     try:
@@ -135,6 +138,9 @@ def serve(config_file: Path) -> None:
                 code = _serve_alone(config, config_file, announce, sequencer)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
+    except Exception as error:  # noqa: BLE001 - whatever runs the service is to start it again
+        _log_defect()
+        raise CommandError(str(start_error(error)), DEFECT) from None
     if code == LOST:
         from privyseal_service.process import end_at_once  # noqa: PLC0415
 
@@ -168,8 +174,13 @@ def _await(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _announce(line: str) -> None:
-    click.echo(line)
-    sys.stdout.flush()
+    from privyseal_service.exits import StartError  # noqa: PLC0415
+
+    try:
+        click.echo(line)
+        sys.stdout.flush()
+    except OSError as error:  # whoever waits for the address would wait for ever
+        raise StartError(f"{error.strerror}; nothing more was done", REFUSED) from None
 
 
 def _announce_unrecorded(line: str) -> None:

@@ -218,6 +218,8 @@ class MetricsConfig(Model):
 
     @model_validator(mode="after")
     def _check(self) -> MetricsConfig:
+        if self.address.startswith("unix:"):
+            raise ValueError("address must be HOST:PORT or [IPV6]:PORT, as Prometheus asks over TCP")
         split_address(self.address)
         if not self.remote and not is_local(self.address):
             raise ValueError(
@@ -365,9 +367,10 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, Seen]()
     for file in _grants_files(config, files):
         files[file] = look(file)
-        if file.is_file():
-            filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
-            grants += [grant.read_from(str(file)) for grant in filed.grants]
+        if not file.is_file():  # a link to nothing above all: its grants must not be gone without a word
+            raise ConfigError(f"{file}: is no file, or a link to none; put one there, or take it away")
+        filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
+        grants += [grant.read_from(str(file)) for grant in filed.grants]
     config = config.with_grants(tuple(grants), files)
     try:
         check_grants(config)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from privyseal_service.exits import AWAY, DEFECT, REFUSED, USAGE
 from privyseal_service.latches import Latch
 from privyseal_service.metrics import Numbers, Series, is_series
 
@@ -216,7 +217,7 @@ def decode_word(line: bytes) -> Word:
     try:
         said = json.loads(line)
         if "failed" in said:
-            return Failed(_text(said["failed"]), {1: 1, 2: 2, 3: 3}[said["code"]])
+            return Failed(_text(said["failed"]), _code(said["code"]))
         if "change" in said:
             return Ready(_whole(said["change"]), _text(said["refusal"]))
         if "numbers" in said:
@@ -226,7 +227,7 @@ def decode_word(line: bytes) -> Word:
         if said["state"] not in _STATES:
             raise ReportError("no such state")
         return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True, problems)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
 
 
@@ -244,6 +245,12 @@ def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError
     return value
+
+
+def _code(value: object) -> int:
+    if value not in (REFUSED, USAGE, AWAY, DEFECT):
+        raise ValueError
+    return int(str(value))
 
 
 def _text(value: object) -> str:

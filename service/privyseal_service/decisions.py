@@ -63,6 +63,7 @@ class Item:
 class Decision:
     """One call: who, how proven and from where; what was asked; what was decided, why, and what it took.
 
+    `call_id` is the caller's own name for the call, the same in each of its attempts: never believed, only recorded.
     `caller` is empty where no name was proven, `key` is as the caller wrote it until a grant names it. `grant` is the
     name of the grant that allowed the call, empty where none did. `signatures` counts what left: signatures, wrapped
     and unwrapped keys. `store_request_id` is the store's own name for the call; a batch has those of its parts, with
@@ -92,6 +93,7 @@ class Decision:
     items: tuple[Item, ...] = field(default=(), repr=False)
     items_recorded: bool = False
     """Whether each item of a long batch is on record already, with what became of it (`Recorder.record_part`)."""
+    call_id: str = ""
 
 
 @dataclass(slots=True)
@@ -121,6 +123,7 @@ class Trail:
     told: Sequence[bytes | ServiceError] = field(default=(), repr=False)
     items_recorded: bool = False
     receipts: Sequence[Receipt] = ()
+    call_id: str = ""
 
     def identified(self, caller: Caller) -> None:
         """The caller proved its name."""
@@ -184,6 +187,7 @@ class Trail:
             self.batch,
             () if self.items_recorded else tuple(self._items()),
             self.items_recorded,
+            self.call_id,
         )
 
     def part(self, start: int, told: Sequence[bytes | ServiceError], results: Sequence[object]) -> Decision:
@@ -319,10 +323,11 @@ def fields(decision: Decision) -> dict[str, object]:
     if len(decision.items) == 1:
         for name in ("checksum", "signature_sha256", "wrapped_key_sha256"):
             digest = getattr(decision.items[0], name)
-            if digest:
+            if digest and len(digest) == _DIGEST_BYTES:  # what is no checksum may be a session key in the wrong place
                 found[name] = digest.hex()
     return found
 
 
+_DIGEST_BYTES = 32
 _WORDED = frozenset({"proof", "context", "outcome", "code", "items"})
 _NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in _WORDED)

@@ -8,6 +8,8 @@ USAGE = 2
 """Usage, a missing file, a bad configuration, or an address that cannot be had."""
 AWAY = 3
 """A key store that is away."""
+DEFECT = 70
+"""`serve` ended, or did not start, by a fault of the program, or of the machine under it (EX_SOFTWARE)."""
 LOST = 75
 """A key store that is lost to this process and needs a new one (EX_TEMPFAIL of sysexits.h): start it again."""
 
@@ -37,4 +39,4 @@ def start_error(error: Exception) -> StartError:
         case AuditUnavailableError() | TlsError() | ListenError() | SourceError() | LimitsError():
             return StartError(str(error), USAGE)
         case _:
-            return StartError(f"a fault of the program itself, {type(error).__name__}: {error}", REFUSED)
+            return StartError(f"a fault of the program itself, {type(error).__name__}: {error}", DEFECT)

@@ -7,9 +7,10 @@ so that one that is no message at all is answered as any other unfit request.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ from privyseal_service import errors
 from privyseal_service.audit.calls import AuditCalls, ConsistencyQuery, InclusionQuery, RecordsQuery
 from privyseal_service.errors import ServiceError, Violation
 from privyseal_service.grants import Operation
+from privyseal_service.grpc_server import Call
 from privyseal_service.identity import Identifier, Peer
 from privyseal_service.keyring import KeyState
 from privyseal_service.operations import InputError, SignatureScheme, WrapScheme
@@ -36,6 +38,10 @@ _M = TypeVar("_M", bound=Message)
 
 REQUEST_ID = "privyseal-request-id"
 """The trailing metadata that every answer carries."""
+
+CALL_ID = "privyseal-call-id"
+"""The metadata by which a caller ties the attempts of one call to each other: 32 lower-case hex characters."""
+_CALL_ID = re.compile(r"[0-9a-f]{32}")
 
 SIGNING_SERVICE = signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name
 AUDIT_SERVICE = audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name
@@ -62,7 +68,6 @@ _STATES = {
 }
 
 Method: TypeAlias = "Callable[[Arrival, bytes], Awaitable[Message]]"
-Context_ = grpc.aio.ServicerContext[bytes, Any]
 
 
 class Handlers:
@@ -102,7 +107,7 @@ class Handlers:
         ]
 
     def _method(self, method: Method) -> grpc.RpcMethodHandler[bytes, Any]:
-        async def handle(body: bytes, context: Context_) -> Message:
+        async def handle(body: bytes, context: Call) -> Message:
             request_id = secrets.token_hex(16)
             try:
                 answer = await method(self._arrival(request_id, context), body)
@@ -122,14 +127,13 @@ class Handlers:
 
         return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
 
-    def _arrival(self, request_id: str, context: Context_) -> Arrival:
+    def _arrival(self, request_id: str, context: Call) -> Arrival:
         remaining_s = context.time_remaining()
         deadline_s = time.monotonic() + (self._default_deadline_s if remaining_s is None else remaining_s)
-        auth = context.auth_context()
-        certificate = b"".join(auth.get("x509_pem_cert", ()))
-        chain = b"".join(auth.get("x509_pem_cert_chain", ()))
-        header = _authorization(context) if self._reads_header else ()
-        return Arrival(Peer(context.peer(), certificate, chain, header), self.identifier, request_id, deadline_s)
+        certificate, chain = context.certificates()
+        header = _authorization(context.headers) if self._reads_header else ()
+        peer = Peer(context.peer(), certificate, chain, header)
+        return Arrival(peer, self.identifier, request_id, deadline_s, _call_id(context.headers))
 
     async def _wrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> WrapSessionKey:
@@ -255,10 +259,17 @@ class AuditHandlers:
         )
 
 
-def _authorization(context: Context_) -> tuple[str, ...]:
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, ...]:
     """The values of the authorization header; what is no text proves nothing."""
-    metadata = context.invocation_metadata() or ()
     return tuple(value if isinstance(value, str) else "" for name, value in metadata if name == "authorization")
+
+
+def _call_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The caller's own name for the call; anything of another form is none."""
+    for name, value in metadata:
+        if name == CALL_ID:
+            return value if isinstance(value, str) and _CALL_ID.fullmatch(value) else ""
+    return ""
 
 
 def _serialize(message: Message) -> bytes:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_M_ARENA_MAX = -8
 
 
 def harden() -> None:
@@ -20,6 +21,17 @@ def harden() -> None:
     _prctl(_PR_SET_DUMPABLE, 0, "forbid core dumps")
 
 
+def keep_memory_together() -> None:
+    """Have glibc's malloc make no more arenas than there are cores (mallopt(3)). By default it makes up to eight for
+    each, and threads that come and go leave their freed memory in all of them: what a service holds grows for hours."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - as below
+
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and no arenas either
+        if mallopt is not None:
+            mallopt(_M_ARENA_MAX, max(2, len(os.sched_getaffinity(0))))
+
+
 def end_at_once(code: int) -> NoReturn:
     """End this process although a thread of it is inside a library and does not come out: an orderly end would run the
     library's own end under that thread."""
@@ -27,6 +39,18 @@ def end_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def set_up_grpc() -> None:
+    """Tell gRPC's core, before it is first used, what it reads from the environment; what is set there already stays.
+
+    It says nothing by itself on standard error: that would be in none of the forms that [log] offers. And the thread
+    that waits for a server's calls waits for its connections too, in place of the threads of an "event engine" that
+    would wake it: 0.05 ms of CPU time and two wake-ups a call less.
+    A core that does not know that name goes on as it is.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
 def die_with(parent: int) -> bool:

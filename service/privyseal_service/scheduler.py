@@ -16,7 +16,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from privyseal_backends.interface import DeadlineError, Key, Parallel, Signature, SigningInput, SigningResult
+from privyseal_backends.interface import (
+    BackendError,
+    DeadlineError,
+    Key,
+    Parallel,
+    Signature,
+    SigningInput,
+    SigningResult,
+)
 from privyseal_service import errors
 from privyseal_service.errors import ServiceError
 from privyseal_service.key_uris import store_of
@@ -217,7 +225,7 @@ class Scheduler:
         try:
             results: Sequence[SigningResult | ServiceError] = await self._sign(use, inputs, claim, waited_s)
             done = len(inputs)
-        except ServiceError as error:
+        except (ServiceError, BackendError) as error:  # a store should return its errors, and one may raise them
             results = [error] * len(inputs)
         finally:
             self._leave(len(inputs), done)

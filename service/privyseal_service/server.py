@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,6 @@ from privyseal_service.health import HEALTH_SERVICE, Health
 from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
 from privyseal_service.listening import Listener, Trust
 from privyseal_service.metrics import Counters, Numbers, Series, add_up
-from privyseal_service.oidc.sources import KeySource, SourceError, source
-from privyseal_service.oidc.tokens import Issuer
 from privyseal_service.problems import Problems
 from privyseal_service.quotas.limiter import Limiter, LimitsError, NoLimiter, make_limiter
 from privyseal_service.readouts import Readouts, WorkerState, audit_numbers, detail
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
     from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
+    from privyseal_service.oidc.sources import KeySource
     from privyseal_service.status import Detail
 
 _LOG = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ class Service:
         for config, material in zip(self._config.listeners, self._tls, strict=True):
             listener = Listener(config, material, trust, self.problems)
             listener.build(self._config.server, self._path, self._audit)
-            add_HealthServicer_to_server(self._health, listener.server)
+            add_HealthServicer_to_server(self._health, listener.server)  # type: ignore[arg-type]  # it asks for no more
             add_ServerReflectionServicer_to_server(self._reflection, listener.server)  # type: ignore[no-untyped-call]
             self._listeners.append(listener)
         for made in self._listeners:
@@ -194,6 +193,10 @@ class Service:
         self._health.serve()
 
     def _trust(self, config: Config) -> Trust:
+        if not config.issuers:
+            return Trust(config.identity.denied(), ())
+        from privyseal_service.oidc.tokens import Issuer  # noqa: PLC0415 - a fifth of all imports
+
         issuers = tuple(Issuer(issuer, self._sources[issuer.issuer]) for issuer in config.issuers)
         return Trust(config.identity.denied(), issuers)
 
@@ -206,11 +209,13 @@ class Service:
     async def look(self) -> None:
         """Look at the files of listeners and issuers once."""
         for listener in self._listeners:
-            fresh = await asyncio.to_thread(listener.look)
-            if fresh is not None:
-                listener.take(fresh)
-        for each in list(self._sources.values()):
-            await asyncio.to_thread(each.look)
+            with _whatever_befalls(listener.address):
+                fresh = await asyncio.to_thread(listener.look)
+                if fresh is not None:
+                    listener.take(fresh)
+        for name, each in list(self._sources.items()):
+            with _whatever_befalls(name):
+                await asyncio.to_thread(each.look)
 
     async def reload(self, config: Config) -> None:
         """Go on with another configuration: `prepare`, then `take`. Raises UnusableError, and then nothing has
@@ -221,6 +226,8 @@ class Service:
         """Do all of a change of the configuration that can fail, and change nothing yet: read files, open and check the
         keys that are new or changed (`Keyring.prepare`). While the service opens, right after that. Raises
         UnusableError."""
+        from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415 - a start needs none of it
+
         await self._opened.wait()
         try:
             return await self._prepare(config)
@@ -271,6 +278,10 @@ class Service:
 
     def _sources_for(self, config: Config) -> dict[str, KeySource]:
         """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
+        if not config.issuers:
+            return {}
+        from privyseal_service.oidc.sources import source  # noqa: PLC0415 - as above
+
         found: dict[str, KeySource] = {}
         begun: list[KeySource] = []
         try:
@@ -331,6 +342,15 @@ class Service:
             await limiter.close()
         self._limiters = []
         await self._keyring.close()
+
+
+@contextmanager
+def _whatever_befalls(about: str) -> Iterator[None]:
+    """Go on looking at the files of others, and at these again: nobody else does."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - as above
+        _LOG.exception("%s: looking at its files failed in a way that it should not", about)
 
 
 def _load_all(config: Config) -> list[TlsMaterial | None]:

@@ -61,18 +61,23 @@ MOST_CHECKSUMS = 2000
 _RECORDED_TOGETHER = 64
 """Inputs of a long batch that are put on record together: as few as are lost when the process is killed."""
 
+_MOST_NAMED = 10
+"""Keys that a refusal names: their names have 128 characters at most, and trailing metadata holds some 8 KiB."""
+
 UNCOUNTED_RETRY_S = 1.0
 """When a caller may try again whose call could not be counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A call as it came in: from whom over which listener, under which request id, and by when (`time.monotonic()`)."""
+    """A call as it came in: from whom over which listener, under which request id, and by when (`time.monotonic()`).
+    `call_id` is the caller's own name for it, the same however often it is tried; empty where there is none."""
 
     peer: Peer
     identifier: Identifier
     request_id: str
     deadline_s: float
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +153,18 @@ class CallPath:
 
     async def use_key(self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]) -> Answer:
         """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. Raises ServiceError."""
-        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
         answer, receipts = await self._decided(trail, self._use_key(arrival, trail, read))
         return Answer(answer.key_version, answer.results, receipts)
 
     async def show_keys(self, arrival: Arrival, operation: Operation, read: Callable[[], str]) -> list[VisibleKey]:
         """The keys that the caller may use (LIST_KEYS), or the one that `read` names. Raises ServiceError."""
-        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
         return (await self._decided(trail, self._show_keys(arrival, trail, read)))[0]
 
     async def read_log(self, arrival: Arrival, operation: Operation, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
         """Ask the audit trail, once the caller is known. Raises ServiceError, as `ask` may, or InputError."""
-        trail = Trail(arrival.request_id, arrival.peer.address, operation)
+        trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
         return (await self._decided(trail, self._read_log(arrival, trail, ask)))[0]
 
     async def _decided(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:
@@ -325,14 +330,19 @@ class CallPath:
         granted = self._grants.of_caller(caller.name, caller.claims)
         if not name:
             if len(granted) > 1:
-                wanted = f"must name one of the keys that you may use: {', '.join(granted)}"
-                raise InputError(field_name, wanted)
+                raise InputError(field_name, f"must name one of the keys that you may use: {_named(list(granted))}")
             name = next(iter(granted), "")
         grants = granted.get(name)
         if grants is None:
             raise errors.permission_denied()
         trail.key = name
         return self._keyring.keys[name], grants
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names of keys, as many as an answer has room for."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more, which ListKeys shows" if more > 0 else "")
 
 
 def _identify(arrival: Arrival, trail: Trail) -> Caller:

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from privyseal_service.printing import printable
+
 Detail: TypeAlias = "dict[str, Any]"
 
 SOCKET = "status"
@@ -103,7 +105,7 @@ def ask(folder: Path) -> Detail:
 
 
 def lines(detail: Detail) -> list[str]:
-    """The health detail for a person."""
+    """The health detail for a person. What an issuer's server or a sink answered may be among it."""
     configuration = detail["configuration"]
     found = [
         f"{'ready' if detail['ready'] else 'NOT READY'}: version {detail['version']}, process {detail['pid']}",
@@ -117,7 +119,7 @@ def lines(detail: Detail) -> list[str]:
         for sink in detail["sinks"]
     ]
     found += [f"problem: {about}: {sentence}" for about, sentence in problems(detail)]
-    return found
+    return list(map(printable, found))
 
 
 def problems(detail: Detail) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The supervisor: holds the ports, starts the workers one after another, and replaces those that die or hang.
 
-It serves no call itself, so nothing that comes from the network can hurt it, and it opens no key. What a worker learns
-of a token's PIN it keeps over restarts.
+It serves no call itself and opens no key. What comes to it from outside is one line of each request for metrics, where
+they are switched on, and from its workers words of a known form. What a worker learns of a token's PIN it keeps over
+restarts.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from privyseal_service.control import (
     reader_over,
 )
 from privyseal_service.cores import core_count, usable_cores
-from privyseal_service.exits import REFUSED, StartError, start_error
+from privyseal_service.exits import DEFECT, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.metrics import WORKER_ENDS, Counters, Numbers, Series, add_up, lasting
 from privyseal_service.ports import ListenError, Reservation, reserve
@@ -302,7 +303,7 @@ class Supervisor:
                 continue
             delay_s = backoff.after(worker.lived_s)
             self._problems.counters.add(WORKER_ENDS)
-            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
+            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker.failure, code), delay_s)
             await first_of(asyncio.sleep(delay_s), self._stopping.wait())
 
     def _is_wanted(self, number: int) -> bool:
@@ -338,13 +339,13 @@ class Supervisor:
                 return new, new_ending
             self._workers.pop(new.process.pid, None)
             lived_s = new.lived_s
-            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new, await new_ending))
+            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new.failure, await new_ending))
 
     async def _see_off(self, worker: _Worker, ending: asyncio.Task[int]) -> None:
         """Wait for the end of a worker that was replaced."""
         code = await ending
         self._workers.pop(worker.process.pid, None)
-        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker, code))
+        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker.failure, code))
 
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]] | None:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once. None when
@@ -393,7 +394,7 @@ class Supervisor:
             except OSError as error:
                 sentence = f"worker {number} cannot be started: {error.strerror or error}"
                 if not self._serving.is_set() or self._stopping.is_set():
-                    raise StartError(sentence, REFUSED) from None
+                    raise StartError(sentence, DEFECT) from None
                 _LOG.error("%s; it is tried again", sentence)
             await asyncio.sleep(_SPAWN_AGAIN_S)
 
@@ -436,7 +437,7 @@ class Supervisor:
         """The first worker ended before it served: so does the service."""
         told = worker.failure
         if told is None and not self._stopping.is_set():
-            self._failure = StartError(f"the first worker {_ended(worker, code)} before it could serve", REFUSED)
+            self._failure = StartError(f"the first worker {_ended(worker.failure, code)} before it could serve", DEFECT)
         elif told is not None:
             self._failure = StartError(told.message, told.code)
         self._stopping.set()
@@ -451,16 +452,16 @@ class Supervisor:
 
     async def _take(self, config: Config) -> None:
         """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
-        one cannot, none does. Raises UnusableError."""
+        one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
         if config.server.workers == 0:
             raise UnusableError("serving without workers needs a restart of the service")
         await first_of(self._serving.wait(), self._stopping.wait())
         self._change += 1
-        change, asked = self._change, [each for each in self._workers.values() if each.report.state != "opening"]
-        asked.sort(key=lambda each: each.leaving)
+        change, asked = self._change, list[_Worker]()
         try:
-            # One after another: a token that refuses a PIN must not be tried by all of them.
-            for worker in asked:
+            while (worker := self._next_to_ask(asked)) is not None:
+                # One after another: a token that refuses a PIN must not be tried by all of them.
+                asked.append(worker)
                 await self._make_ready(worker, change, config)
         except BaseException:
             for worker in asked:
@@ -468,16 +469,23 @@ class Supervisor:
             raise
         self._config = config
         for worker in self._workers.values():
-            if worker in asked:
-                worker.say(Commit(change))
-            else:
-                worker.leave()  # it began under the old one, and begins again under the new
+            if worker not in asked:
+                worker.say(self._prepare(worker, change, config))
+            worker.say(Commit(change))
         if not self._stopping.is_set():
             self._resize()
 
+    def _next_to_ask(self, asked: list[_Worker]) -> _Worker | None:
+        """A worker that may take calls and has not been asked to make ready; those that are to end come last."""
+        left = [each for each in self._workers.values() if each.report.state != "opening" and each not in asked]
+        return min(left, key=lambda each: each.leaving, default=None)
+
+    def _prepare(self, worker: _Worker, change: int, config: Config) -> Prepare:
+        return Prepare(change, self._for_worker(config, worker.number), worker_count(config))
+
     async def _make_ready(self, worker: _Worker, change: int, config: Config) -> None:
         """Raises UnusableError where the worker cannot. What one that is about to end says does not matter."""
-        refusal = await worker.prepare(Prepare(change, self._for_worker(config, worker.number), worker_count(config)))
+        refusal = await worker.prepare(self._prepare(worker, change, config))
         if refusal and not worker.leaving:
             raise UnusableError(refusal)
 
@@ -544,12 +552,13 @@ async def _until_serving(worker: _Worker) -> None:
     await worker.until(lambda: worker.serving or worker.ended)
 
 
-def _ended(worker: _Worker, code: int) -> str:
-    """How a worker ended, in words."""
-    if worker.failure is not None:
-        return f"could not start ({worker.failure.message})"
+def _ended(failure: Failed | None, code: int) -> str:
+    """How a worker ended, in words: what it said of it, or its exit code (the signal's number below zero)."""
+    if failure is not None:
+        return f"could not start ({failure.message})"
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        known = -code in {each.value for each in signal.Signals}  # the real-time ones between two ends have no names
+        return f"was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
     return f"ended with exit code {code}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from privyseal_service.control import (
 )
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.process import die_with, end_at_once, harden, keep_to
+from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to, set_up_grpc
 from privyseal_service.reloading import UnusableError
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ _ORPHANED = 70
 def main() -> None:
     """The process. Arguments: the descriptors to take orders from and to report to, the supervisor's process id."""
     harden()
+    keep_memory_together()
     orders, words, supervisor = map(int, sys.argv[1:4])
     if not die_with(supervisor):
         sys.exit(_ORPHANED)
@@ -62,7 +62,7 @@ def main() -> None:
         start = read_start(orders)
     except EOFError:
         sys.exit(_ORPHANED)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    set_up_grpc()
     if start.core is not None:
         keep_to(start.core)
     worker = _Worker(start)
@@ -121,7 +121,9 @@ class _Worker:
         self._stopping = asyncio.Event()
         self._service: Service | None = None
         self._troubles: dict[str, str] = {}
-        self._preparing: set[asyncio.Task[None]] = set()
+        self._made = asyncio.Event()
+        self._preparing: dict[int, asyncio.Task[None]] = {}
+        self._committed: set[int] = set()
         self._prepared: dict[int, tuple[Prepared, int]] = {}
         self._called_off: set[int] = set()
         self._speaker: Speaker
@@ -166,6 +168,7 @@ class _Worker:
 
         backends = self._latches.guard(self._siblings.telling(backend))
         self._service = server.Service(self._start.config, backends=backends, changed=self._report)
+        self._made.set()
         for about, sentence in self._troubles.items():
             self._service.trouble(about, sentence)
         try:
@@ -179,6 +182,8 @@ class _Worker:
         await service.open(strict=self._start.strict)
         self._enter("open")
         await self._listen.wait()
+        while self._preparing:  # what was decided meanwhile holds for its first call
+            await asyncio.wait(list(self._preparing.values()))
         await service.listen()
 
     async def _started(self) -> None:
@@ -214,36 +219,47 @@ class _Worker:
             case Prepare():
                 # Orders that come meanwhile are not to wait for it.
                 task = asyncio.create_task(self._prepare(order))
-                self._preparing.add(task)
-                task.add_done_callback(self._preparing.discard)
+                self._preparing[order.change] = task
+                task.add_done_callback(lambda _: self._preparing.pop(order.change))
+            case Commit() if self._makes_ready(order.change):
+                self._committed.add(order.change)  # it is taken up as soon as that is possible
             case Commit():
                 self._commit(order.change)
             case Abort():
                 await self._abort(order.change)
 
+    def _makes_ready(self, change: int) -> bool:
+        task = self._preparing.get(change)
+        return task is not None and not task.done()
+
     async def _prepare(self, order: Prepare) -> None:
         """Make ready, unless it is called off meanwhile; whatever stands against it is said, and nothing changes."""
-        if self._service is None:
-            self._say(Ready(order.change, f"worker {self._start.number} does not serve yet"))
-            return
+        await self._made.wait()
+        assert self._service is not None  # it is made
+        refusal = ""
         try:
             prepared = await self._service.prepare(order.config)
         except UnusableError as error:
-            self._say(Ready(order.change, str(error)))
+            refusal = str(error)
         except Exception as error:  # noqa: BLE001 - the worker goes on as it was, and says so
             _LOG.exception("this worker could not make ready for the configuration")
-            self._say(Ready(order.change, f"it could not be taken up: {error}"))
+            refusal = f"it could not be taken up: {error}"
         else:
             if order.change in self._called_off:
                 await prepared.discard()
                 return
             self._prepared[order.change] = prepared, order.workers
-            self._say(Ready(order.change))
+        self._say(Ready(order.change, refusal))
+        if order.change in self._committed:
+            self._commit(order.change, refusal)
 
-    def _commit(self, change: int) -> None:
+    def _commit(self, change: int, refusal: str = "") -> None:
         made_ready = self._prepared.pop(change, None)
+        if refusal:
+            _LOG.error("this worker cannot serve the configuration that the others serve, and ends: %s", refusal)
+            self._stopping.set()
         if made_ready is None or self._service is None:
-            return  # a worker that was about to end, and did not make ready
+            return
         prepared, workers = made_ready
         self._siblings.number(workers)
         try:

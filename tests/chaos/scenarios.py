@@ -234,9 +234,11 @@ def a_worker_is_killed(stage: Stage, rng: random.Random) -> Iterator[None]:
 def every_worker_is_killed(stage: Stage, rng: random.Random) -> Iterator[None]:
     """Starting the first of them again is part of the cause."""
     del rng
-    for pid in stage.program.workers:
+    killed = stage.program.workers
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
     yield
+    until(lambda: not any(lives(pid) for pid in killed), what="the workers' end")  # until then they seem to listen
     until(lambda: _listens(stage), what="a worker that listens again")
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,16 +241,20 @@ def connect(folder: Path, address: str, timeout_s: float = 10.0) -> Client:
     )
 
 
+_LOOKS = 20
+
+
 class Trail:
     """Reads what the audit trail has more than at the last look: hours of it are not read again and again."""
 
     def __init__(self, folder: Path) -> None:
         self._segments = folder / "audit" / "segments"
         self._read: dict[Path, int] = {}
-        self._last: set[str] = set()
+        self._looks: deque[set[str]] = deque(maxlen=_LOOKS)
 
     def recorded(self) -> set[str]:
-        """The SHA-256, in hex, of every result that has left since the look before the last one."""
+        """The SHA-256, in hex, of every result that has left in the last looks: a client may ask for the rest of a
+        batch for as long as its deadline allows, and tells of the first part only then."""
         new: set[str] = set()
         for file in self._segments.glob("*/*.jsonl"):
             with file.open("rb") as lines:
@@ -260,8 +265,8 @@ class Trail:
                     self._read[file] = self._read.get(file, 0) + len(line)
                     with contextlib.suppress(ValueError):  # the end of a worker that was killed may be torn
                         new.update(_results(json.loads(line)))
-        self._last, before = new, self._last
-        return new | before
+        self._looks.append(new)
+        return set().union(*self._looks)
 
 
 def _results(record: Mapping[str, object]) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,10 +26,12 @@ from tree_sitter import Language, Node, Parser
 from privyseal import Client, SignatureScheme
 from privyseal.commands import privyseal
 from privyseal.errors import PermissionDeniedError, UnauthenticatedError
+from tests.support.capgo_cli import make_app
 from tests.support.needed import program
 from tests.support.programs import RealService, clean_environment, serving, write_pki
 from tests.support.softhsm import generate_rsa_key, make_token
 from tests.support.tokens import jwk, key_set, rsa_key, token
+from tests.support.zips import write_zip
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -336,26 +340,65 @@ def github() -> Iterator[str]:
         server.server_close()
 
 
-def test_the_token_command_gets_githubs_token(service, tmp_path):
+def release_step() -> str:
+    """The command of the workflow that signs and uploads, as one line."""
+    text = (RECIPES / "github-actions.yml").read_text()
+    return " ".join(re.search(r"run: >-\n((?: {10}.*\n)+)", text)[1].split())
+
+
+def test_the_release_step_signs_with_githubs_token(service, with_node, tmp_path):
+    """The step as it stands, but for what needs Capgo's service: it seals a bundle in place of an upload."""
     running, address = service
     program("curl")
-    (tmp_path / "jq").write_text(JQ.format(python=sys.executable))
-    (tmp_path / "jq").chmod(0o755)
+    with Client(address, ca=running.folder / "ca.pem", token=token(**GITHUB)) as client:
+        app = make_app(tmp_path, client.get_key("app-release").public_key.pkcs1_pem, "capgo-v3")
+    write_zip(tmp_path / "app.zip", {"index.html": b"<!doctype html>"})
+    (tmp_path / "ci").mkdir()
+    shutil.copy(RECIPES / "github-token", tmp_path / "ci")
+    shutil.copy(running.folder / "ca.pem", tmp_path / "ci" / "privyseal-ca.pem")
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, text in (
+        ("jq", JQ.format(python=sys.executable)),
+        ("npx", f'#!/bin/sh\nshift\nexec node "{app.script}" "$@"\n'),
+    ):
+        (bin_folder / name).write_text(text)
+        (bin_folder / name).chmod(0o755)
     environment = {
         **clean_environment(),
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(bin_folder), str(PROGRAMS), os.environ["PATH"]]),
         "no_proxy": "127.0.0.1",
         "PRIVYSEAL_SERVER": address,
-        "PRIVYSEAL_CA": str(running.folder / "ca.pem"),
+        "PRIVYSEAL_CA": "ci/privyseal-ca.pem",
+        "CAPGO_DISABLE_TELEMETRY": "1",
+        "CI": "1",
     }
-    command = [PROGRAMS / "privyseal", "key", "list", "--token-command", RECIPES / "github-token"]
-    with github() as url:
-        asked = {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "request-token"}
-        done = subprocess.run(command, env={**environment, **asked}, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        assert "app-release" in done.stdout
+    step, upload, _ = release_step().partition("bundle upload")
+    assert upload
+    checksum = hashlib.sha256((tmp_path / "app.zip").read_bytes()).hexdigest()
 
-        asked["ACTIONS_ID_TOKEN_REQUEST_TOKEN"] = "another"
-        done = subprocess.run(command, env={**environment, **asked}, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "github-token ended with" in done.stderr
+    def run(request_token: str) -> subprocess.CompletedProcess[str]:
+        with github() as url:
+            asked = {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": request_token}
+            return subprocess.run(
+                ["bash", "-e", "-c", f"{step} bundle encrypt app.zip {checksum} --json"],
+                cwd=tmp_path,
+                env={**environment, **asked},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+
+    done = run("request-token")
+    assert done.returncode == 0, done.stderr
+    sealed = json.loads(done.stdout)
+    opened = running.privyseal(
+        *("bundle", "decrypt", tmp_path / sealed["filename"], sealed["ivSessionKey"]),
+        *("--public-key", tmp_path / "public.pem", "--checksum", sealed["checksum"]),
+    )
+    assert opened.returncode == 0, opened.stderr
+
+    refused = run("another")
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert "github-token ended with" in refused.stderr

@@ -371,7 +371,7 @@ console.log(JSON.stringify([sign(Buffer.alloc(32, 1)), sign(Buffer.alloc(32, 2))
 """
     )
     with agent_that(answer, tmp_path / "late"):
-        other = {**env, "PRIVYSEAL_AGENT_SOCKET": str(tmp_path / "late"), "PRIVYSEAL_AGENT_TIMEOUT_MS": "500"}
+        other = {**env, "PRIVYSEAL_AGENT_SOCKET": str(tmp_path / "late"), "PRIVYSEAL_AGENT_TIMEOUT_MS": "2000"}
         answers = node(folder, other, script)
     assert answers == ["error: privyseal: the signing agent did not answer in time", "02" * 32]
 

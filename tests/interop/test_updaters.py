@@ -20,6 +20,8 @@ from tests.support import aws_environment, ministack, updater_tools
 from tests.support.programs import VECTORS, RealService, configuration, serving, write_pki
 from tests.support.softhsm import import_rsa_key, make_token
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 HERE = updater_tools.LOCKED
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRIVATE_PEM = VECTORS / "capgo-v3" / "private.pem"

@@ -39,7 +39,7 @@ def _run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> 
 
 
 def node_modules() -> Path:
-    """The node example's packages."""
+    """The node example's packages, as `npm ci` installs them from its lock file."""
     return npm.install(EXAMPLES / "node") / "node_modules"
 
 
@@ -58,8 +58,9 @@ def grpcurl() -> Path:
 
 
 def install() -> None:
-    """All of it; and what the Go example is built of, in Go's own cache."""
+    """All of it, and the other updaters' packages; and what the Go example is built of, in Go's own cache."""
     node_modules()
+    npm.install(CHECKOUT / "tests" / "interop" / "updaters")
     grpcurl()
     packages = (
         "google.golang.org/grpc",

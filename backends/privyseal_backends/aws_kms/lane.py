@@ -169,9 +169,12 @@ class Lane:
         try:
             # Not wait_for: before Python 3.12 it can lose a cancellation that comes together with the result.
             await asyncio.wait({waiting}, timeout=remaining_s)
-            if waiting.done():
-                return waiting.result()
-            raise deadline_passed()
+            if not waiting.done():
+                raise deadline_passed()
+            outcome = waiting.result()
+            if isinstance(outcome.error, UnavailableError) and time.monotonic() >= deadline_s:
+                raise deadline_passed()  # its socket gave up right after the deadline, and this was late to look
+            return outcome
         finally:
             waiting.cancel()
 

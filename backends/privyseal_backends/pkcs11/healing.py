@@ -197,6 +197,13 @@ class TokenLink:
         """Whether what was met under a hold still says something of the token."""
         return hold is self._hold and hold.current
 
+    def stands(self, hold: Hold) -> bool:
+        """The same, once nobody is in the middle of a login: from the logout before it on, no key can be found and no
+        handle works, and that is no loss."""
+        if self.is_current(hold):
+            hold.login.wait()
+        return self.is_current(hold)
+
     def succeeded(self) -> None:
         """The token did what it was asked: whatever was doubtful is not."""
         if self._suspect:

@@ -202,6 +202,7 @@ class _Worker:
     def _attempts(self, batch: Batch, index: int) -> bytes:
         """The operation's result, after as many attempts as can help. Raises `BackendError`."""
         met: Counter[Fault] = Counter()
+        overtaken = 0
         while True:
             if time.monotonic() >= batch.deadline_s:
                 raise deadline_passed()
@@ -211,6 +212,9 @@ class _Worker:
             except PKCS11Error as error:
                 self._meet(meaning(error), met, hold, batch, index)
             except _GoneError as gone:
+                if not self._link.stands(hold) and overtaken < _MOST_ATTEMPTS:
+                    overtaken += 1
+                    continue
                 met[Fault.TOKEN_LOST] += 1
                 self._wait_or_raise(self._link.key_gone(hold, batch.key, gone.error), met)
             else:
@@ -239,7 +243,7 @@ class _Worker:
         met[what.fault] += 1
         if what.fault is not Fault.STALE_HANDLE:
             met[Fault.STALE_HANDLE] = 0  # twice is twice in a row: a busy token may have left its operation active
-        if not self._link.is_current(hold) and met.total() < _MOST_ATTEMPTS:
+        if not self._link.stands(hold) and met.total() < _MOST_ATTEMPTS:
             return  # somebody else has met it too, and has mended it since
         times = met[what.fault]
         match what.fault:

@@ -222,6 +222,11 @@ class TokenLogin:
                 self._check_same_pin(pin_source)
             yield self._session
 
+    def wait(self) -> None:
+        """Wait while somebody logs in."""
+        with self._lock:
+            pass
+
     def again(self, epoch: int, settings: Settings) -> None:
         """Log in again, once for all who met the loss of the same login. Raises `BackendError`."""
         with self._lock:

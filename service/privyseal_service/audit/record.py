@@ -158,6 +158,7 @@ class Decision:
     store_request_id: str = ""
     queue_s: float | None = None
     store_s: float | None = None
+    call_id: str = ""
 
     kind = "decision"
 
@@ -177,6 +178,7 @@ class Decision:
             "code": _clip(self.code, _SHORT),
         }
         for name, text, limit in (
+            ("call_id", self.call_id, _SHORT),
             ("reason", self.reason, _LONG),
             ("key", self.key, _NAME_LENGTH),
             ("key_version", self.key_version, _LONG),

@@ -27,6 +27,7 @@ from privyseal_service.audit.record import (
     Token,
 )
 from privyseal_service.audit.segments import Journal, open_journal
+from privyseal_service.errors import Code
 from privyseal_service.requests import NO_CONTEXT as NOTHING_SAID
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class AuditRecorder:
         """
         time_us = time.time_ns() // 1000
         if decision.outcome is not decisions.Outcome.ANSWERED:
-            if decision.outcome in _COUNTED and not self._admits(decision, time_us):
+            if _comes_in_floods(decision) and not self._admits(decision, time_us):
                 self.require_ready()
                 return ()
             decisions.log(decision)
@@ -172,6 +173,7 @@ class AuditRecorder:
             yield Decision(
                 time_us=time_us,
                 request_id=decision.request_id,
+                call_id=decision.call_id,
                 caller=caller,
                 peer=decision.peer,
                 operation=decision.operation,
@@ -228,3 +230,11 @@ def _context(said: ServiceContext) -> Context:
     if said is NOTHING_SAID:
         return NO_CONTEXT
     return Context(said.app_id, said.bundle_version, said.source_revision, said.build_url)
+
+
+def _comes_in_floods(decision: decisions.Decision) -> bool:
+    """Whether a decision may be counted: it was a denial, or a call that was refused since too much was asked for. To
+    write each of these would take the time of those that can be served."""
+    if decision.outcome in _COUNTED:
+        return True
+    return decision.code is Code.RESOURCE_EXHAUSTED and not decision.signatures and len(decision.items) <= 1

@@ -237,6 +237,9 @@ def _redis(config: LimitsConfig) -> RedisStorage:
         "socket_connect_timeout": config.timeout_s,
         "key_prefix": config.prefix,
     }
+    if (config.storage or "").startswith("rediss:"):
+        # Until its release 6 the client took any name in the certificate.
+        options["ssl_check_hostname"] = True
     if config.ca_file is not None:
         options["ssl_ca_certs"] = str(config.ca_file)
     try:

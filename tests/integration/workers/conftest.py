@@ -140,7 +140,12 @@ def all_listening(serving: Serving, number: int = 2) -> Iterator[list[int]]:
 
 def listeners(serving: Serving) -> list[str]:
     """The inodes of the sockets that listen at the service's address."""
-    port = int(serving.address.rpartition(":")[2])
+    return listeners_at(serving.address)
+
+
+def listeners_at(address: str) -> list[str]:
+    """The inodes of the sockets that listen at an address."""
+    port = int(address.rpartition(":")[2])
     tables = (Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6"))
     rows = [line.split() for table in tables for line in table]
     return [row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from privyseal import Client, SignatureScheme
 from privyseal.errors import PrivysealError, ServiceError
 from tests.chaos.stage import Stage, free_port, until
-from tests.support.programs import AUDIT_LOG, CALLER, VECTORS
+from tests.support.programs import AUDIT_LOG, CALLER, VECTORS, privyseal_server
 from tests.support.shim import Ckr
 from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token
 from tests.support.tokens import ISSUER, SUBJECT, issuer_settings, jwk, key_set, rsa_key, token
@@ -129,6 +129,18 @@ def test_a_reload_while_one_token_of_two_is_lost(tmp_path: Path) -> None:
         farm.reload()
         until(lambda: everywhere(stage.client, "other") == {""}, what="the key that was frozen")
         assert set(everywhere(stage.client, "third")) == {"NO_GRANT"}
+
+
+def test_a_wrong_pin_is_tried_once_by_serve_and_check_together(tmp_path: Path) -> None:
+    """What one process learned of the token, the next ones ask the token for: none is a worker of another."""
+    stage = Stage(tmp_path, workers=2)
+    stage.token.pin_file.write_text("wrong\n")
+    command = ("--config", tmp_path / "privyseal.toml")
+    said = [privyseal_server(name, *command, env=stage.token.environment) for name in ("serve", "check", "serve")]
+    assert [done.returncode for done in said] == [1] * 3
+    assert "refused the PIN" in said[0].stderr
+    assert all("says that the last login had a wrong PIN" in done.stderr + done.stdout for done in said[1:])
+    assert stage.shim.calls("C_Login") == 1
 
 
 def test_workers_that_take_over_have_the_configuration_of_the_day(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from privyseal_service.audit.keys import load_key, make_key
 from privyseal_service.audit.publish import FileSink
 from privyseal_service.audit.record import Caller, DenialSummary, Outcome, Source
 from privyseal_service.audit.segments import Journal
-from privyseal_service.audit.selection import COLUMNS, Sums
+from privyseal_service.audit.selection import COLUMNS, Selection, Sums, csv_line, csv_row
 from privyseal_service.audit.sequencer import Sequencer
 from tests.unit.audit.helpers import START_US, decision
 
@@ -213,6 +213,26 @@ def test_report_sums(folder, capsys):
 
 def test_sums_of_nothing():
     assert "day" in Sums().to_text()
+
+
+def test_a_report_shows_nothing_of_a_callers_as_it_came():
+    sums = Sums()
+    record = {"kind": "decision", "time": "2026-05-28", "caller": {"name": "dns:a.example"}, "outcome": "denied"}
+    sums.add({**record, "key": "app\x1b[2J\nother  9  0\u202e", "operation": "sign-checksum"})
+    assert "app\\x1b[2J\\nother  9  0\\u202e " in sums.to_text()
+    assert sums.to_text().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", ["caller", "context", "counts", "time", "kind", "key", "outcome"])
+@pytest.mark.parametrize("value", [None, 7, [], "x", {"name": []}, {"x": "y"}])
+@pytest.mark.parametrize("kind", ["decision", "denials"])
+def test_a_record_of_another_form_keeps_no_other_from_anybody(name, value, kind):
+    body = {"kind": kind, "caller": {"name": "dns:a.example"}, "counts": {"sign-checksum OK": 1}, name: value}
+    sums = Sums()
+    sums.add(body)
+    assert sums.to_text()
+    assert csv_line(csv_row(0, body))
+    Selection(caller="dns:a.example", since="2026").wants(body)
 
 
 def test_keygen(tmp_path, capsys):

@@ -208,6 +208,22 @@ def test_a_flood_of_denials_is_counted_and_none_is_lost(tmp_path: Path) -> None:
     assert {name for record in summaries for name in record["counts"]} == {"sign-checksum PERMISSION_DENIED"}  # type: ignore[attr-defined]
 
 
+def test_refusals_for_want_of_room_may_be_counted_and_nothing_that_used_a_key(tmp_path: Path) -> None:
+    busy = {"outcome": Outcome.FAILED, "code": Code.RESOURCE_EXHAUSTED, "reason": "KEY_STORE_BUSY"}
+
+    async def use(recorder: AuditRecorder) -> None:
+        for _ in range(100):
+            await recorder.record(decision(**busy))
+            await recorder.record(decision(**busy, signatures=1))
+
+    run(tmp_path, use)
+    found = records(tmp_path)
+    summaries = [record for record in found if record["kind"] == "denials"]
+    assert 120 <= len(found) - len(summaries) < 200
+    assert len(found) - len(summaries) + sum(record["count"] for record in summaries) == 200  # type: ignore[misc]
+    assert {name for record in summaries for name in record["counts"]} == {"sign-checksum RESOURCE_EXHAUSTED"}  # type: ignore[attr-defined]
+
+
 def test_answers_and_failures_are_never_counted_only(tmp_path: Path) -> None:
     async def use(recorder: AuditRecorder) -> None:
         for outcome in (Outcome.ANSWERED, Outcome.FAILED, Outcome.CANCELLED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import sys
 import threading
@@ -114,7 +115,8 @@ class TestVerbs:
     def test_batch_with_an_error_in_it(self, call, server, plain):
         server.batch_errors[1] = (Code.RESOURCE_EXHAUSTED, "too much at once.")
         server.batch_errors[2] = (99, "")
-        results = call(plain, "batch_sign_checksums", [CHECKSUM] * 4, scheme=SignatureScheme.CAPGO_V3)
+        options = {"scheme": SignatureScheme.CAPGO_V3}
+        results = call(plain, "batch_sign_checksums", [CHECKSUM] * 4, timeout_s=0.15, **options)
         assert [type(result) for result in results] == [
             SignedChecksum,
             errors.ThrottledError,
@@ -122,6 +124,26 @@ class TestVerbs:
             SignedChecksum,
         ]
         assert (results[1].message, results[1].request_id) == ("too much at once", "request-0")
+
+    def test_what_a_batch_may_get_in_a_moment_is_asked_for_again(self, call, server, plain):
+        checksums = [bytes([number]) * 32 for number in range(4)]
+        server.batch_errors |= {1: (Code.UNAVAILABLE, "away"), 3: (Code.RESOURCE_EXHAUSTED, "too much")}
+
+        def well_the_second_time(method):
+            if len(server.calls) == 2:
+                server.batch_errors.clear()
+
+        server.before = well_the_second_time
+        results = call(plain, "batch_sign_checksums", checksums, scheme=SignatureScheme.CAPGO_V3)
+        assert [type(result) for result in results] == [SignedChecksum] * 4
+        assert [list(seen.request.checksums) for seen in server.calls] == [checksums, [checksums[1], checksums[3]]]
+        assert [result.request_id for result in results] == ["request-0", "request-1"] * 2
+
+    def test_what_a_batch_got_is_kept_when_the_rest_cannot_be_had(self, call, server, plain):
+        server.batch_errors[1] = (Code.UNAVAILABLE, "away")
+        server.fail("BatchSignChecksums", Fault(), Fault(grpc.StatusCode.PERMISSION_DENIED))
+        results = call(plain, "batch_sign_checksums", [CHECKSUM] * 2, scheme=SignatureScheme.CAPGO_V3)
+        assert [type(result) for result in results] == [SignedChecksum, errors.UnavailableError]
 
     def test_batch_that_is_answered_in_part(self, call, server, plain):
         server.batch_lost = 1
@@ -257,13 +279,14 @@ class TestErrors:
     def test_nothing_is_said_twice(self, call, server, plain, code, message, details, says):
         server.fail("GetKey", Fault(code, message, details))
         with pytest.raises(errors.ServiceError) as caught:
-            call(plain, "get_key")
+            call(plain, "get_key", timeout_s=2)
         assert str(caught.value) == says
 
     def test_retry_info_is_the_remedy(self, call, server, plain):
         server.fail("GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(2.25),)))
         with pytest.raises(errors.ThrottledError, match=r"too much; try again in 2\.2 s"):
-            call(plain, "get_key")
+            call(plain, "get_key", timeout_s=2)
+        assert len(server.calls) == 1
 
     def test_control_characters_do_not_reach_a_terminal(self, call, server, plain):
         server.fail("GetKey", Fault(grpc.StatusCode.INTERNAL, "a\x1b[2Jb\r\nc"))
@@ -366,8 +389,25 @@ class TestRetriesAndDeadlines:
     def test_unavailable_for_good(self, call, server, plain):
         server.fail("GetKey", *[Fault(grpc.StatusCode.UNAVAILABLE, "the key store is away", (retry_info(3),))] * 9)
         with pytest.raises(errors.UnavailableError, match=r"the key store is away; try again in 3\.0 s"):
-            call(plain, "get_key")
+            call(plain, "get_key", timeout_s=2.9)
         assert len(server.calls) == 5
+
+    @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+    def test_a_service_that_says_when_to_come_again_is_asked_until_the_deadline(self, call, server, plain, code):
+        faults = 7 if code is grpc.StatusCode.UNAVAILABLE else 2
+        server.fail("GetKey", *[Fault(code, "come again", (retry_info(0.05),))] * faults)
+        assert call(plain, "get_key").name == "demo"
+        (call_id,) = {seen.metadata["privyseal-call-id"] for seen in server.calls}
+        assert re.fullmatch("[0-9a-f]{32}", call_id)
+        assert len(server.calls) == faults + 1
+
+    def test_a_service_that_has_answered_once_is_waited_for(self, call, server, plain):
+        with Client(plain) as client:
+            client.list_keys()
+            server.fail("GetKey", *[Fault(grpc.StatusCode.UNAVAILABLE, "")] * 7)
+            assert client.get_key().name == "demo"
+        first, *rest = (seen.metadata["privyseal-call-id"] for seen in server.calls)
+        assert first not in rest
 
     def test_deadline(self, call, server, plain):
         server.fail("GetKey", Fault(delay_s=1.0))

@@ -314,9 +314,9 @@ class TestService:
             (Fault(grpc.StatusCode.FAILED_PRECONDITION, "the key cannot"), 1, "the key cannot (request request-1)"),
             (Fault(grpc.StatusCode.INTERNAL, "a fault"), 1, "a fault; give the request id"),
             (
-                Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", (retry_info(2),)),
+                Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", (retry_info(60),)),
                 3,
-                "slow down; try again in 2.0 s",
+                "slow down; try again in 60.0 s",
             ),
             (Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 3, "too slow"),
             (Fault(grpc.StatusCode.CANCELLED, "gone"), 3, "gone; try again"),

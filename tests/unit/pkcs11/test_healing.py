@@ -106,6 +106,21 @@ def test_many_threads_that_lost_one_login_make_one(token: SoftHsmToken, shim: Fa
     asyncio.run(sign())
 
 
+def test_a_login_that_takes_long_loses_nobody_the_token(token: SoftHsmToken, shim: FaultShim) -> None:
+    """From the logout to the end of the login other threads find no key and hold handles that are void."""
+
+    async def sign() -> None:
+        async with serving(token, shim, threads=4) as (_, key, told):
+            shim.delay("C_Login", 0.2)
+            for _ in range(3):
+                shim.fail("C_Sign", Ckr.USER_NOT_LOGGED_IN, times=1)
+                assert set(kinds(await key.sign(type1(64), in_time()))) == {"Signature"}
+            assert told.all == [None]
+            assert shim.calls("C_Initialize") == 1
+
+    asyncio.run(sign())
+
+
 def test_a_login_that_is_lost_again_at_once_is_a_lost_token(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
         async with serving(token, shim, threads=1) as (_, key, told):

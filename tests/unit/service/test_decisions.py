@@ -133,10 +133,15 @@ def test_a_long_batch_is_on_record_as_it_is_signed(farm: Farm) -> None:
 
 def test_what_was_signed_of_a_batch_that_is_cut_short_is_on_record(farm: Farm) -> None:
     farm.running.decisions.parts.clear()
-    signed = threading.Event()
-    farm.store.faults.delay_s = 0.002
-    before = farm.store.calls.signed
-    farm.store.faults.fail = lambda _: signed.set() if farm.store.calls.signed >= before + 150 else None  # type: ignore[func-returns-value]
+    signed, before = threading.Event(), farm.store.calls.signed
+
+    def slow_down(_: object) -> None:
+        """From here on, so that the batch is cut short while some that are signed are not on record yet."""
+        if farm.store.calls.signed >= before + 165:
+            farm.store.faults.delay_s = 0.02
+            signed.set()
+
+    farm.store.faults.fail = slow_down  # type: ignore[assignment]
     request = pb.BatchSignChecksumsRequest(
         key="capgo", checksums=[CHECKSUM] * 2000, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3
     )

@@ -33,7 +33,7 @@ from privyseal_service.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILU
 from privyseal_service.problems import Problems
 from privyseal_service.reloading import Reloader, UnusableError, check
 from tests.fakes.software_store import SoftwareStore
-from tests.support.pki import CA, Issued
+from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.service import RunningService, secure_channel
 from tests.support.tokens import ISSUER, SUBJECT, issuer_settings, jwk, key_set, rsa_key, token
 from tests.unit.service.conftest import BUILD, farm_config, farm_store
@@ -120,6 +120,7 @@ def test_a_new_certificate_without_dropping_a_connection(
             "is not the key of",
         ),
         (lambda folder, ca: (folder / "ca.pem").write_text(""), "holds no PEM certificate"),
+        (lambda folder, ca: (folder / "ca.pem").write_bytes(of_an_unknown_curve(ca.pem)), "cannot be read"),
     ],
 )
 def test_a_bad_file_is_reported_and_changes_nothing(
@@ -145,6 +146,19 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     ca.server().write(tmp_path, "server")
     look(running)
     assert running.service.problems.now == {}
+
+
+def test_a_defect_in_looking_at_files_ends_nothing(
+    running: RunningService, ca: CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("privyseal_service.listening.load_tls", lambda _: 1 / 0)
+        ca.server().write(tmp_path, "server")
+        look(running)
+    assert "ZeroDivisionError" in caplog.text
+    ca.server().write(tmp_path, "server")
+    look(running)
+    assert running.service.problems.counters.all()[TLS_RELOADS] == 1
 
 
 def test_a_ca_that_is_taken_away_proves_nothing_from_the_next_call_on(

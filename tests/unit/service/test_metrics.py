@@ -17,8 +17,9 @@ from privyseal_service.control import Measured, ReportError, decode_word, encode
 from privyseal_service.decisions import NO_PROOF, Decision, Outcome
 from privyseal_service.errors import Code
 from privyseal_service.exposition import MetricsPage, page
-from privyseal_service.metrics import METRICS, Counters, Numbers, add_up, is_series, lasting
+from privyseal_service.metrics import METRICS, Counters, Kind, Numbers, add_up, is_series, lasting
 from privyseal_service.requests import NO_CONTEXT
+from tests.house.files import CHECKOUT
 
 ANSWERED = Decision(
     "id", "dns:a", NO_PROOF, "ipv4:1", "sign-checksum", "app", "01", "capgo-v3", NO_CONTEXT, "farm",
@@ -97,6 +98,12 @@ def test_every_metric_says_what_it_is() -> None:
         assert metric.help.endswith(".")
 
 
+def test_every_metric_is_in_the_operators_table() -> None:
+    table = (CHECKOUT / "docs" / "operations.md").read_text()
+    for name, metric in METRICS.items():
+        assert f"`{name}_total`" in table if metric.kind is Kind.COUNTER else f"`{name}`" in table, name
+
+
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -132,6 +139,11 @@ def test_an_address_that_others_reach_must_be_meant(address: str) -> None:
     with pytest.raises(ValidationError, match="remote = true"):
         MetricsConfig(address=address)
     MetricsConfig(address=address, remote=True)
+
+
+def test_an_address_that_is_no_place_for_a_page() -> None:
+    with pytest.raises(ValidationError, match="over TCP"):
+        MetricsConfig(address="unix:/run/metrics")
 
 
 async def asked(port: int, request: bytes) -> bytes:

@@ -28,6 +28,12 @@ def test_hardened() -> None:
     assert dumpable == 0
 
 
+def test_a_start_without_issuers_loads_no_code_for_tokens() -> None:
+    code = "import sys, privyseal_service.server, privyseal_service.worker; print('jwt' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("form", ["path", "abstract"])
 def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     name = str(tmp_path / "n") if form == "path" else f"@privyseal-test-{os.getpid()}"

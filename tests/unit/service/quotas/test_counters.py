@@ -129,6 +129,13 @@ def test_another_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / "limits").read_bytes() == content
 
 
+def test_the_file_of_another_user_is_not_counted_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FileCounters(tmp_path / "limits").close()
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(CountersError, match="another user's"):
+        FileCounters(tmp_path / "limits")
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "limits").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CountersError, match="cannot be used"):

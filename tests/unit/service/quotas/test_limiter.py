@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import fcntl
 import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from privyseal_service.quotas.limiter import (
 )
 from privyseal_service.quotas.settings import LimitsConfig
 from tests.fakes.redis_server import FakeRedis
+from tests.support.pki import CA, SERVER
 
 GRANT = Grant("g", (), frozenset(), frozenset())
 FAR = Rate(10, 86_400, "10/day")
@@ -237,6 +239,32 @@ def test_a_password_from_a_file(redis: FakeRedis, problems: Problems, tmp_path: 
     assert "battery" not in str(problems.now)
     with pytest.raises(LimitsError, match="cannot be read"):
         RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "none"), problems)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.2"])
+def test_a_redis_with_tls_is_the_one_that_was_meant(
+    redis: FakeRedis, problems: Problems, tmp_path: Path, name: str
+) -> None:
+    """Else any certificate of the CA would do, and counts would be somebody else's to make up."""
+    ca = CA()
+    issued = ca.issue(ips=[name], usages=(SERVER,))
+    redis.stop()
+    redis.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    redis.tls.load_cert_chain(*issued.write(tmp_path, "redis"))
+    redis.start()
+
+    async def work() -> None:
+        limiter = RedisLimiter(LimitsConfig(storage=redis.url, ca_file=ca.write(tmp_path), timeout_s=5.0), problems)
+        try:
+            assert await limiter.count(grant(daily_quota=2), "a", 1) is None
+        finally:
+            await limiter.close()
+
+    if name in redis.url:
+        asyncio.run(work())
+    else:
+        with pytest.raises(UncountedError):
+            asyncio.run(work())
 
 
 def test_where_it_is_counted(tmp_path: Path, problems: Problems) -> None:
