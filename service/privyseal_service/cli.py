@@ -199,11 +199,11 @@ def _announce_unrecorded(line: str) -> None:
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
-    """Say for each listener, for each key and for the audit trail whether it would serve.
+    """Say for each listener, issuer and key, for the Redis that counts and for the audit trail whether it would serve.
 
     When one would not: which part failed (module, token, PIN, object, attribute, mechanism, custody, certificate, key,
-    CA, network; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned in the
-    configuration. Signs nothing. Exits with 1 when any would not serve.
+    CA, issuer, network, limits; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned
+    in the configuration. Signs nothing. Exits with 1 when any would not serve.
 
     \b
     Example:

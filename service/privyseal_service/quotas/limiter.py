@@ -204,6 +204,13 @@ class RedisLimiter:
             return None
         raise UncountedError("the Redis for rates and quotas does not answer")
 
+    async def answers(self) -> bool:
+        """Whether the Redis is there and takes the password, within `timeout_s`."""
+        try:
+            return await asyncio.wait_for(self._storage.check(), self._config.timeout_s)
+        except (StorageError, OSError, asyncio.TimeoutError):
+            return False
+
     @property
     def _allows(self) -> bool:
         return self._config.when_away == "allow"
