@@ -3,7 +3,7 @@
 grpc.aio spends 0.25 to 0.30 ms of CPU time on each call (three tasks, and a wake-up of the loop for each of four
 events), which is half of an RSA-2048 signature. Here a thread waits for the core and takes its first steps with a call,
 and the loop hears of it once the request is there: 0.1 ms. It uses what grpc's own threaded server is made of,
-`grpc._cython.cygrpc`, which grpc promises to nobody; docs/decisions/0007-grpc-server.md says what follows from that.
+`grpc._cython.cygrpc`, which grpc promises to nobody; docs/decisions/0006-grpc-server.md says what follows from that.
 """
 
 from __future__ import annotations
