@@ -50,6 +50,7 @@ from privyseal_service.operations import (
 from privyseal_service.quotas.limiter import Limiter, NoLimiter, UncountedError
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
 from privyseal_service.scheduler import Claim, Schedulers
+from privyseal_service.strangers import QUESTIONS_PER_S, Strangers
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -124,6 +125,7 @@ class CallPath:
         self._limiter = limiter or NoLimiter()
         self._counters = counters or Counters()
         self._schedulers = Schedulers()
+        self._strangers = Strangers()
         self._under_way = 0
         self._settled = asyncio.Event()
 
@@ -315,15 +317,26 @@ class CallPath:
         grant = self._grants.listing_records(caller.name, caller.claims, time.time())
         if grant is not None:
             trail.grant = grant.name
+        else:
+            self._require_known(caller)
         return await ask(Asking(caller.name, grant is not None))
 
     async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
         caller = _identify(arrival, trail)
         name = trail.key = read()
         if trail.operation is Operation.LIST_KEYS:
+            self._require_known(caller)
             granted = self._grants.of_caller(caller.name, caller.claims)
             return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]
         return [_visible(*self._granted(trail, caller, name, "name"))]
+
+    def _require_known(self, caller: Caller) -> None:
+        """Raise ServiceError for a caller without any grant that asks too much: what it is answered is on record too,
+        and nothing else bounds that."""
+        if not self._grants.of_caller(caller.name, caller.claims):
+            wait_s = self._strangers.wait_s(caller.name, time.monotonic())
+            if wait_s:
+                raise errors.asked_too_much(QUESTIONS_PER_S, wait_s)
 
     def _granted(self, trail: Trail, caller: Caller, name: str, field_name: str) -> tuple[ServedKey, Sequence[Grant]]:
         """The key that is meant, and the grants that name it and the caller: at least one."""

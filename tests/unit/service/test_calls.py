@@ -214,6 +214,20 @@ def test_list_keys_shows_what_the_caller_may_use(farm: Farm) -> None:
         assert list(KeyServiceStub(channel).ListKeys(keys_pb.ListKeysRequest(), timeout=TIMEOUT_S).keys) == []
 
 
+def test_a_caller_without_a_grant_cannot_fill_the_record_with_questions(farm: Farm) -> None:
+    with farm.channel_of(dns=["none.build.example"]) as channel:
+        ask = KeyServiceStub(channel).ListKeys
+        calls = [ask.future(keys_pb.ListKeysRequest(), timeout=TIMEOUT_S) for _ in range(100)]
+        failures = [call.exception() for call in calls]
+    refusals = [Refusal(failure) for failure in failures if isinstance(failure, grpc.RpcError)]
+    assert len(refusals) > 50
+    assert {(each.code, each.reason) for each in refusals} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")}
+    assert all(0 < each.retry_after_s <= 1 for each in refusals)
+    # Whoever has a grant may ask as much as it likes.
+    for _ in range(30):
+        assert farm.keys.ListKeys(keys_pb.ListKeysRequest(), timeout=TIMEOUT_S).keys
+
+
 def test_get_key_shows_public_key_and_custody(farm: Farm, rsa_key: rsa.RSAPrivateKey) -> None:
     key = farm.keys.GetKey(keys_pb.GetKeyRequest(name="opener"), timeout=TIMEOUT_S).key
     assert list(key.wrap_schemes) == [pb.WRAP_SCHEME_RSAES_OAEP_SHA256, pb.WRAP_SCHEME_RSAES_OAEP_SHA1]
