@@ -239,10 +239,10 @@ class TestHotUpdater:
         path = tmp_path / "manifest.json"
         path.write_text(json.dumps({"assets": {name: {"fileHash": "00" * 32} for name in "abc"}}))
         before = path.read_bytes()
-        server.batch_errors[1] = (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], "too much at once")
+        server.batch_errors[1] = (grpc.StatusCode.FAILED_PRECONDITION.value[0], "the key is frozen")
         done = signing.run("sign", "hot-updater", "manifest.json", "--assets")
-        assert (done.code, done.out) == (3, "")
-        assert "too much at once" in done.sentence()
+        assert (done.code, done.out) == (1, "")
+        assert "the key is frozen" in done.sentence()
         assert path.read_bytes() == before
 
     def test_another_output(self, signing, tmp_path):
