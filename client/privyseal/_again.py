@@ -25,16 +25,23 @@ class Patience:
         self._deadline_s = time.monotonic() + timeout_s
         self._known = known
         self._attempts = 0
+        self._met: ServiceError | None = None
 
     @property
     def remaining_s(self) -> float:
         """Seconds that are left for an attempt: never none, so that gRPC says itself when time is up."""
         return max(self._deadline_s - time.monotonic(), 0.001)
 
+    def last_word(self, error: ServiceError) -> ServiceError:
+        """What to tell of a call that ends with this error: why it was not served before its time was up, where that is
+        known, and not that it was up."""
+        return self._met if error.code is Code.DEADLINE_EXCEEDED and self._met is not None else error
+
     def pause_s(self, error: ServiceError) -> float | None:
         """Seconds to wait before the next attempt; None where none would help, or none is left."""
         if not self._may_pass(error):
             return None
+        self._met = error
         return self._pause(error.details.retry_after_s or 0.0, busy=error.code is Code.RESOURCE_EXHAUSTED)
 
     def pause_of_parts_s(self, errors: Iterable[object]) -> float | None:

@@ -252,7 +252,7 @@ class Client(BaseClient):
                 failure = self._met(error)
                 pause_s = patience.pause_s(failure)
                 if pause_s is None:
-                    raise failure from error
+                    raise patience.last_word(failure) from error
                 time.sleep(pause_s)
             except ValueError as error:
                 raise closed(error) from error

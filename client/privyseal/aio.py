@@ -212,7 +212,7 @@ class Client(BaseClient):
                 failure = self._met(error)
                 pause_s = patience.pause_s(failure)
                 if pause_s is None:
-                    raise failure from error
+                    raise patience.last_word(failure) from error
                 await asyncio.sleep(pause_s)
             except aio.UsageError as error:
                 raise PrivysealError(f"the client is closed ({error})", remedy="make a new one") from error

@@ -138,6 +138,8 @@ def serve(config_file: Path) -> None:
                 code = _serve_alone(config, config_file, announce, sequencer)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
+    except OSError:
+        raise  # of standard output, which whoever starts the service has to mend; see `main`
     except Exception as error:  # noqa: BLE001 - whatever runs the service is to start it again
         _log_defect()
         raise CommandError(str(start_error(error)), DEFECT) from None
@@ -197,11 +199,11 @@ def _announce_unrecorded(line: str) -> None:
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
-    """Say for each listener, for each key and for the audit trail whether it would serve.
+    """Say for each listener, issuer and key, for the Redis that counts and for the audit trail whether it would serve.
 
     When one would not: which part failed (module, token, PIN, object, attribute, mechanism, custody, certificate, key,
-    CA, network; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned in the
-    configuration. Signs nothing. Exits with 1 when any would not serve.
+    CA, issuer, network, limits; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned
+    in the configuration. Signs nothing. Exits with 1 when any would not serve.
 
     \b
     Example:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from privyseal import __version__
 from privyseal_service.config import split_address
-from privyseal_service.metrics import BUCKET_NAMES, METRICS, SUM, Kind, Metric, Numbers, Series, add_up
+from privyseal_service.metrics import BUCKET_NAMES, KNOWN, METRICS, SUM, Kind, Metric, Numbers, Series, add_up
 from privyseal_service.ports import ListenError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def page(numbers: Numbers, *, names: bool) -> bytes:
 
     class Page(Collector):
         def collect(self) -> Iterator[Family]:
-            return _families(numbers, names=names)
+            return _families(add_up([KNOWN, numbers]), names=names)
 
     return generate_latest(Page())
 

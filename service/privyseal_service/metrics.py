@@ -81,6 +81,15 @@ COUNTING_FAILURES: Series = ("limits", "not-counted")
 """A call could not be counted; whether it is allowed then is a setting."""
 WORKER_ENDS: Series = ("worker_ends",)
 
+KNOWN: Numbers = dict.fromkeys(
+    (
+        *(RELOADS, RELOAD_FAILURES, TLS_RELOADS, TLS_RELOAD_FAILURES, ISSUER_REFRESHES, ISSUER_FAILURES),
+        *(WITHIN_LIMITS, OVER_LIMITS, COUNTING_FAILURES, WORKER_ENDS),
+    ),
+    0.0,
+)
+"""Counts that are shown from the start on, so that whoever watches for a rise sees the first one too."""
+
 
 class Counters:
     """Counts of this process that only grow. Any thread may count."""

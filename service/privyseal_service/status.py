@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from privyseal_service.printing import printable
+from privyseal_service.printing import shown
 
 Detail: TypeAlias = "dict[str, Any]"
 
@@ -119,7 +119,7 @@ def lines(detail: Detail) -> list[str]:
         for sink in detail["sinks"]
     ]
     found += [f"problem: {about}: {sentence}" for about, sentence in problems(detail)]
-    return list(map(printable, found))
+    return list(map(shown, found))
 
 
 def problems(detail: Detail) -> list[tuple[str, str]]:

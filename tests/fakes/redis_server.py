@@ -73,6 +73,8 @@ class FakeRedis:
                     return b"%1\r\n+proto\r\n:3\r\n"
                 case b"CLIENT", _:
                     return b"-ERR unknown subcommand\r\n"
+                case b"PING", []:
+                    return b"+PONG\r\n"
                 case b"GET", [key]:
                     value, _ = self._value(key)
                     return b"_\r\n" if value is None else _bulk(str(value).encode())

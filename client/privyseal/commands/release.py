@@ -114,7 +114,7 @@ def _report(release: Release, folder: Path, *, as_json: bool, seconds: float) ->
         result(json.dumps(_summary(release, seconds), indent=2, ensure_ascii=False))
         return
     say(
-        f"Sealed {folder} ({release.files} files, {_size(release.plain_bytes)}) as {release.update.version}, "
+        f"Sealed {folder} ({_count(release.files, 'file')}, {_size(release.plain_bytes)}) as {release.update.version}, "
         f"{release.scheme.value}, with the key {release.key.name}."
     )
     say(f"Zip: {_size(release.archive_bytes)}.")
@@ -122,8 +122,8 @@ def _report(release: Release, folder: Path, *, as_json: bool, seconds: float) ->
         packed = sum(body.compressed for body in release.bodies)
         delta_bytes = sum(body.size_bytes for body in release.bodies)
         empty = f"; {release.empty_files} empty, which deltas leave out" if release.empty_files else ""
-        say(f"Delta: {len(release.bodies)} files, {_size(delta_bytes)}, {packed} of them compressed{empty}.")
-    cached = f", {release.cached} signatures from the cache" if release.cached else ""
+        say(f"Delta: {_count(len(release.bodies), 'file')}, {_size(delta_bytes)}, {packed} of them compressed{empty}.")
+    cached = f", {_count(release.cached, 'signature')} from the cache" if release.cached else ""
     say(f"{release.operations} operations of the key{cached}; {seconds:.1f} s.")
     result(str(release.update_path))
 
@@ -152,6 +152,10 @@ def _summary(release: Release, seconds: float) -> dict[str, Any]:
         "cached": release.cached,
         "seconds": round(seconds, 3),
     }
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _size(count: int) -> str:
@@ -217,5 +221,5 @@ def open_(*, update_path: Path, public_key_path: Path, output: Path, base_url: s
             progress=progress,
         )
     kind = "the zip" if archive or update.manifest is None else "the delta"
-    say(f"Verified: {opened.files} files ({_size(opened.plain_bytes)}) of {kind} of {update.version}.")
+    say(f"Verified: {_count(opened.files, 'file')} ({_size(opened.plain_bytes)}) of {kind} of {update.version}.")
     result(str(output))

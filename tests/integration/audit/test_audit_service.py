@@ -136,6 +136,8 @@ def test_auditors_list_the_records(running: Running) -> None:
         seen += len(page.records)
         at = page.next_index
     assert seen >= listed.size
+    beyond = running.ask("ListRecords", pb.ListRecordsRequest(start_index=10**18), AUDITOR)
+    assert (list(beyond.records), beyond.size < 10**6) == ([], True)
     index = listed.records[0].index
     assert running.ask("GetInclusionProof", pb.GetInclusionProofRequest(index=index), AUDITOR).index == index
 

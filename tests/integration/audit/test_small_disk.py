@@ -68,7 +68,7 @@ def test_a_full_disk_stops_answers_until_there_is_room(farm: Farm, kind: str) ->
         certificate, key = farm.certificate(CALLER)
         issued = farm.place.ca.issue(dns=[CALLER.removeprefix("dns:")])
         with (
-            Client(address, ca=farm.folder / "ca.pem", cert=certificate, cert_key=key) as client,
+            Client(address, ca=farm.folder / "ca.pem", cert=certificate, cert_key=key, timeout_s=5) as client,
             secure_channel(address, farm.place.ca, issued) as channel,
         ):
             signatures, refusal = fill(client, farm.audit.with_suffix(".full"))

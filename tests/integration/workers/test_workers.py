@@ -22,6 +22,7 @@ from tests.integration.workers.conftest import (
     configure,
     listeners,
     lives,
+    reaped,
     sdk,
     sign,
     until,
@@ -43,7 +44,7 @@ def test_builds_do_not_notice_that_workers_are_killed(farm: Place) -> None:
             builds.go_on()
             os.kill(pid, signal.SIGKILL)
             # In this order: a process that is about to end still listens.
-            until(lambda: not lives(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
+            until(lambda: reaped(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
         builds.go_on()
         assert builds.errors == []
         assert not set(first) & set(workers(serving))
@@ -56,7 +57,7 @@ def test_a_worker_that_hangs_is_replaced(farm: Place) -> None:
     with farm.serving() as serving, all_listening(serving) as (_, hanging), Builds(serving) as builds:
         builds.go_on()
         os.kill(hanging, signal.SIGSTOP)
-        until(lambda: not lives(hanging) and len(listeners(serving)) == 2)
+        until(lambda: reaped(hanging) and len(listeners(serving)) == 2)
         builds.go_on()
         assert builds.errors == []
         assert "says nothing any more and is ended" in serving.log
@@ -98,7 +99,7 @@ def test_a_refused_pin_is_not_tried_again(farm: Place) -> None:
             killed.add(another)
             os.kill(another, signal.SIGKILL)
         os.kill(first, signal.SIGKILL)
-        until(lambda: not lives(first) and len(listeners(serving)) == 2)
+        until(lambda: reaped(first) and len(listeners(serving)) == 2)
         with pytest.raises(ServiceError, match="blocked until its operator acts"):
             sign(client)
         assert len(tries.read_text().splitlines()) == 1

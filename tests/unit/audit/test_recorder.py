@@ -45,10 +45,10 @@ def denied(caller: str = "dns:build.example", **changes: object) -> Decision:
 
 
 def lines(folder: Path) -> list[bytes]:
+    """The whole lines: one may be just being written."""
     worker = Layout(folder).worker("w0")
-    return [
-        line for number in segment_numbers(worker) for line in segment_path(worker, number).read_bytes().splitlines()
-    ]
+    segments = [segment_path(worker, number).read_bytes() for number in segment_numbers(worker)]
+    return [line for data in segments for line in data.split(b"\n")[:-1]]
 
 
 def records(folder: Path) -> list[dict[str, object]]:

@@ -401,6 +401,14 @@ class TestRetriesAndDeadlines:
         assert re.fullmatch("[0-9a-f]{32}", call_id)
         assert len(server.calls) == faults + 1
 
+    def test_a_deadline_tells_why_the_call_was_not_served_before(self, call, server, plain):
+        server.fail(
+            "GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(0.05),)), Fault(delay_s=5)
+        )
+        with pytest.raises(errors.ThrottledError, match="too much"):
+            call(plain, "get_key", timeout_s=1)
+        assert len(server.calls) == 2
+
     def test_a_service_that_has_answered_once_is_waited_for(self, call, server, plain):
         with Client(plain) as client:
             client.list_keys()

@@ -17,7 +17,17 @@ from privyseal_service.control import Measured, ReportError, decode_word, encode
 from privyseal_service.decisions import NO_PROOF, Decision, Outcome
 from privyseal_service.errors import Code
 from privyseal_service.exposition import MetricsPage, page
-from privyseal_service.metrics import METRICS, Counters, Kind, Numbers, add_up, is_series, lasting
+from privyseal_service.metrics import (
+    KNOWN,
+    METRICS,
+    RELOAD_FAILURES,
+    Counters,
+    Kind,
+    Numbers,
+    add_up,
+    is_series,
+    lasting,
+)
 from privyseal_service.requests import NO_CONTEXT
 from tests.house.files import CHECKOUT
 
@@ -96,6 +106,13 @@ def test_every_metric_says_what_it_is() -> None:
     for metric in METRICS.values():
         assert f"# HELP privyseal_{metric.name}" in text
         assert metric.help.endswith(".")
+
+
+def test_a_first_rise_can_be_seen() -> None:
+    shown = samples(page({RELOAD_FAILURES: 1.0}, names=False))
+    assert shown["privyseal_reloads_total{result=failed}"] == 1
+    assert shown["privyseal_tls_reloads_total{result=failed}"] == shown["privyseal_worker_ends_total{}"] == 0
+    assert all(map(is_series, KNOWN))
 
 
 def test_every_metric_is_in_the_operators_table() -> None:

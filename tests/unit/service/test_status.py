@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from privyseal_service.check import Finding
 from privyseal_service.config import ConfigError, state_folder_of
 from privyseal_service.status import SOCKET, StatusError, StatusSocket, ask, lines, problems
 
@@ -18,6 +19,9 @@ DETAIL: dict[str, Any] = {
     "workers": [WORKER, {**WORKER, "number": 1}], "sinks": [{"name": "file x", "waiting": 1, "behind_s": 2.5}],
     "problems": {"configuration": "it stays as it was"},
 }  # fmt: skip
+
+SAID = "its keys […] cannot be fetched: \x1b[2J\nready: all is well"
+SHOWN = "its keys […] cannot be fetched: \\x1b[2J\\nready: all is well"
 
 
 def test_for_a_person() -> None:
@@ -84,8 +88,8 @@ def test_what_a_server_answered_reaches_no_terminal_as_it_came() -> None:
         "configuration": {"read": "2026-05-28", "keys": 1, "grants": 1},
         "workers": [],
         "sinks": [],
-        "problems": {"issuer https://i.example": "its keys cannot be fetched: \x1b[2J\nready: all is well"},
+        "problems": {"issuer https://i.example": SAID},
     }
-    assert lines(detail)[-1] == (
-        "problem: issuer https://i.example: its keys cannot be fetched: \\x1b[2J\\nready: all is well"
-    )
+    assert lines(detail)[-1] == f"problem: issuer https://i.example: {SHOWN}"
+    finding = Finding("issuer", "https://i.example", part="issuer", message=SAID)
+    assert finding.line() == f"FAIL  issuer https://i.example: issuer: {SHOWN}"

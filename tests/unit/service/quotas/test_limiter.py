@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from privyseal_service.check import check_limits
 from privyseal_service.grants import Counted, Grant, Rate
 from privyseal_service.metrics import Counters
 from privyseal_service.problems import Problems
@@ -170,9 +171,14 @@ def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monke
         with pytest.raises(UncountedError):
             await limiter.count(grant(daily_quota=5), "a", 3)
         os.close(holder)
+        assert await limiter.count(grant(daily_quota=5), "a", 1) is None
+        assert "do not let go" in problems.now["limits"], "it went well for a moment alone"
+        monkeypatch.setattr("privyseal_service.quotas.limiter._WELL_AFTER_S", 0.0)
+        assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         await limiter.close()
 
     asyncio.run(work())
+    assert problems.now == {}
     assert problems.counters.all()["limits", "not-counted"] == 1
 
 
@@ -200,6 +206,24 @@ def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) 
         await opened.close()
 
     asyncio.run(work())
+
+
+def test_check_asks_the_redis(redis: FakeRedis, tmp_path: Path) -> None:
+    def check(**more: object) -> list[tuple[str, str]]:
+        found = asyncio.run(check_limits(LimitsConfig(storage=redis.url, timeout_s=5.0, **more)))  # type: ignore[arg-type]
+        return [(finding.part, finding.line()) for finding in found]
+
+    assert asyncio.run(check_limits(LimitsConfig())) == []
+    assert check()[0][0] == ""
+    redis.password = "correct-horse"
+    ((part, line),) = check()
+    assert (part, "does not take the password; look at its address" in line) == ("network", True)
+    ((part, line),) = check(when_away="allow")
+    assert (part, "calls go through uncounted" in line) == ("", True)
+    ((part, line),) = check(password_file=tmp_path / "none")
+    assert (part, "cannot be read" in line) == ("limits", True)
+    (tmp_path / "password").write_text("correct-horse\n")
+    assert check(password_file=tmp_path / "password")[0][0] == ""
 
 
 def test_a_password_from_a_file(redis: FakeRedis, problems: Problems, tmp_path: Path) -> None:
