@@ -19,7 +19,7 @@ serve: ## keep the demo service running, and print the exports that `privyseal` 
 	$(READY) -- $(BIN)/python scripts/serve.py
 
 test: ## run every test; ARGS="-k capgo -x" goes to pytest
-	$(READY) --for-tests -- $(BIN)/python -m pytest $(ARGS)
+	$(READY) --for-tests -- $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-modules: ## run the conformance suite on other makers' PKCS#11 modules, installed with apt-get
 	$(READY) --for-tests -- scripts/install_modules.sh

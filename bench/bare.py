@@ -35,7 +35,7 @@ def main() -> None:
     checksum = SigningInput(Mechanism.TYPE1, bytes(32))
     with module.call():
         token = find_token(module, uri)
-        with TokenLogin(token).session(uri.pin_source, Settings()):
+        with TokenLogin(module, token).session(uri.pin_source, Settings()):
             handles = [find_private_key(token.open(attribute_mapper=MAPPER), uri) for _ in range(threads)]
             print("ready", flush=True)
             sys.stdin.readline()

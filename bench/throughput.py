@@ -164,10 +164,13 @@ class Case:
 
 
 def closed(name: str, in_flight: int, *, batch: int = 1, processes: int = 2) -> Case:
-    """So many calls in flight at all times, spread over client processes with four connections each."""
+    """So many calls in flight at all times, spread over client processes with four connections each, so that every
+    worker has its part. Of a large batch the SDK gives each connection a share."""
     processes = min(processes, in_flight)
     shares = [in_flight // processes + (place < in_flight % processes) for place in range(processes)]
-    loads = tuple({"in_flight": n, "batch": batch, "channels": min(4, n), "timeout_s": 60.0} for n in shares)
+    loads = tuple(
+        {"in_flight": n, "batch": batch, "channels": 4 if batch > 1 else min(4, n), "timeout_s": 60.0} for n in shares
+    )
     return Case(name, loads)
 
 
@@ -206,7 +209,7 @@ def quantile(ordered: Sequence[float], part: float) -> float:
 
 
 UNARY = [closed(f"unary, {n} in flight", n) for n in (1, 8, 32, 128)]
-BATCHES = [closed(f"batches of {n}", 2, batch=n) for n in (16, 256, 2000)]
+BATCHES = [closed(f"batches of {n}", in_flight, batch=n) for n, in_flight in ((16, 16), (256, 4), (2000, 4))]
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------

@@ -29,8 +29,14 @@ PIP_WHEEL = Package("pip", apt="python3-pip-whl", dnf="python3-pip-wheel", apk="
 SYSTEMD = Package("systemd-analyze", apt="systemd", dnf="systemd", apk="systemd")
 OPENSSL = Package("openssl", apt="openssl", dnf="openssl", apk="openssl")
 COMPILER = Package("a C compiler", apt="gcc libc6-dev", dnf="gcc glibc-devel", apk="gcc musl-dev")
-# Each of the tests' helpers keeps what it installs in the user's cache folder, and does nothing the second time.
-FETCH = "import importlib, sys; sys.path.insert(0, ''); importlib.import_module(sys.argv[1]).install()"
+# Helpers of the tests: each keeps what it installs in the user's cache folder, and does nothing the second time.
+FETCH = "import sys; sys.path.insert(0, ''); from tests.support import needed; needed.install(sys.argv[1])"
+PUBLISHED = (
+    "tests.support.ministack",
+    "tests.support.capgo_cli",
+    "tests.support.updater_tools",
+    "tests.support.client_tools",
+)
 
 
 @contextmanager
@@ -99,8 +105,9 @@ def _make_venv() -> None:
     )
 
 
-def _must(failure: str, *command: str) -> None:
-    """Run `command`; when it fails, show what it wrote and raise SetupError with `failure`."""
+def _must(failure: str, *command: str) -> str:
+    """Run `command`, and return what it printed; when it fails, show what it wrote and raise SetupError with
+    `failure`."""
     # A user's "install into my home folder" does not apply to a virtual environment.
     environment = {**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     done = subprocess.run(
@@ -109,6 +116,7 @@ def _must(failure: str, *command: str) -> None:
     if done.returncode != 0:
         sys.stderr.write(done.stdout[-4000:] + done.stderr[-4000:])
         raise SetupError(failure)
+    return done.stdout
 
 
 def _fill_venv() -> None:
@@ -149,11 +157,11 @@ def _prepare_tests() -> None:
     _try(COMPILER, _compiler)
     _try(OPENSSL, lambda: shutil.which("openssl"))
     # Tests have a time limit; downloads shall not count.
-    published = ["tests.support.ministack"]
-    if shutil.which("node") and shutil.which("npm"):
-        published.append("tests.support.capgo_cli")
-    for module in published:
-        _must(f"{module} could not install what the tests need, see above", str(PYTHON), "-c", FETCH, module)
+    for module in PUBLISHED:
+        failure = f"{module} could not install what the tests need, see above"
+        missing = _must(failure, str(PYTHON), "-c", FETCH, module)
+        if missing:
+            say(missing.strip())
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:

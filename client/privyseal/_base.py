@@ -15,7 +15,7 @@ from privyseal._calls import Call
 from privyseal._failures import service_error
 from privyseal._tokens import token_source
 from privyseal.configuration import Connection
-from privyseal.errors import ConfigurationError, NotFoundError, PrivysealError, ServiceError
+from privyseal.errors import ConfigurationError, InputError, NotFoundError, PrivysealError, ServiceError
 from privyseal.model import RequestContext
 from privyseal.v1 import audit_pb2_grpc, keys_pb2_grpc, signing_pb2_grpc
 
@@ -24,11 +24,17 @@ C = TypeVar("C", bound="BaseClient")
 DEFAULT_TIMEOUT_S = 20.0
 """How long a call may take, retries among it, when nobody says otherwise."""
 
+LONGEST_TIMEOUT_S = 86_400.0
+"""A day; far above it gRPC takes a deadline for one that has passed."""
+
 PROVE_S = 10.0
 """How long to ask for a proof: a record is in the tree within a second, where all is well."""
 
 PROVE_FIRST_S, PROVE_EVERY_S = 0.3, 0.25
 """When the proof is asked for first, and how often after that: the sequencer merges four times a second."""
+
+PROVE_AT_ONCE = 8
+"""How many proofs are asked for at a time."""
 
 CALL_ID = "privyseal-call-id"
 """The metadata under which a call has a name of the client's own, the same in each attempt: 32 hex characters."""
@@ -110,7 +116,7 @@ class BaseClient(abc.ABC):
         context: RequestContext | None,
         channels: int,
     ) -> None:
-        self._server = connection.server
+        self._connection = connection
         self._default_key = key
         self._default_context = context
         self._default_timeout_s = _checked_timeout(timeout_s)
@@ -127,7 +133,7 @@ class BaseClient(abc.ABC):
         """Open a channel, which has a connection of its own."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__module__}.{type(self).__name__}({self._server!r})"
+        return f"{type(self).__module__}.{type(self).__name__}({self._connection.server!r})"
 
     def _method(self, call: Call[Any]) -> Any:
         if os.getpid() != self._process:
@@ -142,7 +148,7 @@ class BaseClient(abc.ABC):
 
     def _met(self, error: Any) -> ServiceError:
         """What grpc raised, as the caller is told of it."""
-        failure = service_error(error, self._server)
+        failure = service_error(error, self._connection)
         self._known = self._known or bool(failure.request_id)
         return failure
 
@@ -155,10 +161,13 @@ class BaseClient(abc.ABC):
 
     def _key(self, key: str | None) -> str:
         """The name to send; the empty one means the only key that the caller may use."""
-        return (self._default_key if key is None else key) or ""
+        return _checked_text("the key's name", (self._default_key if key is None else key) or "")
 
     def _context(self, context: RequestContext | None) -> RequestContext | None:
-        return self._default_context if context is None else context
+        context = self._default_context if context is None else context
+        for name, value in vars(context).items() if context is not None else ():
+            _checked_text(f"the context's {name}", value)
+        return context
 
 
 def may_come(error: ServiceError) -> bool:
@@ -192,9 +201,15 @@ def _checked_channels(channels: int) -> int:
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise ConfigurationError(f"a timeout of {timeout_s} s leaves no time", remedy="give seconds above zero")
+    if not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+        raise ConfigurationError(f"a timeout cannot be {timeout_s} s", remedy="give seconds above zero, a day at most")
     return timeout_s
+
+
+def _checked_text(what: str, text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{what} is not UTF-8", remedy="write it in UTF-8")
+    return text
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

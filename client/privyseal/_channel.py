@@ -91,7 +91,9 @@ def _options(*, loopback: bool, round_robin: bool) -> tuple[tuple[str, str | int
 def _host(server: str) -> str:
     """The host of HOST:PORT or dns:///HOST:PORT, without the brackets of an IPv6 address. Raises ConfigurationError."""
     host, colon, port = server.removeprefix(ROUND_ROBIN).rpartition(":")
-    if not colon or not host or not port.isdecimal() or (":" in host and not host.startswith("[")) or "/" in host:
+    numbered = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
+    unfit = "/" in host or (":" in host and not host.startswith("[")) or not server.isprintable()
+    if not colon or not host or not numbered or unfit:
         raise ConfigurationError(f"{server!r} is not an address of a signing service", remedy="write HOST:PORT")
     return host.strip("[]")
 

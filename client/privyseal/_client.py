@@ -14,7 +14,16 @@ import grpc
 
 from privyseal import _calls
 from privyseal._again import Patience, passing
-from privyseal._base import PROVE_EVERY_S, PROVE_FIRST_S, BaseClient, Metadata, bearer, call_id, may_come
+from privyseal._base import (
+    PROVE_AT_ONCE,
+    PROVE_EVERY_S,
+    PROVE_FIRST_S,
+    BaseClient,
+    Metadata,
+    bearer,
+    call_id,
+    may_come,
+)
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id
@@ -175,16 +184,33 @@ class Client(BaseClient):
         less); then NotFoundError is raised. The proof is held against the receipt; whether the log's key signed the
         checkpoint is for `privyseal.transparency.receipts.check`.
         """
+        return self.prove_all([receipt], wait_s=wait_s, timeout_s=timeout_s)[0]
+
+    def prove_all(
+        self, receipts: Sequence[Receipt], *, wait_s: float | None = None, timeout_s: float | None = None
+    ) -> list[Receipt]:
+        """The receipts with their proofs, in order, as `prove` has them, some at a time; those that have a proof
+        already stay as they are. The first that does not come is raised."""
+        missing = sum(receipt.proven is None for receipt in receipts)
+        if not missing:
+            return list(receipts)
         deadline_s = time.monotonic() + self._wait_s(wait_s)
-        pause_s = PROVE_FIRST_S
-        while True:
-            time.sleep(pause_s)
-            pause_s = PROVE_EVERY_S
-            try:
-                return self._run(_calls.prove(receipt), timeout_s)
-            except ServiceError as error:
-                if not may_come(error) or time.monotonic() + pause_s > deadline_s:
-                    raise
+        time.sleep(PROVE_FIRST_S)
+
+        def proven(receipt: Receipt) -> Receipt:
+            while receipt.proven is None:
+                try:
+                    return self._run(_calls.prove(receipt), timeout_s)
+                except ServiceError as error:
+                    if not may_come(error) or time.monotonic() + PROVE_EVERY_S > deadline_s:
+                        raise
+                time.sleep(PROVE_EVERY_S)
+            return receipt
+
+        if missing == 1:
+            return list(map(proven, receipts))
+        with ThreadPoolExecutor(min(PROVE_AT_ONCE, missing), thread_name_prefix="privyseal-prove") as threads:
+            return list(threads.map(proven, receipts))
 
     def get_checkpoint(self, *, timeout_s: float | None = None) -> str:
         """The newest checkpoint of the audit trail of the replica that answers: a C2SP signed note."""

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,21 @@ from privyseal.errors import FileUnusableError, InputError, WriteError
 
 SMALL_FILE_BYTES = 1 << 20
 """More than any key, certificate bundle or configuration has."""
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What of a file changes when somebody writes it or puts another in its place."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> FileState:
+        """The state in a stat result."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def reason(error: OSError) -> str:
@@ -59,6 +75,16 @@ def check_distinct(source: FileIO, output: Path) -> None:
             raise FileUnusableError(f"{output} is the input itself", remedy="name another output")
 
 
+def check_apart(output: Path, others: Iterable[Path]) -> None:
+    """Raise FileUnusableError when `output` is one of the other files that the same command reads or writes."""
+    for other in others:
+        same = os.path.realpath(output) == os.path.realpath(other)
+        with contextlib.suppress(OSError):  # one that is not there yet
+            same = same or output.samefile(other)
+        if same:
+            raise FileUnusableError(f"{output} is named for two things", remedy="name another file for one of them")
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn an error of reading `path` into FileUnusableError."""
@@ -68,11 +94,11 @@ def reading(path: Path) -> Iterator[None]:
         raise _unusable(path, error) from None
 
 
-def read_small(path: Path) -> bytes:
+def read_small(path: Path, most_bytes: int = SMALL_FILE_BYTES) -> bytes:
     """Read a key, a certificate or a configuration: a file or a pipe. Raises FileUnusableError and InputError."""
     with reading(path), path.open("rb") as file:
-        data = file.read(SMALL_FILE_BYTES + 1)
-    if len(data) > SMALL_FILE_BYTES:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
         raise InputError(f"{path} is larger than any file of its kind", remedy="check the path")
     return data
 

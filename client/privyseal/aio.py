@@ -1,4 +1,4 @@
-"""The asynchronous client: `privyseal.aio.Client`, the same verbs as `privyseal.Client`, to be awaited."""
+"""The asynchronous client: `privyseal.aio.Client`, the calls of `privyseal.Client`, to be awaited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from grpc import aio
 
 from privyseal import _calls
 from privyseal._again import Patience, passing
-from privyseal._base import PROVE_EVERY_S, PROVE_FIRST_S, BaseClient, Metadata, bearer, call_id, may_come
+from privyseal._base import (
+    PROVE_AT_ONCE,
+    PROVE_EVERY_S,
+    PROVE_FIRST_S,
+    BaseClient,
+    Metadata,
+    bearer,
+    call_id,
+    may_come,
+)
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id
@@ -157,16 +166,35 @@ class Client(BaseClient):
 
     async def prove(self, receipt: Receipt, *, wait_s: float | None = None, timeout_s: float | None = None) -> Receipt:
         """The receipt with its proof: see `privyseal.Client.prove`."""
+        return (await self.prove_all([receipt], wait_s=wait_s, timeout_s=timeout_s))[0]
+
+    async def prove_all(
+        self, receipts: Sequence[Receipt], *, wait_s: float | None = None, timeout_s: float | None = None
+    ) -> list[Receipt]:
+        """The receipts with their proofs: see `privyseal.Client.prove_all`."""
+        if all(receipt.proven is not None for receipt in receipts):
+            return list(receipts)
         deadline_s = time.monotonic() + self._wait_s(wait_s)
-        pause_s = PROVE_FIRST_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = PROVE_EVERY_S
-            try:
-                return await self._run(_calls.prove(receipt), timeout_s)
-            except ServiceError as error:
-                if not may_come(error) or time.monotonic() + pause_s > deadline_s:
-                    raise
+        await asyncio.sleep(PROVE_FIRST_S)
+        turns = asyncio.Semaphore(PROVE_AT_ONCE)
+
+        async def proven(receipt: Receipt) -> Receipt:
+            async with turns:
+                while receipt.proven is None:
+                    try:
+                        return await self._run(_calls.prove(receipt), timeout_s)
+                    except ServiceError as error:
+                        if not may_come(error) or time.monotonic() + PROVE_EVERY_S > deadline_s:
+                            raise
+                    await asyncio.sleep(PROVE_EVERY_S)
+                return receipt
+
+        pending = [asyncio.ensure_future(proven(receipt)) for receipt in receipts]
+        try:
+            return await asyncio.gather(*pending)
+        finally:
+            for each in pending:
+                each.cancel()
 
     async def get_checkpoint(self, *, timeout_s: float | None = None) -> str:
         """The newest checkpoint: see `privyseal.Client.get_checkpoint`."""

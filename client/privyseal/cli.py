@@ -110,7 +110,7 @@ def _explain_usage(error: click.UsageError) -> None:
         error.show()
         return
     hint = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-    complain(error.format_message().rstrip(".") + hint)
+    complain(" ".join(error.format_message().split()).rstrip(".") + hint)
 
 
 def _exit_code(error: PrivysealError) -> int:

@@ -129,7 +129,7 @@ class UnauthenticatedError(ServiceError):
 class PermissionDeniedError(ServiceError):
     """PERMISSION_DENIED: no grant allows this, or there is no such key; the service does not tell which."""
 
-    default_remedy = "check the key's name with `privyseal key list`, or ask the security team for a grant"
+    default_remedy = "check the key's name with `privyseal key list`"
 
 
 class FailedPreconditionError(ServiceError):

@@ -21,7 +21,7 @@ from privyseal._cipher import Progress, encrypt_stream
 from privyseal._files import AtomicOutput, check_distinct, open_input, reading, write_all
 from privyseal.errors import InputError
 from privyseal.model import Key, RequestContext, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
-from privyseal.verification import ChecksumSigner, check_signature, check_wrapped_key, no_receipts, public_key_of
+from privyseal.verification import check_signature, check_wrapped_key, no_receipts, public_key_of
 
 if TYPE_CHECKING:
     from privyseal.transparency.receipts import Receipt
@@ -32,8 +32,21 @@ _END_BYTES = 22 + 0xFFFF
 """A zip ends in a record of 22 bytes and a comment of at most 65,535 (APPNOTE.TXT, 4.3.16)."""
 
 
-class Signer(ChecksumSigner, Protocol):
+class Signer(Protocol):
     """What sealing asks of a service; `privyseal.Client` is one."""
+
+    def get_key(self, name: str | None = None) -> Key:
+        """See `Client.get_key`."""
+
+    def sign_checksum(
+        self,
+        checksum: bytes,
+        *,
+        scheme: SignatureScheme,
+        key: str | None = None,
+        context: RequestContext | None = None,
+    ) -> SignedChecksum:
+        """See `Client.sign_checksum`."""
 
     def wrap_session_key(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -12,26 +10,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from privyseal import capgo
 from privyseal.errors import Code, NotVerifiedError, UnavailableError
-from privyseal.model import Key, RequestContext, SignatureScheme, SignedChecksum
+from privyseal.model import Key, SignatureScheme
 
 _REMEDY = "nothing of it was used; tell whoever runs the service"
-
-
-class ChecksumSigner(Protocol):
-    """What signing a checksum asks of a service; `privyseal.Client` is one."""
-
-    def get_key(self, name: str | None = None) -> Key:
-        """See `Client.get_key`."""
-
-    def sign_checksum(
-        self,
-        checksum: bytes,
-        *,
-        scheme: SignatureScheme,
-        key: str | None = None,
-        context: RequestContext | None = None,
-    ) -> SignedChecksum:
-        """See `Client.sign_checksum`."""
 
 
 def public_key_of(key: Key) -> RSAPublicKey:
@@ -83,14 +64,3 @@ def no_receipts() -> NotVerifiedError:
         "the service keeps no audit trail, so there are no receipts",
         remedy="leave --receipt out, or ask whoever runs it",
     )
-
-
-def sign_and_check(
-    signer: ChecksumSigner, checksum: bytes, *, scheme: SignatureScheme, key: str | None = None
-) -> SignedChecksum:
-    """Have `checksum` signed, and return the signature once it verifies against the key's public key."""
-    signing_key = signer.get_key(key)
-    public_key = public_key_of(signing_key)
-    signed = signer.sign_checksum(checksum, scheme=scheme, key=signing_key.name)
-    check_signature(public_key, scheme, checksum, signed.signature)
-    return signed

@@ -1,5 +1,5 @@
-"""Would the configuration serve? Each key, each listener and the audit trail is looked at as the start would, and none
-hides another."""
+"""Would the configuration serve? Each key, each listener, the Redis for rates and the audit trail are looked at as the
+start would, and none hides another."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from privyseal_backends.interface import BackendError, KeyDescription, UnavailableError
 from privyseal_backends.registry import backend
 from privyseal_service.enrollment import MisfitError, check_enrollment, check_one_purpose, worded
 from privyseal_service.keyring import Stores
+from privyseal_service.printing import shown
 from privyseal_service.tls import TlsError, load_tls
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from privyseal_service.audit.settings import AuditConfig
     from privyseal_service.config import Config, KeyConfig, ListenerConfig
     from privyseal_service.oidc.settings import IssuerConfig
+    from privyseal_service.quotas.settings import LimitsConfig
 
 OPEN_S = 15.0
 """How long a key store may take to open a key here."""
@@ -29,12 +32,12 @@ _RENEW = datetime.timedelta(days=14)
 
 @dataclass(frozen=True)
 class Finding:
-    """One key, one listener, one issuer or the audit trail: whether it would serve, what is true of it and, when not,
-    which part failed and the remedy.
+    """One key, one listener, one issuer, what counts or the audit trail: whether it would serve, what is true of it,
+    and, when not, which part failed and the remedy.
 
     `part` is one or two words: "module", "token", "PIN", "object", "attribute", "mechanism", "custody", "network",
-    "certificate", "key", "CA", "issuer"; of the audit trail "audit", "folder", "key", "log", "sink". `notes` are
-    sentences on what serves and yet wants a look.
+    "certificate", "key", "CA", "issuer", "limits"; of the audit trail "audit", "folder", "key", "log", "sink". `notes`
+    are sentences on what serves and yet wants a look.
     """
 
     kind: str
@@ -51,12 +54,12 @@ class Finding:
         return not self.part
 
     def line(self) -> str:
-        """The finding for a person, on one line, or one more for each note."""
+        """The finding for a person, on one line, or one more for each note. An issuer's server may have had a say."""
         facts = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
         problem = "" if self.ok else f"{self.part}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
         said = "; ".join(part for part in (problem, facts) if part)
-        notes = "".join(f"\n        note: {note}" for note in self.notes)
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {said}{notes}"
+        notes = "".join(f"\n        note: {shown(note)}" for note in self.notes)
+        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {shown(said)}{notes}"
 
     def json(self) -> dict[str, object]:
         """The finding for a program; `part`, `message` and `remedy` are empty where it would serve."""
@@ -78,7 +81,8 @@ async def check(config: Config, backends: Callable[[str], OpenStore] = backend) 
         await stores.close()
     listeners = [_check_listener(listener) for listener in config.listeners]
     issuers = await asyncio.gather(*(asyncio.to_thread(_check_issuer, issuer) for issuer in config.issuers))
-    return [*listeners, *issuers, *_check_purposes(config, keys), check_audit(config.audit)]
+    limits = await check_limits(config.limits)
+    return [*listeners, *issuers, *_check_purposes(config, keys), *limits, check_audit(config.audit)]
 
 
 def _check_purposes(config: Config, found: Sequence[Finding]) -> Iterator[Finding]:
@@ -100,8 +104,8 @@ def _check_purpose(config: KeyConfig, finding: Finding, known: Sequence[tuple[Ke
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:
     """All findings for a program."""
     kinds = {f"{kind}s": [f.json() for f in findings if f.kind == kind] for kind in ("listener", "issuer", "key")}
-    audit = next(f.json() for f in findings if f.kind == "audit")
-    return {"ok": all(finding.ok for finding in findings), **kinds, "audit": audit}
+    single = {f.kind: f.json() for f in findings if f.kind in {"limits", "audit"}}
+    return {"ok": all(finding.ok for finding in findings), **kinds, **single}
 
 
 async def _check_key(config: KeyConfig, stores: Stores, *, granted: bool) -> Finding:
@@ -131,6 +135,34 @@ def _facts(config: KeyConfig, description: KeyDescription) -> dict[str, str | in
         "origin": worded(custody.origin),
         "export": worded(custody.export),
     }
+
+
+async def check_limits(config: LimitsConfig) -> list[Finding]:
+    """Look at the Redis that counts rates and quotas, where there is one. Nothing is counted."""
+    if config.storage is None:
+        return []
+    from privyseal_service.metrics import Counters  # noqa: PLC0415 - with a Redis alone
+    from privyseal_service.problems import Problems  # noqa: PLC0415
+    from privyseal_service.quotas.limiter import LimitsError, RedisLimiter  # noqa: PLC0415
+
+    parts = urlsplit(config.storage)
+    name = f"{parts.hostname}:{parts.port or 6379}"  # without the user's name, which the URL may have
+    try:
+        limiter = RedisLimiter(config, Problems(Counters()))
+    except LimitsError as error:
+        return [Finding("limits", name, {}, "limits", str(error))]
+    try:
+        answers = await limiter.answers()
+    finally:
+        await limiter.close()
+    if answers:
+        return [Finding("limits", name, {"when_away": config.when_away})]
+    said = (
+        f"the Redis for rates and quotas does not answer within {config.timeout_s:g} s, or does not take the password"
+    )
+    if config.when_away == "allow":
+        return [Finding("limits", name, {"when_away": "allow"}, notes=(f"{said}: calls go through uncounted",))]
+    return [Finding("limits", name, {}, "network", said, "look at its address, its password and the way there")]
 
 
 def check_audit(config: AuditConfig | None) -> Finding:

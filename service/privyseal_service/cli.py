@@ -21,6 +21,7 @@ from privyseal_service.grants_cli import GrantsError, grants
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
+    from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
     from privyseal_service.key_commands import Target
 
@@ -76,13 +77,25 @@ def _load(file: Path) -> Config:
         raise CommandError(str(error), USAGE) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="privyseal-server")
+_EPILOG = """\b
+Examples:
+  privyseal-server key create --config privyseal.toml app-release > public.pem
+  privyseal-server check --config privyseal.toml
+  privyseal-server serve --config privyseal.toml
+
+\b
+Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;
+3 a key store that is away, or no service; 75 `serve` without workers, when only a new process mends a key store.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(__version__, "-V", "--version", prog_name="privyseal-server")
 def cli() -> None:
     """The signing service: two RSA operations for over-the-air app bundles, with keys that stay in their key store."""
 
 
-@cli.command()
+@cli.command(short_help="Serve until SIGTERM or SIGINT.")
 @_config_option
 def serve(config_file: Path) -> None:
     """Serve until SIGTERM or SIGINT, by worker processes of its own (server.workers, one for each core).
@@ -98,14 +111,14 @@ def serve(config_file: Path) -> None:
       privyseal-server serve --config /etc/privyseal/privyseal.toml
     """  # noqa: D301 - click's own mark
     config = _load(config_file)
-    # What gRPC's core would write to standard error is in none of the forms that [log] offers.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from privyseal_service import logs  # noqa: PLC0415
     from privyseal_service.audit.running import sequencing  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
     from privyseal_service.exits import StartError, start_error  # noqa: PLC0415
-    from privyseal_service.process import keep_memory_together  # noqa: PLC0415
+    from privyseal_service.process import keep_memory_together, set_up_grpc  # noqa: PLC0415
     from privyseal_service.supervisor import supervise, worker_count  # noqa: PLC0415
+
+    set_up_grpc()
 
     if config.audit is None:
         raise CommandError(
@@ -117,12 +130,12 @@ def serve(config_file: Path) -> None:
     logs.set_up(config.log)
     announce = _announce if config.audit.enabled else _announce_unrecorded
     try:
-        with sequencing(config.audit):
+        with sequencing(config.audit) as sequencer:
             if worker_count(config):
-                _await(supervise(config, announce=announce, load=lambda: load_config(config_file)))
+                _await(supervise(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer))
                 code = 0
             else:
-                code = _serve_alone(config, config_file, announce)
+                code = _serve_alone(config, config_file, announce, sequencer)
     except StartError as error:
         raise CommandError(str(error), error.code) from None
     except OSError:
@@ -136,7 +149,9 @@ def serve(config_file: Path) -> None:
         end_at_once(code)
 
 
-def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], None]) -> int:
+def _serve_alone(
+    config: Config, config_file: Path, announce: Callable[[str], None], sequencer: RunningSequencer | None
+) -> int:
     from privyseal_service import server  # noqa: PLC0415
     from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.config import load_config  # noqa: PLC0415
@@ -148,7 +163,8 @@ def _serve_alone(config: Config, config_file: Path, announce: Callable[[str], No
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
-        return _await(server.serve(config, announce=announce, load=lambda: load_config(config_file)))
+        serving = server.serve(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer)
+        return _await(serving)
     except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
 
@@ -160,8 +176,13 @@ def _await(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _announce(line: str) -> None:
-    click.echo(line)
-    sys.stdout.flush()
+    from privyseal_service.exits import StartError  # noqa: PLC0415
+
+    try:
+        click.echo(line)
+        sys.stdout.flush()
+    except OSError as error:  # whoever waits for the address would wait for ever
+        raise StartError(f"{error.strerror}; nothing more was done", REFUSED) from None
 
 
 def _announce_unrecorded(line: str) -> None:
@@ -174,15 +195,15 @@ def _announce_unrecorded(line: str) -> None:
     _announce(line)
 
 
-@cli.command()
+@cli.command(short_help="Say what would serve and what would not, and why.")
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
-    """Say for each listener, for each key and for the audit trail whether it would serve.
+    """Say for each listener, issuer and key, for the Redis that counts and for the audit trail whether it would serve.
 
     When one would not: which part failed (module, token, PIN, object, attribute, mechanism, custody, certificate, key,
-    CA, network; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned in the
-    configuration. Signs nothing. Exits with 1 when any would not serve.
+    CA, issuer, network, limits; audit, folder, log, sink) and the remedy. Prints each key's fingerprint, to be pinned
+    in the configuration. Signs nothing. Exits with 1 when any would not serve.
 
     \b
     Example:
@@ -200,6 +221,48 @@ def check(config_file: Path, *, as_json: bool) -> None:
     else:
         click.echo("\n".join(finding.line() for finding in findings))
     if not ok:
+        sys.exit(REFUSED)
+
+
+@cli.command(short_help="Say how the running service is.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The service's configuration, for its server.state_folder. The rest of it may be wrong.",
+)
+@click.option("--state-folder", metavar="DIR", type=click.Path(path_type=Path), help="The same folder, in its place.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool) -> None:
+    """Say how the running service is: its workers, its keys, and each thing that is wrong, as a sentence.
+
+    It asks the service on this machine, as the service's own user or as root. Exits with 0 when it is ready and nothing
+    is wrong, 1 when it is not ready or something is, 3 when no service answers.
+
+    \b
+    Example:
+      privyseal-server health --config /etc/privyseal/privyseal.toml
+    """  # noqa: D301 - click's own mark
+    from privyseal_service import status  # noqa: PLC0415
+    from privyseal_service.config import ConfigError, state_folder_of  # noqa: PLC0415
+
+    if (config_file is None) == (state_folder is None):
+        raise CommandError("name the service by --config FILE or by --state-folder DIR", USAGE)
+    try:
+        folder = state_folder or state_folder_of(config_file or Path())
+        detail = status.ask(folder)
+    except ConfigError as error:
+        raise CommandError(str(error), USAGE) from None
+    except status.StatusError as error:
+        raise CommandError(str(error), AWAY) from None
+    if as_json:
+        import json  # noqa: PLC0415
+
+        click.echo(json.dumps(detail, indent=2))
+    else:
+        click.echo("\n".join(status.lines(detail)))
+    if not detail["ready"] or status.problems(detail):
         sys.exit(REFUSED)
 
 
@@ -230,7 +293,7 @@ def key_create(name: str | None, config_file: Path | None, uri: str | None, purp
     _show(target, description)
 
 
-@key.command("import")
+@key.command("import", short_help="Move an RSA key from a file into its key store.")
 @click.argument("pem", type=click.Path(path_type=Path))
 @_key_target_options
 def key_import(pem: Path, name: str | None, config_file: Path | None, uri: str | None, purpose: str | None) -> None:
@@ -303,6 +366,21 @@ cli.add_command(audit)
 cli.add_command(grants)
 
 
+def _sentence(error: click.ClickException) -> str:
+    said = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx:
+        said = f"{' '.join(said.split()).rstrip('.')}; see `{error.ctx.command_path} --help`"
+    return said
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What is to be installed: the base is the client's alone."""
+    return (
+        f"the service's packages are not all installed ({error.name} is missing); install privyseal with its extra: "
+        "pip install 'privyseal[server]'"
+    )
+
+
 def _log_defect() -> None:
     import logging  # noqa: PLC0415
 
@@ -320,7 +398,7 @@ def main() -> None:
         click.echo(error.format_message(), err=True)
         code = USAGE
     except click.ClickException as error:
-        click.echo(f"privyseal-server: {error.format_message()}", err=True)
+        click.echo(f"privyseal-server: {_sentence(error)}", err=True)
         code = error.code if isinstance(error, (CommandError, GrantsError)) else USAGE
     except click.exceptions.Abort:
         code = 130
@@ -329,6 +407,10 @@ def main() -> None:
         # What standard output would not take is not tried again at exit, where it would become another exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = REFUSED
+    except ModuleNotFoundError as error:
+        _log_defect()
+        click.echo(f"privyseal-server: {_missing(error)}", err=True)
+        code = USAGE
     except Exception as error:  # noqa: BLE001 - an operator is owed a sentence; the trace is in the log at debug level
         _log_defect()
         click.echo(f"privyseal-server: a fault of the program itself, {type(error).__name__}: {error}", err=True)

@@ -33,7 +33,7 @@ from privyseal_service.config_checks import MismatchError, check_grants, check_i
 from privyseal_service.fields import KeyName, Model, PatternField, SchemeField, Seconds, by_value, unique
 from privyseal_service.grant_settings import GrantConfig, HoursConfig
 from privyseal_service.identity import DeniedCertificates
-from privyseal_service.key_uris import resolve_paths
+from privyseal_service.key_uris import resolve_paths, resolve_settings
 from privyseal_service.oidc.settings import IssuerConfig
 from privyseal_service.operations import MECHANISMS, Scheme
 from privyseal_service.quotas.settings import LimitsConfig
@@ -76,9 +76,9 @@ class ServerConfig(Model):
     `hang_after_s` is replaced.
 
     `grants_folder` has grants in files of their own, NAME.toml each. In `state_folder` is what outlives a restart: what
-    rates and quotas counted, and the keys of issuers. With `watch`, a change of this file or of a file of grants is
-    taken up as SIGHUP is; changes of certificates and of files of issuers' keys are always. A listener of a worker has
-    `max_connections` at most.
+    rates and quotas counted, and the keys of issuers; and the socket that `privyseal-server health` asks. With `watch`,
+    a change of this file or of a file of grants is taken up as SIGHUP is; changes of certificates and of files of
+    issuers' keys are always. A listener of a worker has `max_connections` at most.
     """
 
     grants_folder: Path | None = None
@@ -205,6 +205,30 @@ class LogConfig(Model):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class MetricsConfig(Model):
+    """Metrics for Prometheus at http://ADDRESS/metrics; without this table there are none.
+
+    The page has no TLS and asks nobody who they are, so it is for this machine alone, unless `remote` says that the
+    network in front of it keeps others away. With `names` it names keys and the places that checkpoints go to.
+    """
+
+    address: str
+    remote: bool = False
+    names: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> MetricsConfig:
+        if self.address.startswith("unix:"):
+            raise ValueError("address must be HOST:PORT or [IPV6]:PORT, as Prometheus asks over TCP")
+        split_address(self.address)
+        if not self.remote and not is_local(self.address):
+            raise ValueError(
+                "address must be one of this machine alone (127.0.0.0/8 or [::1]), since whoever reaches it is "
+                "answered; anywhere else set remote = true, and keep others away from it"
+            )
+        return self
+
+
 class CustodyBar(Model):
     """The least that a key must have on each finding; a key below it is not served."""
 
@@ -264,6 +288,7 @@ class Config(Model):
     log: LogConfig = LogConfig()
     identity: IdentityConfig = IdentityConfig()
     audit: AuditConfig | None = None
+    metrics: MetricsConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     listeners: Annotated[tuple[ListenerConfig, ...], Field(min_length=1)]
     issuers: tuple[IssuerConfig, ...] = ()
@@ -326,6 +351,15 @@ def load_config(file: Path) -> Config:
     )
 
 
+def state_folder_of(file: Path) -> Path:
+    """The state folder that a configuration names, whatever else may be wrong with it. Raises ConfigError."""
+    server = _read(file, "name the configuration with --config").get("server", {})
+    named = server.get("state_folder") if isinstance(server, dict) else None
+    if not isinstance(named, str):
+        raise ConfigError(f"{file}: server.state_folder is not set, and the service tells its health there alone")
+    return file.absolute().parent / named
+
+
 def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
     ConfigError."""
@@ -333,9 +367,10 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, Seen]()
     for file in _grants_files(config, files):
         files[file] = look(file)
-        if file.is_file():
-            filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
-            grants += [grant.read_from(str(file)) for grant in filed.grants]
+        if not file.is_file():  # a link to nothing above all: its grants must not be gone without a word
+            raise ConfigError(f"{file}: is no file, or a link to none; put one there, or take it away")
+        filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
+        grants += [grant.read_from(str(file)) for grant in filed.grants]
     config = config.with_grants(tuple(grants), files)
     try:
         check_grants(config)
@@ -425,6 +460,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "log": LogConfig,
     "identity": IdentityConfig,
     "audit": AuditConfig,
+    "metrics": MetricsConfig,
     "limits": LimitsConfig,
     "listeners": ListenerConfig,
     "issuers": IssuerConfig,
@@ -456,6 +492,7 @@ def _absolute(config: Config, folder: Path) -> Config:
         "issuers": tuple(issuer.within(folder) for issuer in config.issuers),
         "limits": config.limits.within(folder),
         "keys": keys,
+        "stores": {scheme: resolve_settings(scheme, said, folder) for scheme, said in config.stores.items()},
         "audit": config.audit.within(folder) if config.audit else None,
     }
     return config.model_copy(update=update)

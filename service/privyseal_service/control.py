@@ -12,18 +12,25 @@ import json
 import os
 import pickle
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from privyseal_service.exits import AWAY, DEFECT, REFUSED, USAGE
 from privyseal_service.latches import Latch
+from privyseal_service.metrics import Numbers, Series, is_series
 
 if TYPE_CHECKING:
     from privyseal_service.config import Config
 
 _LENGTH = struct.Struct("!I")
-MOST_REPORT_BYTES = 256 * 1024
+MOST_REPORT_BYTES = 4 << 20
 """The longest line that the supervisor reads."""
+MOST_SERIES = 10_000
+"""Series that a worker tells; the states of keys are the last of them."""
+_MOST_PROBLEMS = 200
+_MOST_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,26 @@ class Latched:
 
 
 @dataclass(frozen=True)
-class Reload:
-    """Go on with another configuration, as one of `workers`."""
+class Prepare:
+    """Make ready to go on with another configuration, as one of `workers`, and say `Ready`: nothing changes yet."""
 
+    change: int
     config: Config
     workers: int = 1
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Go on with what was made ready."""
+
+    change: int
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Drop what was, or is being, made ready."""
+
+    change: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ class Trouble:
     sentence: str
 
 
-Order: TypeAlias = Start | Listen | Drain | Latched | Reload | Trouble
+Order: TypeAlias = Start | Listen | Drain | Latched | Prepare | Commit | Abort | Trouble
 
 
 @dataclass(frozen=True)
@@ -85,13 +107,22 @@ class Report:
     """How a worker is: said once a second, and whenever it changes.
 
     `state` is "opening", "open" (ready to listen), "serving" or "draining". `ailing` names the keys that do not serve.
-    `lost` is whether a key store is lost to this process, so that a new one should take its place.
+    `lost` is whether a key store is lost to this process, so that a new one should take its place. `problems` are
+    sentences by what they are about.
     """
 
     state: str
     ailing: frozenset[str] = frozenset()
     latches: tuple[Latch, ...] = ()
     lost: bool = False
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker has counted so far, and how it is: said once a second, and at its end."""
+
+    numbers: Numbers
 
 
 @dataclass(frozen=True)
@@ -102,7 +133,15 @@ class Failed:
     code: int
 
 
-Word: TypeAlias = Report | Failed
+@dataclass(frozen=True)
+class Ready:
+    """A worker has made ready for a change; or, where `refusal` is a sentence, it cannot be."""
+
+    change: int
+    refusal: str = ""
+
+
+Word: TypeAlias = Report | Measured | Failed | Ready
 
 
 class ReportError(Exception):
@@ -153,14 +192,20 @@ def encode_word(word: Word) -> bytes:
     match word:
         case Report():
             latches = [[latch.uri, latch.message, latch.remedy] for latch in word.latches]
+            problems = islice(word.problems.items(), _MOST_PROBLEMS)
             said: dict[str, Any] = {
                 "state": word.state,
                 "ailing": sorted(word.ailing),
                 "latches": latches,
                 "lost": word.lost,
+                "problems": {about[:_MOST_CHARACTERS]: said[:_MOST_CHARACTERS] for about, said in problems},
             }
+        case Measured():
+            said = {"numbers": [[*series, value] for series, value in islice(word.numbers.items(), MOST_SERIES)]}
         case Failed():
             said = {"failed": word.message, "code": word.code}
+        case Ready():
+            said = {"change": word.change, "refusal": word.refusal}
     return json.dumps(said).encode() + b"\n"
 
 
@@ -173,12 +218,33 @@ def decode_word(line: bytes) -> Word:
         said = json.loads(line)
         if "failed" in said:
             return Failed(_text(said["failed"]), _code(said["code"]))
+        if "change" in said:
+            return Ready(_whole(said["change"]), _text(said["refusal"]))
+        if "numbers" in said:
+            return Measured(dict(map(_number, said["numbers"][:MOST_SERIES])))
         latches = tuple(Latch(*map(_text, latch)) for latch in said["latches"])
+        problems = {_text(about): _text(sentence) for about, sentence in said["problems"].items()}
         if said["state"] not in _STATES:
             raise ReportError("no such state")
-        return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True, problems)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
+
+
+def _number(said: list[object]) -> tuple[Series, float]:
+    """A series with its value: of a known metric, and a number."""
+    series, value = tuple(map(_text, said[:-1])), said[-1]
+    if not is_series(series) or isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    if not 0 <= value < 1e18 or any(len(label) > _MOST_CHARACTERS for label in series):
+        raise ValueError
+    return series, value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _code(value: object) -> int:

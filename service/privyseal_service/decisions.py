@@ -45,7 +45,8 @@ class Item:
 
     `checksum` is what was to be signed, as the caller sent it. `signature_sha256` and `wrapped_key_sha256`, 32 bytes,
     are the SHA-256 of what a key made or, for an unwrapping, was given; nothing is ever derived from a session key.
-    `failure` is why there is no result, where a batch has results of its own. Times are in seconds.
+    `failure` is why there is no result, where a batch has results of its own. Times are in seconds. `place` is where it
+    stands in its batch.
     """
 
     checksum: bytes | None = None
@@ -55,6 +56,7 @@ class Item:
     store_request_id: str = ""
     queued_s: float | None = None
     store_s: float | None = None
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Decision:
     key_fingerprint: str = ""
     batch: int = 0
     items: tuple[Item, ...] = field(default=(), repr=False)
+    items_recorded: bool = False
+    """Whether each item of a long batch is on record already, with what became of it (`Recorder.record_part`)."""
     call_id: str = ""
 
 
@@ -117,6 +121,8 @@ class Trail:
     wrapped_key_sha256: bytes | None = None
     results: Sequence[object] = field(default=(), repr=False)
     told: Sequence[bytes | ServiceError] = field(default=(), repr=False)
+    items_recorded: bool = False
+    receipts: Sequence[Receipt] = ()
     call_id: str = ""
 
     def identified(self, caller: Caller) -> None:
@@ -179,15 +185,24 @@ class Trail:
             self.store_s,
             self.key_fingerprint,
             self.batch,
-            tuple(self._items()),
+            () if self.items_recorded else tuple(self._items()),
+            self.items_recorded,
             self.call_id,
         )
+
+    def part(self, start: int, told: Sequence[bytes | ServiceError], results: Sequence[object]) -> Decision:
+        """What became of the inputs of a batch from the place `start` on, while the rest is still being signed."""
+        checksums = self.checksums[start : start + len(told)]
+        items = tuple(
+            _signed(*each, place) for place, each in enumerate(zip(checksums, told, results, strict=True), start)
+        )
+        return dataclasses.replace(self.decision(Outcome.ANSWERED, Code.OK), items=items)
 
     def _items(self) -> Iterator[Item]:
         """What the key was asked for, each with what became of it as far as that is known."""
         if self.told:
-            for checksum, told, result in zip(self.checksums, self.told, self.results, strict=True):
-                yield _signed(checksum, told, result)
+            for place, each in enumerate(zip(self.checksums, self.told, self.results, strict=True)):
+                yield _signed(*each, place if self.batch else None)
         elif self.batch or not (self.checksums or self.wrapped_key_sha256):
             return
         else:
@@ -213,10 +228,10 @@ def _timed(result: object) -> tuple[str, float | None, float | None]:
     return "", None, None
 
 
-def _signed(checksum: bytes, told: bytes | ServiceError, result: object) -> Item:
+def _signed(checksum: bytes, told: bytes | ServiceError, result: object, place: int | None) -> Item:
     if isinstance(told, ServiceError):
-        return Item(checksum, failure=told)
-    return Item(checksum, sha256(told).digest(), None, None, *_timed(result))
+        return Item(checksum, failure=told, place=place)
+    return Item(checksum, sha256(told).digest(), None, None, *_timed(result), place)
 
 
 def outcome_of(failure: ServiceError) -> Outcome:
@@ -255,6 +270,13 @@ class Recorder(Protocol):
         Returns where the record of each item is, as a receipt without proof; nothing where there are no receipts.
         """
 
+    async def record_part(self, decision: Decision) -> Sequence[Receipt]:
+        """Record the items of a decision on a long batch, as they are signed and before the others are: a batch that is
+        cut short has used the key for them. It raises what `record` does, and `record` is still called at the end.
+
+        Returns a receipt for each item.
+        """
+
 
 class LogRecorder:
     """Tells the log: one line for each decision. It is no audit trail."""
@@ -271,6 +293,10 @@ class LogRecorder:
     async def record(self, decision: Decision) -> Sequence[Receipt]:
         """Write the line."""
         log(decision)
+        return ()
+
+    async def record_part(self, decision: Decision) -> Sequence[Receipt]:  # noqa: ARG002 - the protocol's
+        """Nothing: a batch is one line."""
         return ()
 
 
@@ -297,10 +323,11 @@ def fields(decision: Decision) -> dict[str, object]:
     if len(decision.items) == 1:
         for name in ("checksum", "signature_sha256", "wrapped_key_sha256"):
             digest = getattr(decision.items[0], name)
-            if digest:
+            if digest and len(digest) == _DIGEST_BYTES:  # what is no checksum may be a session key in the wrong place
                 found[name] = digest.hex()
     return found
 
 
+_DIGEST_BYTES = 32
 _WORDED = frozenset({"proof", "context", "outcome", "code", "items"})
 _NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in _WORDED)

@@ -157,6 +157,15 @@ def limited(limit: str, retry_after_s: float, *, ever: bool) -> ServiceError:
     )
 
 
+def asked_too_much(per_s: float, retry_after_s: float) -> ServiceError:
+    """A caller without any grant asks more than it may."""
+    limit = f"{per_s:g} a second"
+    message = f"a caller without any grant may ask {limit} in each worker; ask less, or have a grant made"
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED, "LIMIT_REACHED", message, metadata={"limit": limit}, retry_after_s=retry_after_s
+    )
+
+
 def uncounted(retry_after_s: float) -> ServiceError:
     """What a grant allows cannot be counted now, so it allows nothing. Why is in the log alone."""
     message = "what the grant of this call allows cannot be counted now; try again later"

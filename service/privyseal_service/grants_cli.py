@@ -59,7 +59,7 @@ def grants_list(config_file: Path, *, as_json: bool) -> None:
         click.echo(f"{grant.name}: {json.dumps(said)}")
 
 
-@grants.command("explain")
+@grants.command("explain", short_help="Say which grant allows a call, or why none does.")
 @_config_option
 @click.option("--caller", required=True, metavar="NAME", help="spiffe://…, dns:NAME, cn:NAME or oidc:ISSUER:SUBJECT.")
 @click.option("--operation", required=True, metavar="OPERATION", help="As grants name it: sign-checksum and so on.")

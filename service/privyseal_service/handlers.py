@@ -22,6 +22,7 @@ from privyseal_service import errors
 from privyseal_service.audit.calls import AuditCalls, ConsistencyQuery, InclusionQuery, RecordsQuery
 from privyseal_service.errors import ServiceError, Violation
 from privyseal_service.grants import Operation
+from privyseal_service.grpc_server import Call
 from privyseal_service.identity import Identifier, Peer
 from privyseal_service.keyring import KeyState
 from privyseal_service.operations import InputError, SignatureScheme, WrapScheme
@@ -67,7 +68,6 @@ _STATES = {
 }
 
 Method: TypeAlias = "Callable[[Arrival, bytes], Awaitable[Message]]"
-Context_ = grpc.aio.ServicerContext[bytes, Any]
 
 
 class Handlers:
@@ -107,7 +107,7 @@ class Handlers:
         ]
 
     def _method(self, method: Method) -> grpc.RpcMethodHandler[bytes, Any]:
-        async def handle(body: bytes, context: Context_) -> Message:
+        async def handle(body: bytes, context: Call) -> Message:
             request_id = secrets.token_hex(16)
             try:
                 answer = await method(self._arrival(request_id, context), body)
@@ -127,16 +127,13 @@ class Handlers:
 
         return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
 
-    def _arrival(self, request_id: str, context: Context_) -> Arrival:
+    def _arrival(self, request_id: str, context: Call) -> Arrival:
         remaining_s = context.time_remaining()
         deadline_s = time.monotonic() + (self._default_deadline_s if remaining_s is None else remaining_s)
-        auth = context.auth_context()
-        certificate = b"".join(auth.get("x509_pem_cert", ()))
-        chain = b"".join(auth.get("x509_pem_cert_chain", ()))
-        metadata = context.invocation_metadata() or ()
-        header = _authorization(metadata) if self._reads_header else ()
+        certificate, chain = context.certificates()
+        header = _authorization(context.headers) if self._reads_header else ()
         peer = Peer(context.peer(), certificate, chain, header)
-        return Arrival(peer, self.identifier, request_id, deadline_s, _call_id(metadata))
+        return Arrival(peer, self.identifier, request_id, deadline_s, _call_id(context.headers))
 
     async def _wrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
         def read() -> WrapSessionKey:

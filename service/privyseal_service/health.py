@@ -62,6 +62,16 @@ class Health(health_pb2_grpc.HealthServicer):
         self._stopping = True
         self._tell()
 
+    @property
+    def recording(self) -> bool:
+        """Whether decisions can be put on record."""
+        return self._recording
+
+    @property
+    def ready(self) -> bool:
+        """What a Check of "" says."""
+        return self._serving and self._recording and self._keys_serve
+
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

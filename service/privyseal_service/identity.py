@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
@@ -23,6 +23,9 @@ _MOST_SENT = 6
 """Certificates that a peer may send, its own among them. It chooses them, so what they cost is bounded."""
 
 _MOST_SENT_BYTES = 32 * 1024
+
+UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What asking a certificate for its key, its extensions or its issuer's signature can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,8 @@ class CertificateIdentifier:
             return self._prove(*_parse(peer))
         except IdentityError as error:
             return error
+        except UNREADABLE:
+            return IdentityError("the certificate, or one beside it, cannot be read")
 
     def _prove(self, leaf: x509.Certificate, sent: Sequence[x509.Certificate]) -> _Proven:
         details = {"certificate": _fingerprint(leaf), "serial": f"{leaf.serial_number:x}"}

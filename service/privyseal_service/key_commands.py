@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
@@ -155,6 +156,8 @@ def read_private_key(file: Path) -> RSAPrivateKey:
         )
     try:
         key = load_pem_private_key(pem, None)
+    except UnsupportedAlgorithm:
+        key = None
     except (ValueError, TypeError):
         raise KeyFileError(f"{file} is damaged: its private key cannot be read") from None
     if not isinstance(key, RSAPrivateKey):

@@ -4,32 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 _TOKEN_ATTRIBUTES = frozenset(
     {"token", "serial", "manufacturer", "model", "slot-id", "slot-description", "slot-manufacturer", "module-path"}
 )
 """What in a PKCS#11 URI says which token is meant (RFC 7512, 2.3)."""
 
+_PATHS: Mapping[str, Mapping[str, str]] = {
+    "pkcs11": {"module-path": "", "pin-source": "file:"},
+    "gcpkms": {"credentials": "file:"},
+}
+"""By URI scheme, the query attributes that are paths, each with what stands before the path."""
+
+_SETTINGS = {"gcpkms": frozenset({"credentials_file", "attestation_roots"})}
+"""By URI scheme, the settings of a store that are paths."""
+
 # What RFC 7512 (section 2.3) lets stand in a query attribute as it is, and needs no escape for our purpose.
 _PLAIN = "/:@!$'()*+,=[]?"
 
 
 def resolve_paths(uri: str, folder: Path) -> str:
-    """A `pkcs11:` URI whose relative `module-path` and `pin-source=file:PATH` are relative to `folder`, made absolute.
-    Any other URI is returned as it is."""
+    """A key's URI, with paths that are relative to `folder` made absolute: `module-path` and `pin-source=file:PATH` of
+    `pkcs11:`, `credentials=file:PATH` of `gcpkms:`. Any other URI is returned as it is."""
     start, question_mark, query = uri.partition("?")
-    if not start.lower().startswith("pkcs11:") or not question_mark:
+    paths = _PATHS.get(start.partition(":")[0].lower())
+    if paths is None or not question_mark:
         return uri
-    return f"{start}?{'&'.join(_resolve(attribute, folder) for attribute in query.split('&'))}"
+    return f"{start}?{'&'.join(_resolve(attribute, paths, folder) for attribute in query.split('&'))}"
 
 
-def _resolve(attribute: str, folder: Path) -> str:
+def resolve_settings(scheme: str, settings: Mapping[str, JsonValue], folder: Path) -> dict[str, JsonValue]:
+    """The settings of a key store, `[stores.SCHEME]`, with the relative paths among them made absolute."""
+    paths = _SETTINGS.get(scheme, frozenset())
+    return {
+        name: str(folder / value) if name in paths and isinstance(value, str) and value else value
+        for name, value in settings.items()
+    }
+
+
+def _resolve(attribute: str, paths: Mapping[str, str], folder: Path) -> str:
     """The attribute with an absolute path. The rest of it stays as it was written, for the backend to judge."""
     name, equals, value = attribute.partition("=")
-    if name not in {"module-path", "pin-source"} or not equals:
+    if name not in paths or not equals:
         return attribute
-    kind, path = ("file:", value.removeprefix("file:")) if name == "pin-source" else ("", value)
+    kind = paths[name]
+    path = value.removeprefix(kind)
     if not path or unquote(path).startswith("/") or not value.startswith(kind):
         return attribute
     return f"{name}={kind}{quote(str(folder), safe=_PLAIN)}/{path}"

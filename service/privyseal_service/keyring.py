@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from privyseal_backends.interface import (
 from privyseal_backends.registry import backend, uri_scheme
 from privyseal_service import errors
 from privyseal_service.enrollment import check_enrollment, check_one_purpose
+from privyseal_service.key_uris import same_token
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -53,7 +55,8 @@ class KeyState(enum.Enum):
 
 
 class KeyringError(Exception):
-    """The start is stopped: a key cannot serve as configured. `cause` is what its store or its enrollment said."""
+    """A start, or a change of the configuration, is stopped: a key cannot serve as configured. `cause` is what its
+    store or its enrollment said."""
 
     def __init__(self, key: str, cause: BackendError, *, others: int = 0) -> None:
         more = f" ({others} more keys failed; privyseal-server check lists them)" if others else ""
@@ -88,7 +91,14 @@ class Stores:
 
 async def open_key(config: KeyConfig, stores: Stores) -> Key:
     """Open one key and check that it can serve what it is enrolled for. Raises BackendError."""
-    key = await stores.store(config.uri).open_key(config.uri, config.fingerprint)
+    try:
+        key = await stores.store(config.uri).open_key(config.uri, config.fingerprint)
+    except BackendError:
+        raise
+    except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
+        _LOG.exception("key %r: its backend failed in a way that no backend should", config.name)
+        said = OperatorError("backend", "it failed in a way that no backend should", "read the log")
+        raise said from None
     try:
         check_enrollment(config, key.description)
     except BackendError:
@@ -101,6 +111,21 @@ def _let_go(key: Key | None) -> None:
     """The key is used no more."""
     if isinstance(key, Observed):
         key.forget()
+
+
+@dataclass(frozen=True)
+class PreparedKeys:
+    """The keys of another configuration, looked at before it is taken up: by name, those that were opened for it, and
+    why others were not, whose store is away."""
+
+    configs: tuple[KeyConfig, ...]
+    opened: Mapping[str, Key]
+    away: Mapping[str, BackendError]
+
+    def let_go(self) -> None:
+        """They are not taken up."""
+        for key in self.opened.values():
+            _let_go(key)
 
 
 _BELIEVED_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
@@ -277,9 +302,8 @@ class Keyring:
             task.cancel()
         for key in keys:
             if not key.tried.is_set():
-                sentence = f"the key store did not answer within {wait_s:g} s"
-                key.failed(UnavailableError("network", sentence, "look at its network and its health"))
-        stopping = [(key.name, key.problem) for key in keys if key.problem and _stops_the_start(key, key.problem)]
+                key.failed(_silent(wait_s))
+        stopping = [(key.name, key.problem) for key in keys if key.problem and _stops(key.config, key.problem)]
         if stopping and strict:
             raise KeyringError(*stopping[0], others=len(stopping) - 1)
         self._started = True
@@ -306,9 +330,6 @@ class Keyring:
             served.opened(key)
         except BackendError as error:
             served.failed(error, heals=may_heal(error) or (self._served_before and _comes_back(error)))
-        except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
-            _LOG.exception("key %r: its backend failed in a way that no backend should", served.name)
-            served.failed(OperatorError("backend", "it failed in a way that no backend should", "read the log"))
         served.tried.set()
         if self._started and (served.problem is None or self._is_news(served)):
             _log_opened(served)
@@ -326,28 +347,102 @@ class Keyring:
         said, self._said[served.name] = self._said.get(served.name), str(served.problem)
         return said != str(served.problem)
 
-    def adopt(self, keys: Sequence[KeyConfig]) -> None:
-        """Go on with these keys, now. One that is the same but for its schemes, its bar or whether it is frozen stays
-        open; any other is opened in the background, and is unavailable until then. What still waits for a turn on a key
-        that is frozen now meets that too, since a key's new configuration is told to its old self as well."""
+    async def prepare(self, keys: Sequence[KeyConfig], wait_s: float) -> PreparedKeys:
+        """Look at the keys of another configuration, and change nothing: open those that are new or whose table has
+        changed, and hold all of them against what they are enrolled for.
+
+        A key whose store is away, or silent for `wait_s`, is opened after the change, as after a start; raises
+        KeyringError for one that does not fit, and for a required one that is not open by then. A key whose table is
+        the same, or that is frozen or thawed alone, is not looked at: whatever is wrong with it was so before.
+        """
+        fresh = [config for config in keys if self._wants_opening(config)]
+        tries = await asyncio.gather(*(self._open_within(config, wait_s) for config in fresh))
+        found = dict(zip((config.name for config in fresh), tries, strict=True))
+        opened = {name: key for name, key in found.items() if not isinstance(key, BackendError)}
+        away = {name: problem for name, problem in found.items() if isinstance(problem, BackendError)}
+        failures = [(config, away[config.name]) for config in fresh if config.name in away]
+        stopping = [
+            (config.name, problem)
+            for config, problem in failures
+            if _stops(config, problem) and not self._is_lost(config, problem)
+        ]
+        stopping += self._misfits(keys, opened)
+        prepared = PreparedKeys(tuple(keys), opened, away)
+        if stopping:
+            prepared.let_go()
+            raise KeyringError(*stopping[0], others=len(stopping) - 1)
+        return prepared
+
+    def _is_lost(self, config: KeyConfig, problem: BackendError) -> bool:
+        """Whether a key's token, which is not there, is one that was lost: a key on it has served, or was looked for,
+        and does not serve now. Where it is not known at all, it may be a slip of the pen."""
+        if config.required or not _comes_back(problem) or problem.part == "object":
+            return False
+        return any(same_token(key.config.uri, config.uri) and not key.serves for key in self.keys.values())
+
+    def _wants_opening(self, config: KeyConfig) -> bool:
+        """Whether a key of another configuration must be opened to say whether it fits."""
+        old = self.keys.get(config.name)
+        if old is None or not _same_key(old.config, config):
+            return True
+        return old.key is None and _but_frozen(old.config) != _but_frozen(config)
+
+    async def _open_within(self, config: KeyConfig, wait_s: float) -> Key | BackendError:
+        try:
+            return await asyncio.wait_for(open_key(config, self._stores), wait_s)
+        except asyncio.TimeoutError:
+            return _silent(wait_s)
+        except BackendError as error:
+            return error
+
+    def _misfits(self, keys: Sequence[KeyConfig], opened: Mapping[str, Key]) -> list[tuple[str, BackendError]]:
+        """Of the keys that were opened for another configuration or are open already, those that do not fit it."""
+        held = {name: served.key for name, served in self.keys.items() if served.key is not None}
+        known = [(config, key) for config in keys if (key := opened.get(config.name) or held.get(config.name))]
+        found = list[tuple[str, BackendError]]()
+        for config, key in known:
+            old = self.keys.get(config.name)
+            if old is not None and config.name not in opened and _but_frozen(old.config) == _but_frozen(config):
+                continue
+            try:
+                check_enrollment(config, key.description)
+                others = [(other, _fingerprint(each)) for other, each in known if other is not config]
+                check_one_purpose(config, _fingerprint(key), others)
+            except BackendError as error:
+                found.append((config.name, error))
+        return found
+
+    def adopt(self, prepared: PreparedKeys) -> None:
+        """Go on with these keys, now. What still waits for a turn on a key that is frozen now meets that too, since a
+        key's new configuration is told to its old self as well."""
         before, served = self.keys, dict[str, ServedKey]()
-        for config in keys:
+        for config in prepared.configs:
             old = before.get(config.name)
             if old is not None:
                 old.frozen = config.state == "frozen"
-            same = old is not None and (old.config.uri, old.config.fingerprint) == (config.uri, config.fingerprint)
-            served[config.name] = old if old is not None and same else ServedKey(config, self._state_changed)
+            goes_on = old is not None and _same_key(old.config, config) and config.name not in prepared.opened
+            served[config.name] = old if old is not None and goes_on else ServedKey(config, self._state_changed)
         self.keys = MappingProxyType(served)
-        for config in keys:
-            key = served[config.name]
-            if key is not before.get(config.name) or not self._refit(key, config):
-                self._keep(key)
         for name, old in before.items():
             if served.get(name) is not old:
                 old.close()
                 if old in self._tasks:
                     self._tasks.pop(old).cancel()
+        for config in prepared.configs:
+            self._begin(served[config.name], config, prepared, anew=served[config.name] is not before.get(config.name))
         self._changed()
+
+    def _begin(self, served: ServedKey, config: KeyConfig, prepared: PreparedKeys, *, anew: bool) -> None:
+        """Serve a key under another configuration, or go on looking for it."""
+        if config.name in prepared.opened:
+            served.tried.set()
+            served.opened(prepared.opened[config.name])
+            _log_opened(served)
+        elif anew or not self._refit(served, config):
+            if config.name in prepared.away:
+                served.failed(prepared.away[config.name], heals=True)
+                _log_opened(served)
+            self._keep(served)
 
     def _keep(self, served: ServedKey) -> None:
         """Open a key in the background."""
@@ -400,8 +495,22 @@ def _comes_back(error: BackendError) -> bool:
     return type(error) is OperatorError and error.part in ("module", "token", "object")
 
 
-def _stops_the_start(key: ServedKey, problem: BackendError) -> bool:
-    return key.config.required or not may_heal(problem)
+def _stops(config: KeyConfig, problem: BackendError) -> bool:
+    """Whether what a key met stops a start, or a change of the configuration."""
+    return config.required or not may_heal(problem)
+
+
+def _silent(wait_s: float) -> UnavailableError:
+    sentence = f"the key store did not answer within {wait_s:g} s"
+    return UnavailableError("network", sentence, "look at its network and its health")
+
+
+def _same_key(one: KeyConfig, other: KeyConfig) -> bool:
+    return (one.uri, one.fingerprint) == (other.uri, other.fingerprint)
+
+
+def _but_frozen(config: KeyConfig) -> KeyConfig:
+    return config.model_copy(update={"state": "serving"})
 
 
 def _log_opened(served: ServedKey) -> None:

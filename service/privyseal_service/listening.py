@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from privyseal_service.grpc_server import Server
 from privyseal_service.handlers import Handlers
 from privyseal_service.identity import CertificateIdentifier, DeniedCertificates, Identifier, InsecureIdentifier
 from privyseal_service.metrics import TLS_RELOAD_FAILURES, TLS_RELOADS
@@ -41,8 +42,7 @@ class Trust:
 
 
 class Listener:
-    """One address that is served. `load` its files before it is made: whatever is wrong with them stops a start, and
-    later leaves what there was.
+    """One address that is served. What is wrong with its files when they change leaves what there was.
 
     The event loop owns it; gRPC's own threads read nothing of it but the certificate for the next handshake.
     """
@@ -58,7 +58,7 @@ class Listener:
         self._for_handshakes = _for_handshakes(tls) if tls else None
         self._taken = self._for_handshakes
         self._handlers: Handlers
-        self.server: grpc.aio.Server
+        self.server: Server
 
     def build(self, server_config: ServerConfig, path: CallPath, audit: AuditCalls | None) -> None:
         """Make the server, and bind it to its address. Raises ListenError."""
@@ -68,7 +68,7 @@ class Listener:
                 "local:insecure to it; use it for development alone",
                 self.config.address,
             )
-        self.server = grpc.aio.server(options=_options(server_config))
+        self.server = Server(_options(server_config))
         oidc = self.config.auth == "oidc"
         self._handlers = Handlers(path, self._identifier(), server_config.default_deadline_s, audit, reads_header=oidc)
         self.server.add_generic_rpc_handlers(self._handlers.generic_handlers())
@@ -120,7 +120,11 @@ class Listener:
         """What the files hold now, where they have changed and can be used. It reads files: not for the event loop."""
         if not self._watch.changed():
             return None
-        return load(self.config, self._problems, self._about)
+        try:
+            return load_tls(self.config)
+        except TlsError as error:
+            self._problems.arise(self._about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
+            return None
 
     def take(self, tls: TlsMaterial) -> None:
         """Go on with these: no connection is dropped, and a CA that is gone proves nothing from the next call on."""
@@ -142,17 +146,6 @@ class Listener:
             self.take(tls)
         elif changed:
             self._handlers.identifier = self._identifier()
-
-
-def load(config: ListenerConfig, problems: Problems, about: str) -> TlsMaterial | None:
-    """The files of a listener that serves already; what cannot be used is reported, and None."""
-    if config.auth == "none":
-        return None
-    try:
-        return load_tls(config)
-    except TlsError as error:
-        problems.arise(about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
-        return None
 
 
 def _for_handshakes(tls: TlsMaterial) -> grpc.ServerCertificateConfiguration:

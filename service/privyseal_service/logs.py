@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
+from privyseal_service.printing import printable
+
 if TYPE_CHECKING:
     from privyseal_service.config import LogConfig
 
@@ -67,18 +69,14 @@ class ConsoleFormatter(logging.Formatter):
         """The line, without its end; an exception follows on lines of its own."""
         fields: Mapping[str, Any] = getattr(record, "fields", {})
         shown = "".join(f" {name}={_shown(value)}" for name, value in fields.items())
-        line = f"{self._clock.text(record)} {record.levelname.lower():7} {_printable(record.getMessage())}{shown}"
+        line = f"{self._clock.text(record)} {record.levelname.lower():7} {printable(record.getMessage())}{shown}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _shown(value: object) -> str:
     if isinstance(value, (int, float)):
         return str(value)
-    return _printable(orjson.dumps(value, default=str).decode())
-
-
-def _printable(text: str) -> str:
-    return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode()
+    return printable(orjson.dumps(value, default=str).decode())
 
 
 def log_handler(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> logging.Handler:

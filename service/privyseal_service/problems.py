@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from privyseal_service.metrics import Counters
+from privyseal_service.metrics import Counters, Series
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Problems:
         """What is wrong now."""
         return dict(self._now)
 
-    def arise(self, about: str, sentence: str, counter: str) -> None:
+    def arise(self, about: str, sentence: str, counter: Series) -> None:
         """Something is wrong; the same sentence again is counted, and not logged again."""
         self.counters.add(counter)
         if self._now.get(about) != sentence:

@@ -41,6 +41,18 @@ def end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
+def set_up_grpc() -> None:
+    """Tell gRPC's core, before it is first used, what it reads from the environment; what is set there already stays.
+
+    It says nothing by itself on standard error: that would be in none of the forms that [log] offers. And the thread
+    that waits for a server's calls waits for its connections too, in place of the threads of an "event engine" that
+    would wake it: 0.05 ms of CPU time and two wake-ups a call less.
+    A core that does not know that name goes on as it is.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+
+
 def die_with(parent: int) -> bool:
     """Have the kernel end this process when its parent ends, however that comes. False when the parent, whose process
     id is given, is gone already.

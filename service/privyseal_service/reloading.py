@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ def needs_restart(old: Config, new: Config) -> str:
         "a change of [audit]": old.audit != new.audit,
         "a change of [stores]": old.stores != new.stores,
         "a change of [log]": old.log != new.log,
+        "a change of [metrics]": old.metrics != new.metrics,
         "a change of server.state_folder": old.server.state_folder != new.server.state_folder,
     }
     return next((what for what, changed in changes.items() if changed), "")
@@ -70,10 +72,16 @@ class Reloader:
     ) -> None:
         self._load = load
         self._config = config
+        self.read_s = time.time()
         self._take = take
         self._problems = problems
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is in force; it was read at `read_s`, seconds since 1970."""
+        return self._config
 
     def reload_soon(self) -> None:
         """Reload, in a task of its own."""
@@ -97,7 +105,7 @@ class Reloader:
                 _LOG.exception("taking up the configuration failed in a way that it should not")
                 self._fail(f"it could not be taken up: {error}")
                 return False
-            self._config = config
+            self._config, self.read_s = config, time.time()
             self._problems.counters.add(RELOADS)
             self._problems.pass_over(CONFIGURATION)
             _LOG.info("the configuration was read again: %d keys, %d grants", len(config.keys), len(config.grants))

@@ -12,11 +12,19 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from privyseal_backends.interface import DeadlineError, Key, Parallel, Signature, SigningInput, SigningResult
+from privyseal_backends.interface import (
+    BackendError,
+    DeadlineError,
+    Key,
+    Parallel,
+    Signature,
+    SigningInput,
+    SigningResult,
+)
 from privyseal_service import errors
 from privyseal_service.errors import ServiceError
 from privyseal_service.key_uris import store_of
@@ -132,11 +140,26 @@ class Scheduler:
         self._now_s = 0.0
         self._rate = _Rate()
 
+    @property
+    def waiting(self) -> int:
+        """Inputs that wait for their turn."""
+        return self._waiting
+
+    @property
+    def in_store(self) -> int:
+        """Inputs that were handed to the store and have no answer yet."""
+        return self._in_store
+
     async def sign(
-        self, use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim
+        self,
+        use: Callable[[], Key],
+        inputs: Sequence[SigningInput],
+        claim: Claim,
+        tell: Callable[[int, Sequence[SigningResult | ServiceError]], None] = lambda _, __: None,
     ) -> Sequence[SigningResult | ServiceError]:
         """Have the key sign each input when its turn comes. `use` gives the key, looked at right before each chunk is
-        handed to it; what it raises is the result of that chunk alone, or of the call where there is but one.
+        handed to it; what it raises is the result of that chunk alone, or of the call where there is but one. Where
+        there are several, `tell` hears the place and the results of each as soon as they are there.
 
         Raises ServiceError for a call that is refused, and DeadlineError when a single chunk's turn did not come.
         """
@@ -148,10 +171,16 @@ class Scheduler:
         self._admit(len(inputs), claim)
         call: deque[_Waiter] = deque()
         size = self._chunk_inputs
-        chunks = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+
+        async def sign_chunk(start: int) -> Sequence[SigningResult | ServiceError]:
+            results = await self._chunk(call, use, inputs[start : start + size], claim)
+            tell(start, results)
+            return results
+
+        starts = range(0, len(inputs), size)
         if not self._side_by_side:
-            return [result for chunk in chunks for result in await self._chunk(call, use, chunk, claim)]
-        tasks = [asyncio.ensure_future(self._chunk(call, use, chunk, claim)) for chunk in chunks]
+            return [result for start in starts for result in await sign_chunk(start)]
+        tasks = [asyncio.ensure_future(sign_chunk(start)) for start in starts]
         try:
             return [result for results in await asyncio.gather(*tasks) for result in results]
         finally:
@@ -196,7 +225,7 @@ class Scheduler:
         try:
             results: Sequence[SigningResult | ServiceError] = await self._sign(use, inputs, claim, waited_s)
             done = len(inputs)
-        except ServiceError as error:
+        except (ServiceError, BackendError) as error:  # a store should return its errors, and one may raise them
             results = [error] * len(inputs)
         finally:
             self._leave(len(inputs), done)
@@ -314,6 +343,11 @@ class Schedulers:
     def __init__(self) -> None:
         self._by_store: dict[str, Scheduler] = {}
         self._by_uri: dict[str, Scheduler] = {}
+
+    @property
+    def all(self) -> Iterable[Scheduler]:
+        """Those that there are."""
+        return self._by_store.values()
 
     def of(self, uri: str) -> Scheduler:
         """The scheduler of the store that a key's URI names."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -20,23 +22,26 @@ from privyseal_service.exits import LOST
 from privyseal_service.grants import Grants
 from privyseal_service.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_SERVICE
 from privyseal_service.health import HEALTH_SERVICE, Health
-from privyseal_service.keyring import Keyring, KeyState, Stores
-from privyseal_service.listening import Listener, Trust, load
-from privyseal_service.metrics import Counters
+from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
+from privyseal_service.listening import Listener, Trust
+from privyseal_service.metrics import Counters, Numbers, Series, add_up
 from privyseal_service.problems import Problems
-from privyseal_service.quotas.limiter import Limiter, NoLimiter, make_limiter
+from privyseal_service.quotas.limiter import Limiter, LimitsError, NoLimiter, make_limiter
+from privyseal_service.readouts import Readouts, WorkerState, audit_numbers, detail
 from privyseal_service.reflection import Reflection
-from privyseal_service.reloading import Reloader
+from privyseal_service.reloading import Reloader, UnusableError
 from privyseal_service.signing import CallPath
 from privyseal_service.systemd import notify
-from privyseal_service.tls import TlsMaterial, load_tls
+from privyseal_service.tls import TlsError, TlsMaterial, load_tls
 from privyseal_service.waiting import first_of
 from privyseal_service.watching import LOOK_EVERY_S
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
+    from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
     from privyseal_service.oidc.sources import KeySource
+    from privyseal_service.status import Detail
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,6 +54,24 @@ _LOST_GRACE_S = 2.0
 
 _SETTLE_S = 5.0
 """How long calls that were ended by a stop may take to be put on record."""
+
+_WELL = frozenset({KeyState.SERVING, KeyState.FROZEN})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Another configuration, with all that serving it takes; either `Service.take` it, or `discard` it."""
+
+    config: Config
+    tls: Sequence[TlsMaterial | None]
+    limiter: Limiter
+    sources: Mapping[str, KeySource]
+    keys: PreparedKeys
+    undo: AsyncExitStack
+
+    async def discard(self) -> None:
+        """Close what was opened for it and is not used."""
+        await self.undo.aclose()
 
 
 class Service:
@@ -81,7 +104,6 @@ class Service:
         self._listeners: list[Listener] = []
         self._troubles: dict[str, str] = {}
         self._opened = asyncio.Event()
-        self._reloading = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -104,7 +126,7 @@ class Service:
         """Read the listeners' certificates and the issuers' keys, make ready to count and to record, and open the keys.
         Raises TlsError, SourceError, LimitsError, AuditUnavailableError, KeyringError; see `Keyring.open`."""
         config, self._loop = self._config, asyncio.get_running_loop()
-        self._tls = [None if listener.auth == "none" else load_tls(listener) for listener in config.listeners]
+        self._tls = _load_all(config)
         self._sources = self._sources_for(config)
         self._limiters = [self._make_limiter(config)]
         self._path.adopt(_grants(config), self._limiters[0])
@@ -133,8 +155,28 @@ class Service:
     @property
     def ailing(self) -> frozenset[str]:
         """The keys that do not serve now, and should."""
-        well = {KeyState.SERVING, KeyState.FROZEN}
-        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in well)
+        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in _WELL)
+
+    @property
+    def wrong(self) -> dict[str, str]:
+        """What is wrong in this process, in sentences by what they are about; keys that do not serve are among it."""
+        found = dict(self.problems.now)
+        if not self._health.recording:
+            found["audit trail"] = "decisions cannot be put on record, so nothing is answered; the log says why"
+        for key in self._keyring.keys.values():
+            if key.state not in _WELL:
+                found[f"key {key.name!r}"] = f"it is {key.state.value}: {key.problem or 'it is being opened'}"
+        return found
+
+    def numbers(self) -> dict[Series, float]:
+        """What was counted in this process, and how it is now."""
+        found = {**self.problems.counters.all(), **self._path.numbers()}
+        found["ready",] = float(self._health.ready)
+        found["audit_writable",] = float(self._health.recording)
+        found["problems",] = float(len(self.wrong))
+        for key in self._keyring.keys.values():
+            found["keys", key.name, key.state.value] = 1.0
+        return found
 
     async def listen(self) -> None:
         """Accept calls. Raises ListenError."""
@@ -142,7 +184,7 @@ class Service:
         for config, material in zip(self._config.listeners, self._tls, strict=True):
             listener = Listener(config, material, trust, self.problems)
             listener.build(self._config.server, self._path, self._audit)
-            add_HealthServicer_to_server(self._health, listener.server)
+            add_HealthServicer_to_server(self._health, listener.server)  # type: ignore[arg-type]  # it asks for no more
             add_ServerReflectionServicer_to_server(self._reflection, listener.server)  # type: ignore[no-untyped-call]
             self._listeners.append(listener)
         for made in self._listeners:
@@ -167,39 +209,61 @@ class Service:
     async def look(self) -> None:
         """Look at the files of listeners and issuers once."""
         for listener in self._listeners:
-            fresh = await asyncio.to_thread(listener.look)
-            if fresh is not None:
-                listener.take(fresh)
-        for each in list(self._sources.values()):
-            await asyncio.to_thread(each.look)
+            with _whatever_befalls(listener.address):
+                fresh = await asyncio.to_thread(listener.look)
+                if fresh is not None:
+                    listener.take(fresh)
+        for name, each in list(self._sources.items()):
+            with _whatever_befalls(name):
+                await asyncio.to_thread(each.look)
 
     async def reload(self, config: Config) -> None:
-        """Go on with another configuration, which was checked (`reloading.check`): keys, grants, issuers, limits,
-        denied certificates and the listeners' files, all from one moment on; while the service opens, right after that.
+        """Go on with another configuration: `prepare`, then `take`. Raises UnusableError, and then nothing has
+        changed."""
+        self.take(await self.prepare(config))
 
-        Calls in flight finish under the grants that they began with; a frozen key is frozen for them too. Raises
-        LimitsError and SourceError, and then nothing has changed.
-        """
+    async def prepare(self, config: Config) -> Prepared:
+        """Do all of a change of the configuration that can fail, and change nothing yet: read files, open and check the
+        keys that are new or changed (`Keyring.prepare`). While the service opens, right after that. Raises
+        UnusableError."""
+        from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415 - a start needs none of it
+
         await self._opened.wait()
-        async with self._reloading:
-            limiter = await asyncio.to_thread(self._limiter_for, config)
-            fresh = await asyncio.to_thread(self._load_all, config)
-            sources = await asyncio.to_thread(self._sources_for, config)
-            self._swap(config, limiter, fresh, sources)
+        try:
+            return await self._prepare(config)
+        except (TlsError, LimitsError, SourceError, KeyringError) as error:
+            raise UnusableError(str(error)) from None
 
-    def _swap(
-        self, config: Config, limiter: Limiter, fresh: list[TlsMaterial | None], sources: dict[str, KeySource]
-    ) -> None:
-        """The moment of a reload: nothing is awaited here."""
-        gone = [each for name, each in self._sources.items() if sources.get(name) is not each]
-        self._sources = sources
-        if limiter not in self._limiters:
-            self._limiters.append(limiter)
-        self._keyring.adopt(config.keys)
-        self._path.adopt(_grants(config), limiter)
-        self._tls = [new or old for new, old in zip(fresh, self._tls, strict=True)]
+    async def _prepare(self, config: Config) -> Prepared:
+        async with AsyncExitStack() as undo:
+            tls = await asyncio.to_thread(_load_all, config)
+            limiter = await asyncio.to_thread(self._limiter_for, config)
+            if limiter not in self._limiters:
+                undo.push_async_callback(limiter.close)
+            sources = await asyncio.to_thread(self._sources_for, config)
+            for name, each in sources.items():
+                if self._sources.get(name) is not each:
+                    undo.callback(each.close)
+            keys = await self._keyring.prepare(config.keys, config.server.open_wait_s)
+            undo.callback(keys.let_go)
+            return Prepared(config, tls, limiter, sources, keys, undo.pop_all())
+
+    def take(self, prepared: Prepared) -> None:
+        """The moment of a change: keys, grants, issuers, limits, denied certificates and the listeners' files, all at
+        once. Nothing is awaited here, and nothing is left that could fail.
+
+        Calls in flight finish under the grants that they began with; a frozen key is frozen for them too.
+        """
+        config = prepared.config
+        gone = [each for name, each in self._sources.items() if prepared.sources.get(name) is not each]
+        self._sources = dict(prepared.sources)
+        if prepared.limiter not in self._limiters:
+            self._limiters.append(prepared.limiter)
+        self._keyring.adopt(prepared.keys)
+        self._path.adopt(_grants(config), prepared.limiter)
+        self._tls = list(prepared.tls)
         trust = self._trust(config)
-        for listener, listener_config, tls in zip(self._listeners, config.listeners, fresh, strict=False):
+        for listener, listener_config, tls in zip(self._listeners, config.listeners, prepared.tls, strict=False):
             listener.adopt(listener_config, tls, trust)
         self._config = config
         for each in gone:
@@ -208,15 +272,9 @@ class Service:
     def _limiter_for(self, config: Config) -> Limiter:
         """What counts for another configuration. What counted until now stays, since calls in flight may need it."""
         now = self._limiters[-1]
-        return (
-            now
-            if config.limits == self._config.limits and not isinstance(now, NoLimiter)
-            else (self._make_limiter(config))
-        )
-
-    def _load_all(self, config: Config) -> list[TlsMaterial | None]:
-        """The files of the listeners; what cannot be used is reported, and the listener goes on with what it had."""
-        return [load(each, self.problems, f"listener {each.address}") for each in config.listeners]
+        if config.limits == self._config.limits and not isinstance(now, NoLimiter):
+            return now
+        return self._make_limiter(config)
 
     def _sources_for(self, config: Config) -> dict[str, KeySource]:
         """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
@@ -286,14 +344,34 @@ class Service:
         await self._keyring.close()
 
 
+@contextmanager
+def _whatever_befalls(about: str) -> Iterator[None]:
+    """Go on looking at the files of others, and at these again: nobody else does."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - as above
+        _LOG.exception("%s: looking at its files failed in a way that it should not", about)
+
+
+def _load_all(config: Config) -> list[TlsMaterial | None]:
+    """The files of the listeners. Raises TlsError."""
+    return [None if listener.auth == "none" else load_tls(listener) for listener in config.listeners]
+
+
 def _grants(config: Config) -> Grants:
     return Grants([grant.grant() for grant in config.grants])
 
 
-async def serve(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> int:
+async def serve(
+    config: Config,
+    *,
+    announce: Callable[[str], None],
+    load: Callable[[], Config],
+    sequencer: RunningSequencer | None = None,
+) -> int:
     """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
-    and `load` reads the configuration again at SIGHUP. Returns 0, or LOST when a key store was lost to this process:
-    then it should end without further ado, and be started again.
+    and `load` reads the configuration again at SIGHUP. `sequencer` is looked at for the readouts. Returns 0, or LOST
+    when a key store was lost to this process: then it should end without further ado, and be started again.
 
     Raises TlsError, SourceError, LimitsError, KeyringError, ListenError when the service cannot start.
     """
@@ -305,9 +383,26 @@ async def serve(config: Config, *, announce: Callable[[str], None], load: Callab
     reloader = Reloader(load, config, service.reload, service.problems)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload_soon)
 
+    def numbers() -> Numbers:
+        return add_up([service.numbers(), audit_numbers(sequencer)])
+
+    def told() -> Detail:
+        state = WorkerState(0, os.getpid(), "serving", service.numbers(), {})
+        return detail(reloader, [state], sequencer, service.wrong)
+
+    readouts = Readouts(config, numbers, told)
+
+    async def start() -> None:
+        metrics.extend(await readouts.start())
+        await service.start()
+
+    metrics: list[str] = []
+
     async def started() -> None:
         for auth, address in service.addresses:
             announce(f"listening {auth} {address}")
+        for line in metrics:
+            announce(line)
         notify("READY=1")
         watching = asyncio.create_task(reloader.keep_watching())
         try:
@@ -320,7 +415,10 @@ async def serve(config: Config, *, announce: Callable[[str], None], load: Callab
         else:
             _LOG.critical("a key store is lost to this process, which ends with exit code %d: start it again", LOST)
 
-    await run(service, service.start(), stopping, started)
+    try:
+        await run(service, start(), stopping, started)
+    finally:
+        readouts.close()
     _LOG.info("stopped")
     return LOST if service.lost.is_set() and not stopping.is_set() else 0
 

@@ -7,11 +7,13 @@ steps, in the order in which they are taken.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TypeVar
 
 from privyseal.transparency.receipts import Receipt
@@ -27,12 +29,12 @@ from privyseal_backends.interface import (
     SigningResult,
 )
 from privyseal_service import errors
-from privyseal_service.decisions import Outcome, Recorder, Trail
+from privyseal_service.decisions import Decision, Item, Outcome, Recorder, Trail
 from privyseal_service.errors import Code, ServiceError, Violation
 from privyseal_service.grants import GRANTABLE, Grant, Grants, Obstacle, Operation, allowing
 from privyseal_service.identity import Caller, Identifier, IdentityError, Peer
 from privyseal_service.keyring import Keyring, ServedKey
-from privyseal_service.metrics import FROZEN_CALLS, LIMITED_CALLS, UNPROVEN_CALLS, Counters
+from privyseal_service.metrics import OVER_LIMITS, WITHIN_LIMITS, Counters, Numbers
 from privyseal_service.operations import (
     MECHANISMS,
     InputError,
@@ -48,6 +50,7 @@ from privyseal_service.operations import (
 from privyseal_service.quotas.limiter import Limiter, NoLimiter, UncountedError
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
 from privyseal_service.scheduler import Claim, Schedulers
+from privyseal_service.strangers import QUESTIONS_PER_S, Strangers
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -56,14 +59,14 @@ MOST_CHECKSUMS = 2000
 """Checksums in one batch, so that requests fit gRPC's retry buffer and answers its message limit."""
 
 
+_RECORDED_TOGETHER = 64
+"""Inputs of a long batch that are put on record together: as few as are lost when the process is killed."""
+
+_MOST_NAMED = 10
+"""Keys that a refusal names: their names have 128 characters at most, and trailing metadata holds some 8 KiB."""
+
 UNCOUNTED_RETRY_S = 1.0
 """When a caller may try again whose call could not be counted."""
-
-_COUNTED = {
-    "LIMIT_REACHED": LIMITED_CALLS,
-    "KEY_FROZEN": FROZEN_CALLS,
-    "UNAUTHENTICATED": UNPROVEN_CALLS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class CallPath:
         self._limiter = limiter or NoLimiter()
         self._counters = counters or Counters()
         self._schedulers = Schedulers()
+        self._strangers = Strangers()
         self._under_way = 0
         self._settled = asyncio.Event()
 
@@ -129,6 +133,15 @@ class CallPath:
         """Decide on later calls by these grants; those in flight go on under the ones that they began with."""
         self._grants = grants
         self._limiter = limiter
+
+    def numbers(self) -> Numbers:
+        """How much is in flight now."""
+        schedulers = list(self._schedulers.all)
+        return {
+            ("calls_in_flight",): float(self._under_way),
+            ("queue_inputs", "waiting"): float(sum(each.waiting for each in schedulers)),
+            ("queue_inputs", "in-store"): float(sum(each.in_store for each in schedulers)),
+        }
 
     async def settle(self, wait_s: float) -> None:
         """Wait until every call that has begun is on record, for so many seconds at most. Called when no more begin."""
@@ -170,21 +183,29 @@ class CallPath:
             answer = await steps
         except ServiceError as error:
             failure = error
-            if error.reason in _COUNTED:
-                self._counters.add(_COUNTED[error.reason])
         except InputError as error:
             failure = errors.invalid([Violation(error.field, str(error))])
         except asyncio.CancelledError:
             with suppress(ServiceError):  # nobody waits for an answer, and nothing leaves
-                await self._recorder.record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
+                await self._record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
             raise
         except Exception:  # noqa: BLE001 - the caller learns no more than that, and it is on record
             _LOG.exception("request %s failed in a way that it should not", trail.request_id)
             failure = errors.internal(trail.request_id)
         else:
-            return answer, await self._recorder.record(trail.answered())
-        await self._recorder.record(trail.refused(failure))
+            return answer, await self._record(trail.answered()) or trail.receipts
+        await self._record(trail.refused(failure))
         raise failure
+
+    async def _record(self, decision: Decision) -> Sequence[Receipt]:
+        """Put a decision on record, and count it as it ends: where the record fails, so does the call."""
+        try:
+            receipts = await self._recorder.record(decision)
+        except ServiceError as error:
+            self._counters.called(dataclasses.replace(decision, code=error.code, reason=error.reason, signatures=0))
+            raise
+        self._counters.called(decision)
+        return receipts
 
     async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:
         caller = _identify(arrival, trail)
@@ -231,6 +252,7 @@ class CallPath:
                 exceeded = await limiter.count(grant, trail.caller, cost)
             except UncountedError:
                 raise errors.uncounted(UNCOUNTED_RETRY_S) from None
+            self._counters.add(WITHIN_LIMITS if exceeded is None else OVER_LIMITS)
             if exceeded is None:
                 return grant
             reached.append(errors.limited(exceeded.limit, exceeded.retry_after_s, ever=exceeded.ever))
@@ -248,17 +270,23 @@ class CallPath:
     ) -> Answer:
         _open(trail, served)
         results: Sequence[SigningResult | ServiceError]
+        scheduler, parts = self._schedulers.of(served.config.uri), Parts(trail, served, self._recorder)
         try:
-            results = await self._schedulers.of(served.config.uri).sign(lambda: self._usable(served), inputs, claim)
+            results = await scheduler.sign(lambda: self._usable(served), inputs, claim, parts.add)
         except BackendError as error:
             results = [error] * len(inputs)
+        except BaseException:
+            await parts.settle()
+            raise
         if len(results) != len(inputs):
             raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
         if not isinstance(results[-1], ServiceError):
             served.note(results[-1])
+        trail.receipts = await parts.receipts()
         trail.took(results)
-        told = _results(trail, served, results)
+        told = parts.told(results)
         trail.gave(told)
+        trail.items_recorded = parts.recorded
         if isinstance(told[0], ServiceError):
             trail.failure = told[0]
             if not batch:
@@ -289,29 +317,45 @@ class CallPath:
         grant = self._grants.listing_records(caller.name, caller.claims, time.time())
         if grant is not None:
             trail.grant = grant.name
+        else:
+            self._require_known(caller)
         return await ask(Asking(caller.name, grant is not None))
 
     async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
         caller = _identify(arrival, trail)
         name = trail.key = read()
         if trail.operation is Operation.LIST_KEYS:
+            self._require_known(caller)
             granted = self._grants.of_caller(caller.name, caller.claims)
             return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]
         return [_visible(*self._granted(trail, caller, name, "name"))]
+
+    def _require_known(self, caller: Caller) -> None:
+        """Raise ServiceError for a caller without any grant that asks too much: what it is answered is on record too,
+        and nothing else bounds that."""
+        if not self._grants.of_caller(caller.name, caller.claims):
+            wait_s = self._strangers.wait_s(caller.name, time.monotonic())
+            if wait_s:
+                raise errors.asked_too_much(QUESTIONS_PER_S, wait_s)
 
     def _granted(self, trail: Trail, caller: Caller, name: str, field_name: str) -> tuple[ServedKey, Sequence[Grant]]:
         """The key that is meant, and the grants that name it and the caller: at least one."""
         granted = self._grants.of_caller(caller.name, caller.claims)
         if not name:
             if len(granted) > 1:
-                wanted = f"must name one of the keys that you may use: {', '.join(granted)}"
-                raise InputError(field_name, wanted)
+                raise InputError(field_name, f"must name one of the keys that you may use: {_named(list(granted))}")
             name = next(iter(granted), "")
         grants = granted.get(name)
         if grants is None:
             raise errors.permission_denied()
         trail.key = name
         return self._keyring.keys[name], grants
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names of keys, as many as an answer has room for."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more, which ListKeys shows" if more > 0 else "")
 
 
 def _identify(arrival: Arrival, trail: Trail) -> Caller:
@@ -400,22 +444,74 @@ def _open(trail: Trail, served: ServedKey) -> Key:
     return key
 
 
-def _results(
-    trail: Trail, served: ServedKey, results: Sequence[SigningResult | ServiceError]
-) -> tuple[bytes | ServiceError, ...]:
-    """The results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
-    known: dict[str, ServiceError] = {}
-    told: list[bytes | ServiceError] = []
-    for result in results:
-        if isinstance(result, Signature):
-            told.append(result.value)
-        elif isinstance(result, ServiceError):
-            told.append(result)
-        else:
-            kind = f"{type(result).__name__}: {result}"
-            known[kind] = known.get(kind) or _told(trail, served, result)
-            told.append(known[kind])
-    return tuple(told)
+class Parts:
+    """Puts a long batch on record as it is signed, some inputs at a time, so that what a key made has its record even
+    where the batch is cut short. A batch that comes as one is recorded as any other call. `recorded` is whether all
+    that was added is on record."""
+
+    def __init__(self, trail: Trail, served: ServedKey, recorder: Recorder) -> None:
+        self._trail = trail
+        self._served = served
+        self._recorder = recorder
+        self._known: dict[str, ServiceError] = {}
+        self._told: dict[int, Sequence[bytes | ServiceError]] = {}
+        self._waiting: list[Decision] = []
+        self.recorded = False
+        self._tasks: list[tuple[Sequence[Item], asyncio.Future[Sequence[Receipt]]]] = []
+
+    def add(self, start: int, results: Sequence[SigningResult | ServiceError]) -> None:
+        """Results of the batch, from the place `start` on."""
+        self._told[start] = self._tell(results)
+        self._waiting.append(self._trail.part(start, self._told[start], results))
+        if sum(len(part.items) for part in self._waiting) >= _RECORDED_TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            items = tuple(item for part in self._waiting for item in part.items)
+            whole = dataclasses.replace(self._waiting[0], items=items)
+            # A task of its own: whoever waits for it may go away.
+            self._tasks.append((whole.items, asyncio.ensure_future(self._recorder.record_part(whole))))
+            self._waiting = []
+
+    async def settle(self) -> None:
+        """Wait until all that was added is on record, or is known not to be."""
+        self._flush()
+        if self._tasks:
+            done, _ = await asyncio.wait([task for _, task in self._tasks])
+            self.recorded = not [task for task in done if task.exception()]
+
+    async def receipts(self) -> Sequence[Receipt]:
+        """A receipt for each input, in order, when all are on record; none where nothing was added. Raises ServiceError
+        for one that is not."""
+        await self.settle()
+        if not self._tasks:
+            return ()
+        found: list[tuple[int, Receipt]] = []
+        for items, task in self._tasks:
+            found += zip((item.place or 0 for item in items), task.result(), strict=False)
+        return [receipt for _, receipt in sorted(found, key=itemgetter(0))]
+
+    def told(self, results: Sequence[SigningResult | ServiceError]) -> tuple[bytes | ServiceError, ...]:
+        """All results as the caller is told of them."""
+        if not self._told:
+            return self._tell(results)
+        return tuple(each for start in sorted(self._told) for each in self._told[start])
+
+    def _tell(self, results: Sequence[SigningResult | ServiceError]) -> tuple[bytes | ServiceError, ...]:
+        """Results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
+        told: list[bytes | ServiceError] = []
+        for result in results:
+            if isinstance(result, Signature):
+                told.append(result.value)
+            elif isinstance(result, ServiceError):
+                told.append(result)
+            else:
+                kind = f"{type(result).__name__}: {result}"
+                if kind not in self._known:
+                    self._known[kind] = _told(self._trail, self._served, result)
+                told.append(self._known[kind])
+        return tuple(told)
 
 
 def _check_wrapped_key(trail: Trail, served: ServedKey, request: UnwrapSessionKey) -> None:

@@ -1,7 +1,8 @@
 """The supervisor: holds the ports, starts the workers one after another, and replaces those that die or hang.
 
-It serves no call itself, so nothing that comes from the network can hurt it, and it opens no key. What a worker learns
-of a token's PIN it keeps over restarts.
+It serves no call itself and opens no key. What comes to it from outside is one line of each request for metrics, where
+they are switched on, and from its workers words of a known form. What a worker learns of a token's PIN it keeps over
+restarts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -19,12 +21,16 @@ from typing import TYPE_CHECKING
 from privyseal import __version__
 from privyseal_service.control import (
     MOST_REPORT_BYTES,
+    Abort,
+    Commit,
     Drain,
     Failed,
     Latched,
     Listen,
+    Measured,
     Order,
-    Reload,
+    Prepare,
+    Ready,
     Report,
     ReportError,
     Speaker,
@@ -37,16 +43,19 @@ from privyseal_service.control import (
 from privyseal_service.cores import core_count, usable_cores
 from privyseal_service.exits import DEFECT, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.metrics import Counters
+from privyseal_service.metrics import WORKER_ENDS, Counters, Numbers, Series, add_up, lasting
 from privyseal_service.ports import ListenError, Reservation, reserve
 from privyseal_service.problems import Problems
+from privyseal_service.readouts import Readouts, WorkerState, audit_numbers, detail
 from privyseal_service.reloading import CONFIGURATION, Reloader, UnusableError
 from privyseal_service.restarts import Backoff, HangWatch
 from privyseal_service.systemd import notify
 from privyseal_service.waiting import first_of
 
 if TYPE_CHECKING:
+    from privyseal_service.audit.running import RunningSequencer
     from privyseal_service.config import Config
+    from privyseal_service.status import Detail
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,6 +63,8 @@ _LOOK_EVERY_S = 0.5
 _SPAWN_AGAIN_S = 1.0
 _FIRST_REPORT_S = 30.0
 """How long a worker may take to import what it needs; a busy machine takes its time."""
+_PREPARE_S = 30.0
+"""How long a worker may take to make ready for another configuration, beyond what it waits for key stores."""
 _CLOSE_S = 25.0
 """What a worker may take beyond the configured times to close its key stores; one that hangs takes longest."""
 
@@ -84,6 +95,8 @@ class _Worker:
         self.process = process
         self.report = Report("opening")
         self.failure: Failed | None = None
+        self.ready = Ready(0)
+        self.numbers: Numbers = {}
         self.told_to_listen = False
         self.leaving = False
         self.watch = HangWatch(time.monotonic(), _FIRST_REPORT_S)
@@ -104,6 +117,11 @@ class _Worker:
                 match decode_word(line):
                     case Failed() as failure:
                         self.failure = failure
+                    case Measured() as measured:
+                        self.numbers = measured.numbers
+                    case Ready() as ready:
+                        self.ready = ready
+                        self._tell()
                     case Report() as report:
                         self.report = report
                         heard(self)
@@ -117,6 +135,18 @@ class _Worker:
         self.report = Report("ended")
         self._tell()
         return code
+
+    async def prepare(self, order: Prepare) -> str:
+        """Have it make ready for a change; why it cannot, in a sentence. One that ends meanwhile need not: the next one
+        begins under what is decided."""
+        patience_s = order.config.server.open_wait_s + _PREPARE_S
+        self.say(order)
+        await first_of(self.until(lambda: self.ended or self.ready.change == order.change), asyncio.sleep(patience_s))
+        if self.ended:
+            return ""
+        if self.ready.change != order.change:
+            return f"worker {self.number} did not make ready for it within {patience_s:g} s"
+        return self.ready.refusal
 
     async def until_open(self) -> None:
         """Wait until its keys are open, or it has ended."""
@@ -165,11 +195,22 @@ class Supervisor:
     """Runs the workers of a configuration until SIGTERM or SIGINT.
 
     `announce` gets a line for each listener once the first worker accepts calls. `load` reads the configuration again
-    at SIGHUP; it raises ConfigError.
+    at SIGHUP; it raises ConfigError. `sequencer` is looked at for the readouts.
     """
 
-    def __init__(self, config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        announce: Callable[[str], None],
+        load: Callable[[], Config],
+        sequencer: RunningSequencer | None = None,
+    ) -> None:
         self._config = config
+        self._sequencer = sequencer
+        self._past: Numbers = {}
+        self._readouts = Readouts(config, self._numbers, self._detail)
+        self._metrics: list[str] = []
         self._announce = announce
         self._wanted = worker_count(config)
         self._latches = Latches()
@@ -178,6 +219,7 @@ class Supervisor:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._farewells: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
+        self._change = 0
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
@@ -196,6 +238,7 @@ class Supervisor:
         ]
         try:
             self._reserve()
+            await self._begin_readouts()
             self._keepers[0] = asyncio.create_task(self._keep(0))
             await first_of(self._serving.wait(), self._stopping.wait())
             if self._failure is not None:
@@ -209,6 +252,7 @@ class Supervisor:
                 _LOG.info("stopping: calls in flight have %g s to finish", self._config.server.shutdown_grace_s)
         finally:
             await self._end()
+            self._readouts.close()
             for task in looking:
                 task.cancel()
         _LOG.info("stopped")
@@ -220,9 +264,17 @@ class Supervisor:
         except ListenError as error:
             raise start_error(error) from None
 
+    async def _begin_readouts(self) -> None:
+        try:
+            self._metrics = await self._readouts.start()
+        except ListenError as error:
+            raise start_error(error) from None
+
     def _say_listening(self) -> None:
         for listener, held in zip(self._config.listeners, self._reservations, strict=True):
             self._announce(f"listening {listener.auth} {held.address}")
+        for line in self._metrics:
+            self._announce(line)
         notify("READY=1")
 
     async def _keep(self, number: int) -> None:
@@ -250,7 +302,8 @@ class Supervisor:
             if worker.leaving or self._stopping.is_set():
                 continue
             delay_s = backoff.after(worker.lived_s)
-            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker, code), delay_s)
+            self._problems.counters.add(WORKER_ENDS)
+            _LOG.error("worker %d %s; it is started again in %.1f s", number, _ended(worker.failure, code), delay_s)
             await first_of(asyncio.sleep(delay_s), self._stopping.wait())
 
     def _is_wanted(self, number: int) -> bool:
@@ -286,13 +339,13 @@ class Supervisor:
                 return new, new_ending
             self._workers.pop(new.process.pid, None)
             lived_s = new.lived_s
-            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new, await new_ending))
+            _LOG.error("worker %d %s, so the one before stays", new.number, _ended(new.failure, await new_ending))
 
     async def _see_off(self, worker: _Worker, ending: asyncio.Task[int]) -> None:
         """Wait for the end of a worker that was replaced."""
         code = await ending
         self._workers.pop(worker.process.pid, None)
-        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker, code))
+        _LOG.info("worker %d, which was replaced, %s", worker.number, _ended(worker.failure, code))
 
     async def _start(self, number: int) -> tuple[_Worker, asyncio.Task[int]] | None:
         """Start a worker, and wait until its keys are open: key stores may not bear several starts at once. None when
@@ -307,8 +360,30 @@ class Supervisor:
             if not self._is_wanted(number):
                 worker.leave()
             ending = asyncio.create_task(worker.hear(self._heard))
+            ending.add_done_callback(lambda _: self._keep_counts_of(worker))
             await worker.until_open()
             return worker, ending
+
+    def _keep_counts_of(self, worker: _Worker) -> None:
+        """What a worker counted outlives it, so that no count ever falls."""
+        self._past = add_up([self._past, lasting(worker.numbers)])
+        worker.numbers = {}
+
+    def _numbers(self) -> Numbers:
+        """What was counted by all workers and here, and how all are now."""
+        workers = list(self._workers.values())
+        states = Counter(each.report.state for each in workers)
+        here: dict[Series, float] = {("workers", state): float(number) for state, number in states.items()}
+        here["problems",] = float(len(self._problems.now))
+        counts = self._problems.counters.all()
+        return add_up([self._past, counts, here, audit_numbers(self._sequencer), *(each.numbers for each in workers)])
+
+    def _detail(self) -> Detail:
+        workers = [
+            WorkerState(each.number, each.process.pid, each.report.state, each.numbers, each.report.problems)
+            for each in sorted(self._workers.values(), key=lambda each: each.number)
+        ]
+        return detail(self._reloader, workers, self._sequencer, self._problems.now)
 
     async def _spawn(self, number: int) -> _Worker:
         """Start a worker's process, as soon as the system lets us: when descriptors or memory are used up, that is
@@ -362,7 +437,7 @@ class Supervisor:
         """The first worker ended before it served: so does the service."""
         told = worker.failure
         if told is None and not self._stopping.is_set():
-            self._failure = StartError(f"the first worker {_ended(worker, code)} before it could serve", DEFECT)
+            self._failure = StartError(f"the first worker {_ended(worker.failure, code)} before it could serve", DEFECT)
         elif told is not None:
             self._failure = StartError(told.message, told.code)
         self._stopping.set()
@@ -376,14 +451,43 @@ class Supervisor:
                     worker.kill()
 
     async def _take(self, config: Config) -> None:
-        """Hand a configuration that was checked to all. Raises UnusableError."""
+        """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
+        one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
         if config.server.workers == 0:
             raise UnusableError("serving without workers needs a restart of the service")
+        await first_of(self._serving.wait(), self._stopping.wait())
+        self._change += 1
+        change, asked = self._change, list[_Worker]()
+        try:
+            while (worker := self._next_to_ask(asked)) is not None:
+                # One after another: a token that refuses a PIN must not be tried by all of them.
+                asked.append(worker)
+                await self._make_ready(worker, change, config)
+        except BaseException:
+            for worker in asked:
+                worker.say(Abort(change))
+            raise
         self._config = config
         for worker in self._workers.values():
-            worker.say(Reload(self._for_worker(config, worker.number), worker_count(config)))
-        if self._serving.is_set() and not self._stopping.is_set():
+            if worker not in asked:
+                worker.say(self._prepare(worker, change, config))
+            worker.say(Commit(change))
+        if not self._stopping.is_set():
             self._resize()
+
+    def _next_to_ask(self, asked: list[_Worker]) -> _Worker | None:
+        """A worker that may take calls and has not been asked to make ready; those that are to end come last."""
+        left = [each for each in self._workers.values() if each.report.state != "opening" and each not in asked]
+        return min(left, key=lambda each: each.leaving, default=None)
+
+    def _prepare(self, worker: _Worker, change: int, config: Config) -> Prepare:
+        return Prepare(change, self._for_worker(config, worker.number), worker_count(config))
+
+    async def _make_ready(self, worker: _Worker, change: int, config: Config) -> None:
+        """Raises UnusableError where the worker cannot. What one that is about to end says does not matter."""
+        refusal = await worker.prepare(self._prepare(worker, change, config))
+        if refusal and not worker.leaving:
+            raise UnusableError(refusal)
 
     def _tell_of_problems(self) -> None:
         """Let every worker's health know what is wrong here."""
@@ -448,15 +552,22 @@ async def _until_serving(worker: _Worker) -> None:
     await worker.until(lambda: worker.serving or worker.ended)
 
 
-def _ended(worker: _Worker, code: int) -> str:
-    """How a worker ended, in words."""
-    if worker.failure is not None:
-        return f"could not start ({worker.failure.message})"
+def _ended(failure: Failed | None, code: int) -> str:
+    """How a worker ended, in words: what it said of it, or its exit code (the signal's number below zero)."""
+    if failure is not None:
+        return f"could not start ({failure.message})"
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        known = -code in {each.value for each in signal.Signals}  # the real-time ones between two ends have no names
+        return f"was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
     return f"ended with exit code {code}"
 
 
-async def supervise(config: Config, *, announce: Callable[[str], None], load: Callable[[], Config]) -> None:
+async def supervise(
+    config: Config,
+    *,
+    announce: Callable[[str], None],
+    load: Callable[[], Config],
+    sequencer: RunningSequencer | None = None,
+) -> None:
     """Serve by workers until SIGTERM or SIGINT; see `Supervisor`. Raises StartError when the service cannot start."""
-    await Supervisor(config, announce=announce, load=load).run()
+    await Supervisor(config, announce=announce, load=load, sequencer=sequencer).run()

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from privyseal_service.identity import ClientAuthority, may_issue
+from privyseal_service.identity import UNREADABLE, ClientAuthority, may_issue
 from privyseal_service.watching import Seen, look
 
 if TYPE_CHECKING:
@@ -87,11 +88,19 @@ def _read(file: Path, part: str) -> bytes:
 
 def _parse(pem: bytes, file: Path, part: str) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(pem)
+        certificates = x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise TlsError(
             part, f"{file} holds no PEM certificate", "write it as PEM, -----BEGIN CERTIFICATE-----"
         ) from None
+    try:
+        for certificate in certificates:
+            # Both are read when they are first asked for, and only then it is known whether they can be.
+            certificate.public_key(), certificate.extensions
+    except UNREADABLE as error:
+        said = f"{file} holds a certificate that cannot be read ({type(error).__name__})"
+        raise TlsError(part, said, "issue another one, with an RSA key or one on P-256 or P-384") from None
+    return certificates
 
 
 def _check_validity(certificate: x509.Certificate, file: Path, part: str, now: datetime.datetime) -> None:
@@ -127,6 +136,8 @@ def _check_key(pem: bytes, leaf: x509.Certificate, file: Path, certificate: Path
         raise TlsError(
             "key", f"{file} holds no PEM private key", "write it as PEM, PKCS#8 or the older forms"
         ) from None
+    except UnsupportedAlgorithm:
+        key = None
     if not (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048) and not (
         isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
     ):

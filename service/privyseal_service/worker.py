@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -12,12 +11,16 @@ from typing import TYPE_CHECKING
 from privyseal import __version__
 from privyseal_service.control import (
     MOST_REPORT_BYTES,
+    Abort,
+    Commit,
     Drain,
     Failed,
     Latched,
     Listen,
+    Measured,
     Order,
-    Reload,
+    Prepare,
+    Ready,
     Report,
     Speaker,
     Start,
@@ -30,15 +33,14 @@ from privyseal_service.control import (
 )
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.metrics import RELOAD_FAILURES, RELOADS
-from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to
+from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to, set_up_grpc
+from privyseal_service.reloading import UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from privyseal_backends.interface import KeyStore, Metered, OpenStore
-    from privyseal_service.config import Config
-    from privyseal_service.server import Service
+    from privyseal_service.server import Prepared, Service
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def main() -> None:
         start = read_start(orders)
     except EOFError:
         sys.exit(_ORPHANED)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    set_up_grpc()
     if start.core is not None:
         keep_to(start.core)
     worker = _Worker(start)
@@ -119,7 +121,11 @@ class _Worker:
         self._stopping = asyncio.Event()
         self._service: Service | None = None
         self._troubles: dict[str, str] = {}
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._made = asyncio.Event()
+        self._preparing: dict[int, asyncio.Task[None]] = {}
+        self._committed: set[int] = set()
+        self._prepared: dict[int, tuple[Prepared, int]] = {}
+        self._called_off: set[int] = set()
         self._speaker: Speaker
 
     async def run(self, orders: int, words: int) -> int:
@@ -142,6 +148,7 @@ class _Worker:
         finally:
             for task in tasks:
                 task.cancel()
+            self._measure()
             self._speaker.close()
             await self._speaker.closed()
         return LOST if self._lost else 0
@@ -161,6 +168,7 @@ class _Worker:
 
         backends = self._latches.guard(self._siblings.telling(backend))
         self._service = server.Service(self._start.config, backends=backends, changed=self._report)
+        self._made.set()
         for about, sentence in self._troubles.items():
             self._service.trouble(about, sentence)
         try:
@@ -174,6 +182,8 @@ class _Worker:
         await service.open(strict=self._start.strict)
         self._enter("open")
         await self._listen.wait()
+        while self._preparing:  # what was decided meanwhile holds for its first call
+            await asyncio.wait(list(self._preparing.values()))
         await service.listen()
 
     async def _started(self) -> None:
@@ -195,12 +205,8 @@ class _Worker:
             case Latched():
                 for latch in order.latches:
                     self._latches.add(latch)
-            case Reload():
-                self._siblings.number(order.workers)
-                # Orders that come meanwhile are not to wait for it.
-                task = asyncio.create_task(self._reload(order.config))
-                self._reloads.add(task)
-                task.add_done_callback(self._reloads.discard)
+            case Prepare() | Commit() | Abort():
+                await self._go_on_with(order)
             case Trouble():
                 self._troubles[order.about] = order.sentence
                 if self._service is not None:
@@ -208,23 +214,75 @@ class _Worker:
             case Start():
                 raise AssertionError("a worker starts once")
 
-    async def _reload(self, config: Config) -> None:
-        """What the supervisor checked can still fail here, as when a file changed meanwhile: then nothing changes."""
-        if self._service is None:
-            return
+    async def _go_on_with(self, order: Prepare | Commit | Abort) -> None:
+        match order:
+            case Prepare():
+                # Orders that come meanwhile are not to wait for it.
+                task = asyncio.create_task(self._prepare(order))
+                self._preparing[order.change] = task
+                task.add_done_callback(lambda _: self._preparing.pop(order.change))
+            case Commit() if self._makes_ready(order.change):
+                self._committed.add(order.change)  # it is taken up as soon as that is possible
+            case Commit():
+                self._commit(order.change)
+            case Abort():
+                await self._abort(order.change)
+
+    def _makes_ready(self, change: int) -> bool:
+        task = self._preparing.get(change)
+        return task is not None and not task.done()
+
+    async def _prepare(self, order: Prepare) -> None:
+        """Make ready, unless it is called off meanwhile; whatever stands against it is said, and nothing changes."""
+        await self._made.wait()
+        assert self._service is not None  # it is made
+        refusal = ""
         try:
-            await self._service.reload(config)
+            prepared = await self._service.prepare(order.config)
+        except UnusableError as error:
+            refusal = str(error)
         except Exception as error:  # noqa: BLE001 - the worker goes on as it was, and says so
-            _LOG.exception("this worker could not take up the configuration")
-            self._service.problems.arise("this worker", f"its configuration is older: {error}", RELOAD_FAILURES)
+            _LOG.exception("this worker could not make ready for the configuration")
+            refusal = f"it could not be taken up: {error}"
         else:
-            self._service.problems.counters.add(RELOADS)
-            self._service.problems.pass_over("this worker")
+            if order.change in self._called_off:
+                await prepared.discard()
+                return
+            self._prepared[order.change] = prepared, order.workers
+        self._say(Ready(order.change, refusal))
+        if order.change in self._committed:
+            self._commit(order.change, refusal)
+
+    def _commit(self, change: int, refusal: str = "") -> None:
+        made_ready = self._prepared.pop(change, None)
+        if refusal:
+            _LOG.error("this worker cannot serve the configuration that the others serve, and ends: %s", refusal)
+            self._stopping.set()
+        if made_ready is None or self._service is None:
+            return
+        prepared, workers = made_ready
+        self._siblings.number(workers)
+        try:
+            self._service.take(prepared)
+        except Exception:  # noqa: BLE001 - it may serve neither the old nor the new: another one takes its place
+            _LOG.exception("this worker could not take up the configuration, and ends")
+            self._stopping.set()
+
+    async def _abort(self, change: int) -> None:
+        self._called_off.add(change)
+        made_ready = self._prepared.pop(change, None)
+        if made_ready is not None:
+            await made_ready[0].discard()
 
     async def _keep_reporting(self) -> None:
         while True:
             self._report()
+            self._measure()
             await asyncio.sleep(REPORT_EVERY_S)
+
+    def _measure(self) -> None:
+        if self._service is not None:
+            self._say(Measured(self._service.numbers()))
 
     def _enter(self, state: str) -> None:
         self._state = state
@@ -232,7 +290,8 @@ class _Worker:
 
     def _report(self) -> None:
         ailing = self._service.ailing if self._service is not None else frozenset()
-        self._say(Report(self._state, ailing, self._latches.all, self._lost))
+        wrong = self._service.wrong if self._service is not None else {}
+        self._say(Report(self._state, ailing, self._latches.all, self._lost, wrong))
 
     def _say(self, word: Word) -> None:
         self._speaker.say(encode_word(word))

@@ -101,15 +101,22 @@ def test_every_size_of_session_key_is_unwrapped(face: AnyFace, size: int) -> Non
 def test_an_input_of_another_length_never_reaches_the_store(face: AnyFace) -> None:
     """A DigestInfo of 51 bytes above all, which would make a type-1 block an RSASSA signature."""
 
+    async def refused_calls(face: Face, key: KeyUnderTest, scheme: Scheme) -> int:
+        before = face.store.private_calls()
+        for length in _unfit_lengths(scheme, key):
+            with pytest.raises(Failure) as caught:
+                await face.use(key, scheme, bytes(length))
+            assert caught.value.kind is Kind.INPUT, (scheme, length)
+        return face.store.private_calls() - before
+
     async def case(face: Face) -> None:
         for key in face.store.keys:
             for scheme in face.can(key):
-                before = face.store.private_calls()
-                for length in _unfit_lengths(scheme, key):
-                    with pytest.raises(Failure) as caught:
-                        await face.use(key, scheme, bytes(length))
-                    assert caught.value.kind is Kind.INPUT, (scheme, length)
-                assert face.store.private_calls() == before
+                # What an earlier case gave up may come to the store late; what is refused here would, each time.
+                counts = [await refused_calls(face, key, scheme)]
+                while counts[-1] and len(counts) < 5:
+                    counts.append(await refused_calls(face, key, scheme))
+                assert counts[-1] == 0, (scheme, counts)
 
     run(face, case)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,12 +27,13 @@ class FakeRedis:
         self._values: dict[bytes, tuple[int, float]] = {}
         self._scripts: dict[bytes, Callable[[list[bytes], list[bytes]], bytes]] = {}
         self._lock = threading.Lock()
+        self.tls: ssl.SSLContext | None = None
         self._server: _Server | None = None
         self._port = 0
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}/0"
+        return f"{'redis' if self.tls is None else 'rediss'}://127.0.0.1:{self._port}/0"
 
     @contextmanager
     def running(self) -> Iterator[FakeRedis]:
@@ -47,6 +49,8 @@ class FakeRedis:
         """Listen, on the same port as before."""
         self._server = _Server(("127.0.0.1", self._port), _Connection)
         self._server.redis = self
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -69,6 +73,8 @@ class FakeRedis:
                     return b"%1\r\n+proto\r\n:3\r\n"
                 case b"CLIENT", _:
                     return b"-ERR unknown subcommand\r\n"
+                case b"PING", []:
+                    return b"+PONG\r\n"
                 case b"GET", [key]:
                     value, _ = self._value(key)
                     return b"_\r\n" if value is None else _bulk(str(value).encode())

@@ -190,7 +190,8 @@ class _Signing(signing_pb2_grpc.SigningServiceServicer):
             if index in self.state.batch_errors:
                 code, message = self.state.batch_errors[index]
                 return signing_pb2.BatchResult(error=signing_pb2.BatchError(code=code, message=message))
-            return signing_pb2.BatchResult(signature=self._sign(request.scheme, checksum))
+            signature = self._sign(request.scheme, checksum)
+            return signing_pb2.BatchResult(signature=self.state.changed("BatchSignChecksums", signature))
 
         def make():
             results = [result(index, checksum) for index, checksum in enumerate(request.checksums)]

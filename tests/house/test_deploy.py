@@ -72,6 +72,64 @@ def test_the_example_configuration_is_valid(tmp_path):
     assert config.listeners[0].certificate == DEPLOY / "server.pem"
 
 
+def test_so_is_all_of_it_that_is_commented_out(tmp_path):
+    """Uncommented together, each setting is one that there is, of a fitting value; and none is missing."""
+    text = re.sub(r"^# (?=\[|[a-z_]+ = )", "", (DEPLOY / "privyseal.example.toml").read_text(), flags=re.MULTILINE)
+    file = tmp_path / "privyseal.toml"
+    file.write_text(text)
+    (tmp_path / "grants.d").mkdir()
+    config = load_config(file)
+
+    assert config.metrics.address == "127.0.0.1:9464"
+    assert [listener.auth for listener in config.listeners] == ["mtls", "oidc"]
+    assert [grant.name for grant in config.grants] == ["build farm", "app release, GitHub", "auditors"]
+    alternatives = {"jwks_file"}  # in place of jwks_url
+    for model, shown in tables(config):
+        assert set(type(model).model_fields) - set(shown) - alternatives == set(), type(model).__name__
+
+
+def tables(config):
+    """Each table of the configuration with the settings that are written out in it; of several grants, in any."""
+    yield config, [*config.model_fields_set, "keys", "grants"]
+    for name in ("server", "log", "metrics", "identity", "audit", "limits"):
+        yield getattr(config, name), getattr(config, name).model_fields_set
+    yield config.listeners[0], config.listeners[0].model_fields_set
+    for each in (config.issuers, config.keys, config.grants):
+        yield each[0], set().union(*(table.model_fields_set for table in each))
+
+
+@pytest.mark.parametrize("guide", ["grants.md", "oidc.md", "operations.md"])
+def test_what_the_guides_show_is_valid(tmp_path, guide):
+    """Each block of configuration, with what a whole one has beside it."""
+    blocks = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "docs" / guide).read_text(), re.DOTALL)
+    text = (DEPLOY / "privyseal.example.toml").read_text()
+    base = text[: text.index("# Who may do what with which key.")]
+    added = "".join(blocks)
+    issuers = "" if "[[issuers]]" in added else ISSUER
+    oidc = "" if 'auth = "oidc"' in added or "oidc:" not in added else OIDC_LISTENER
+    file = tmp_path / "privyseal.toml"
+    file.write_text("\n".join([base, added, *([issuers, oidc] if "oidc:" in added else [])]))
+    config = load_config(file)
+
+    assert blocks
+    assert config.grants or config.metrics
+
+
+OIDC_LISTENER = """
+[[listeners]]
+address = "127.0.0.1:8444"
+auth = "oidc"
+certificate = "server.pem"
+certificate_key = "server-key.pem"
+"""
+ISSUER = """
+[[issuers]]
+issuer = "https://ci.example"
+audiences = ["privyseal"]
+jwks_file = "jwks.json"
+"""
+
+
 def test_the_container_runs_as_a_user_of_its_own_on_checked_packages():
     text = (DEPLOY / "Containerfile").read_text()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -146,12 +147,12 @@ def test_an_imported_key_serves_as_the_readme_says(reader):
 def test_every_command_and_option_exists():
     words = [line for name in ("build job", "key") for line in block(name).splitlines()]
     words += re.findall(r"`((?:privyseal|privyseal-server) [a-z][^`]*)`", README.replace("\n", " "))
-    commands = {
-        match[0]: set(re.findall(r"(?<=\s)--[a-z-]+", line))
-        for line in words
-        if (match := re.match(r"privyseal(?:-server)?(?: (?:bundle|key|checksum|audit) [a-z]+| [a-z]+)", line))
-    }
-    assert len(commands) >= 6
+    commands: dict[str, set[str]] = {}
+    for line in words:
+        own = line.partition(" -- ")[0]
+        if match := re.match(r"privyseal(?:-server)?(?: (?:bundle|key|checksum|audit|sign) [a-z-]+| [a-z]+)", own):
+            commands.setdefault(match[0], set()).update(re.findall(r"(?<=\s)--[a-z-]+", own))
+    assert len(commands) >= 13
     for command, options in commands.items():
         program, *arguments = command.split()
         shown = subprocess.run(
@@ -159,3 +160,40 @@ def test_every_command_and_option_exists():
         )
         assert shown.returncode == 0, command
         assert {option for option in options if option not in shown.stdout} == set(), command
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def table(heading: str, first: str) -> list[list[str]]:
+    """The rows of the table under a heading whose first column is `first`."""
+    section = README[README.index(f"## {heading}\n") :]
+    rows = re.search(rf"^\| {first} \|.*\n\|[-| ]+\n((?:\|.*\n)+)", section, re.MULTILINE)[1]
+    return [cells(row) for row in rows.splitlines()]
+
+
+def test_the_table_of_tools_names_the_stores_that_can():
+    stores = ("PKCS#11", "AWS KMS", "Google Cloud KMS")
+    able = {
+        scheme.strip("`"): {store for store, how in zip(stores, found, strict=True) if how != "no"}
+        for scheme, *found in table("Key stores", "Scheme")
+    }
+    tools = table("With the tools that you have", "Tool")
+    assert len(tools) >= 9
+    for tool, _, schemes, named in tools:
+        # A comma stands between those that are needed together, "or" before another one that would do.
+        needed = [able[scheme] for scheme in re.findall(r"`([^`]+)`", schemes)]
+        assert set(named.split(", ")) == set.intersection(*needed), tool
+
+
+def test_every_tool_has_a_command_or_a_class_that_is_there():
+    for tool, command, *_ in table("With the tools that you have", "Tool"):
+        quoted = re.findall(r"`(privyseal[^`]*)`", command)
+        assert quoted, tool
+        for name in quoted:
+            if name.startswith("privyseal."):
+                module, _, attribute = name.rpartition(".")
+                assert hasattr(importlib.import_module(module), attribute)
+            else:
+                assert name.startswith("privyseal ")  # and exists: see test_every_command_and_option_exists

@@ -188,3 +188,23 @@ def test_the_first_python_that_fits_is_taken(tmp_path):
     )
 
     assert (taken.stdout, taken.stderr) == ("setup.py --for-tests\n", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [("tests.support.capgo_cli", "npm is missing"), ("tests.support.client_tools", "npm is missing")],
+)
+def test_what_the_tests_need_and_set_up_does_not_install_is_named(module, told, tmp_path):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import setup; exec(setup.FETCH.replace('argv[1]', 'argv[2]'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(CHECKOUT / "scripts"), module],
+        cwd=CHECKOUT,
+        env={**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(told)
+    assert "install npm" in done.stdout

@@ -18,6 +18,8 @@ from tests.support.capgo_cli import CapgoApp, make_app
 from tests.support.programs import VECTORS, RealService, serving_vectors
 from tests.support.zips import write_zip
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 FORMATS = ("capgo-v2", "capgo-v3")
 
 

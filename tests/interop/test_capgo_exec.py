@@ -25,6 +25,8 @@ from tests.support.programs import serving_vectors
 from tests.unit.exec import program
 from tests.unit.exec.signers import VECTORS
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 HERE = Path(__file__).parent
 FORMATS = ("capgo-v2", "capgo-v3")
 

@@ -14,6 +14,8 @@ from privyseal.exec import app
 from tests.support.capgo_cli import install, make_app
 from tests.unit.exec.signers import VECTORS
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 PEM = (VECTORS / "capgo-v3" / "public.pem").read_text()
 CONFIG = json.dumps({"appId": "com.example.app", "plugins": {"CapacitorUpdater": {"publicKey": PEM}}})
 

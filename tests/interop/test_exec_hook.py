@@ -19,6 +19,8 @@ from privyseal.exec import child
 from privyseal.exec.agent import Agent
 from tests.unit.exec.signers import VECTORS, SoftwareSigner
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 CHECKSUM = "00112233445566778899aabbccddeeff" * 2
 EXPECTED = SoftwareSigner()._type1(bytes.fromhex(CHECKSUM)).hex()
 PRIVATE_KEY = VECTORS / "capgo-v3" / "private.pem"
@@ -369,7 +371,7 @@ console.log(JSON.stringify([sign(Buffer.alloc(32, 1)), sign(Buffer.alloc(32, 2))
 """
     )
     with agent_that(answer, tmp_path / "late"):
-        other = {**env, "PRIVYSEAL_AGENT_SOCKET": str(tmp_path / "late"), "PRIVYSEAL_AGENT_TIMEOUT_MS": "500"}
+        other = {**env, "PRIVYSEAL_AGENT_SOCKET": str(tmp_path / "late"), "PRIVYSEAL_AGENT_TIMEOUT_MS": "2000"}
         answers = node(folder, other, script)
     assert answers == ["error: privyseal: the signing agent did not answer in time", "02" * 32]
 

@@ -17,6 +17,8 @@ from tests.unit.client.release_support import read_app, write_app
 from tests.unit.exec import program
 from tests.unit.exec.signers import VECTORS
 
+pytestmark = pytest.mark.usefixtures("with_node")
+
 HERE = Path(__file__).parent
 FORMATS = ("capgo-v2", "capgo-v3")
 BASE_URL = "https://updates.example.com/app"

@@ -1,51 +1,23 @@
-"""The published Capgo CLI: installed from npm into a cache folder outside the tree, then offline."""
+"""The published Capgo CLI, and apps for it."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = "8.68.1"
+from tests.support import npm
+
 LOCKED = Path(__file__).parent.parent / "interop" / "capgo-cli"
 UPDATER_VERSIONS = {"capgo-v2": "7.27.8", "capgo-v3": "8.51.23"}
 
 
-def cache_folder() -> Path:
-    """Where the CLI is kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "privyseal" / f"capgo-cli-{VERSION}"
-
-
 def install() -> Path:
-    """The CLI's script, installed when it is missing; two runs at once install it once."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "node_modules" / "@capgo" / "cli" / "dist" / "index.js"
-    done = folder / "installed"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            shutil.rmtree(folder / "node_modules", ignore_errors=True)
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(LOCKED / name, folder / name)
-            # Not `npm ci`: the CLI names optional helpers for other systems that a mirror may lack.
-            installed = subprocess.run(
-                ["npm", "install", "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            if installed.returncode != 0:
-                raise RuntimeError(f"npm could not install @capgo/cli {VERSION}: {installed.stderr[-2000:]}")
-            done.touch()
-    return script
+    """The CLI's script."""
+    # Not `npm ci`: the CLI names optional helpers for other systems that a mirror may lack.
+    return npm.install(LOCKED, command="install") / "node_modules" / "@capgo" / "cli" / "dist" / "index.js"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import ipaddress
 from collections.abc import Sequence
@@ -159,3 +160,14 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+_P256 = bytes.fromhex("06082a8648ce3d030107")
+"""The curve's object identifier, as keys and certificates have it."""
+
+
+def of_an_unknown_curve(pem: bytes) -> bytes:
+    """The same, on a curve that nobody knows."""
+    label = pem.splitlines()[0].strip(b"-").removeprefix(b"BEGIN ")
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1])).replace(_P256, _P256[:-1] + b"\x7f")
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, base64.encodebytes(der), label)

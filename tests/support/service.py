@@ -26,6 +26,7 @@ class Decisions:
 
     def __init__(self) -> None:
         self.kept: list[Decision] = []
+        self.parts: list[Decision] = []
         self.failure: Exception | None = None
 
     async def start(self, tell: Callable[[bool], None]) -> None:
@@ -39,6 +40,12 @@ class Decisions:
 
     async def record(self, decision: Decision) -> Sequence[Receipt]:
         self.kept.append(decision)
+        if self.failure is not None:
+            raise self.failure
+        return ()
+
+    async def record_part(self, decision: Decision) -> Sequence[Receipt]:
+        self.parts.append(decision)
         if self.failure is not None:
             raise self.failure
         return ()

@@ -12,6 +12,7 @@ from pkcs11.exceptions import MechanismInvalid
 from privyseal_backends.interface import PURPOSES, Mechanism, Purpose
 from privyseal_backends.pkcs11.mechanisms import TOKEN_MECHANISMS, mechanism_name
 from privyseal_backends.pkcs11.objects import KeyAttributes
+from privyseal_backends.pkcs11.token import TokenInfo
 
 _SIZES = (2048, 3072, 4096)
 _TYPE1_SIZE = 2048
@@ -41,13 +42,21 @@ class MechanismInfo:
 @dataclass(frozen=True)
 class KeyFacts:
     """All that decides what a key can do. `mechanisms` is by CKM number; `oaep_failures` has what the token answered
-    where it was tried in vain."""
+    where it was tried in vain. `adds_digest_info` is whether it puts a DigestInfo of its own before what it pads."""
 
     attributes: KeyAttributes
     modulus_bits: int
     public_exponent: int
     mechanisms: Mapping[int, MechanismInfo]
     oaep_failures: Mapping[Mechanism, str]
+    adds_digest_info: bool = False
+
+
+def adds_digest_info(token: TokenInfo) -> bool:
+    """Whether the token takes whatever is as long as a digest for one, CKM_RSA_PKCS or not: a YubiHSM 2 is told the
+    bytes alone, and puts a DigestInfo before 20, 32, 48 and 64 of them (docs/pkcs11-modules.md)."""
+    said = (token.model, token.slot_description, token.library_description)
+    return any("yubihsm" in each.lower() for each in said)
 
 
 def assess(facts: KeyFacts) -> tuple[frozenset[Mechanism], dict[Mechanism, str]]:
@@ -103,6 +112,8 @@ def _purpose(mechanism: Mechanism, facts: KeyFacts) -> str | None:
 
 
 def _token(mechanism: Mechanism, facts: KeyFacts) -> str | None:
+    if mechanism is Mechanism.TYPE1 and facts.adds_digest_info:
+        return f"the token is a YubiHSM, which puts a DigestInfo before a checksum by itself; {_INSTEAD[mechanism]}"
     number = TOKEN_MECHANISMS[mechanism].mechanism
     name, info = mechanism_name(number), facts.mechanisms.get(number)
     if info is None:

@@ -262,6 +262,8 @@ class Module:
         self._users = 0
         self._calls: set[_Call] = set()
         self._state = threading.Condition(threading.Lock())
+        self._ended = threading.Event()
+        """Set when no tenant is left."""
         self._opening = threading.Lock()
         self._lib: ThreadSafeLib | None = None
         self._reserved: str | None = None
@@ -431,14 +433,19 @@ class Module:
         with self._state:
             first = not self._tenants
             self._tenants = self._tenants | {tenant}
+            if first:
+                self._ended = threading.Event()
         if first:
-            threading.Thread(target=self._look_for_hangs, name="privyseal-watch", daemon=True).start()
+            threading.Thread(
+                target=self._look_for_hangs, args=(self._ended,), name="privyseal-watch", daemon=True
+            ).start()
 
     def part(self, tenant: Tenant) -> None:
         """Tell the tenant nothing more."""
         with self._state:
             self._tenants = self._tenants - {tenant}
-            self._state.notify_all()
+            if not self._tenants:
+                self._ended.set()
 
     def others_well(self, tenant: Tenant) -> bool:
         """Whether another tenant would be disturbed when the module is begun anew."""
@@ -451,11 +458,9 @@ class Module:
         pause_s = min(_LONGEST_STEADY_S, max(_SHORTEST_STEADY_S, _STEADY_TIMES * self._took_s))
         return time.monotonic() - self._begun_s >= pause_s
 
-    def _look_for_hangs(self) -> None:
-        while True:
-            with self._state:
-                if self._state.wait_for(lambda: not self._tenants, LOOK_FOR_HANGS_EVERY_S):
-                    return
+    def _look_for_hangs(self, ended: threading.Event) -> None:
+        # Not on the condition of the calls: each of them would wake it.
+        while not ended.wait(LOOK_FOR_HANGS_EVERY_S):
             if self.overdue:
                 for tenant in tuple(self._tenants):
                     tenant.hangs()

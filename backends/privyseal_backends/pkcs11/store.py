@@ -27,7 +27,7 @@ from privyseal_backends.interface import (
     UnavailableError,
 )
 from privyseal_backends.pkcs11 import creation
-from privyseal_backends.pkcs11.capability import KeyFacts, assess, may_decrypt, read_mechanisms
+from privyseal_backends.pkcs11.capability import KeyFacts, adds_digest_info, assess, may_decrypt, read_mechanisms
 from privyseal_backends.pkcs11.custody import custody, find_protection
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
 from privyseal_backends.pkcs11.healing import Hold, TokenLink
@@ -321,6 +321,7 @@ def _describe(
         public_exponent=public_key.key.public_numbers().e,
         mechanisms=read_mechanisms(place.token.slot),
         oaep_failures={},
+        adds_digest_info=adds_digest_info(place.info),
     )
     mechanisms, refusals = assess(_with_trials(facts, handle, public_key))
     return KeyDescription(

@@ -15,6 +15,7 @@ _COMMANDS = {
     "completion": "privyseal.commands.completion:completion",
     "exec": "privyseal.exec.command:exec_command",
     "key": "privyseal.commands.key:key",
+    "sign": "privyseal.commands.sign:sign",
 }
 
 _EPILOG = """\b
@@ -22,6 +23,7 @@ Examples:
   privyseal bundle encrypt app.zip --key my-app --json
   privyseal bundle decrypt app.zip_encrypted.zip IV:KEY --public-key public.pem --checksum 4f0c…
   privyseal key show my-app --format pkcs1 > public.pem
+  privyseal sign expo manifest.json --key my-app
 
 \b
 Settings come from flags, then PRIVYSEAL_SERVER, PRIVYSEAL_KEY, PRIVYSEAL_CA, PRIVYSEAL_CERT, PRIVYSEAL_CERT_KEY,

@@ -33,7 +33,7 @@ _OPTIONS = (
     click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=True, max=86_400),
         default=20.0,
         show_default=True,
         metavar="SECONDS",

@@ -1,4 +1,4 @@
-"""The flags that say what a bundle is sealed for and what is recorded of it, for the commands that seal and open."""
+"""The flags that say what a bundle is sealed for, and by which key it opens, for the commands that seal and open."""
 
 from __future__ import annotations
 
@@ -29,27 +29,11 @@ _FORMAT_OPTIONS = (
         help="The package.json files, with commas between them, near which auto looks for the plugin.",
     ),
 )
-_RECORD_OPTIONS = (
-    click.option("--app-id", metavar="ID", help="For the record: the app's identifier."),
-    click.option(
-        "--revision", metavar="COMMIT", help="For the record: the source revision.  [default: from the CI system]"
-    ),
-    click.option(
-        "--build-url", metavar="URL", help="For the record: where the build is.  [default: from the CI system]"
-    ),
-)
 
 
 def format_options(function: F) -> F:
     """Add `--format` and `--package-json`; the command takes `bundle_format` and `package_json`."""
     for option in reversed(_FORMAT_OPTIONS):
-        function = option(function)
-    return function
-
-
-def record_options(function: F) -> F:
-    """Add `--app-id`, `--revision` and `--build-url`."""
-    for option in reversed(_RECORD_OPTIONS):
         function = option(function)
     return function
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +43,7 @@ class ReceiptKeeper:
             return
         assert self.client is not None  # it has signed
         try:
-            proven = [self.client.prove(receipt) for receipt in receipts]
+            proven = self.client.prove_all(receipts)
         except ServiceError as error:
             write_receipts(self._output, receipts)
             kind = DeadlineExceededError if isinstance(error, NotFoundError) else type(error)
@@ -68,12 +68,14 @@ def write_receipts(output: AtomicOutput, receipts: Sequence[Receipt]) -> None:
 
 
 @contextmanager
-def keeping_receipts(path: Path | None) -> Iterator[ReceiptKeeper]:
-    """A keeper for the file, which is opened at once: what cannot be written is found before anything is signed."""
+def keeping_receipts(path: Path | None, apart_from: Iterable[Path] = ()) -> Iterator[ReceiptKeeper]:
+    """A keeper for the file, which is opened at once: what cannot be written is found before anything is signed, and
+    so is one that is another file of the command."""
     if path is None:
         yield ReceiptKeeper(None)
         return
-    from privyseal._files import AtomicOutput  # noqa: PLC0415
+    from privyseal._files import AtomicOutput, check_apart  # noqa: PLC0415
 
+    check_apart(path, apart_from)
     with AtomicOutput(path) as output:
         yield ReceiptKeeper(output)

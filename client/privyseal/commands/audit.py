@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from privyseal.transparency.receipts import OnRecord, Receipt
 
 
+_MOST_RECEIPTS_BYTES = 1 << 28
+"""More than the receipts of a hundred thousand signatures have."""
+
+
 @click.group()
 def audit() -> None:
     """Prove that what was signed is on record."""
@@ -58,7 +62,8 @@ from the service itself.
     metavar="FILE",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="What `bundle encrypt --json` printed: its checksum and ivSessionKey must be on record. Again for more.",
+    help="What `bundle encrypt --json` printed, or an update.json: checksum and session key must be on record. "
+    "Again for more.",
 )
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print what is on record as JSON.")
 def check(
@@ -119,8 +124,7 @@ def prove(*, file: Path, timeout_s: float, **connection: Any) -> None:
     missing = sum(receipt.proven is None for receipt in receipts)
     if missing:
         with AtomicOutput(file) as output, open_client(settings, timeout_s) as client:
-            complete = [receipt if receipt.proven else client.prove(receipt) for receipt in receipts]
-            write_receipts(output, complete)
+            write_receipts(output, client.prove_all(receipts))
     say(f"{missing} of {len(receipts)} receipts were proven; check them with `privyseal audit check {file}`.")
 
 
@@ -130,7 +134,7 @@ def _read(file: Path) -> list[Receipt]:
     from privyseal.transparency.receipts import parse_receipts  # noqa: PLC0415
 
     try:
-        receipts = parse_receipts(read_small(file))
+        receipts = parse_receipts(read_small(file, _MOST_RECEIPTS_BYTES))
     except ReceiptError as error:
         raise InputError(f"{file}: {error}", remedy="pass what --receipt wrote") from None
     if not receipts:
@@ -173,14 +177,18 @@ def _decode(text: str, name: str = "--signature") -> bytes:
 
 
 def _sealed(path: Path) -> list[tuple[str, bytes]]:
-    """The two signed values of what `bundle encrypt --json` printed, each with its name."""
+    """The two signed values of what `bundle encrypt --json` printed, or of an update.json, each with its name."""
     from privyseal._files import read_small  # noqa: PLC0415
 
     try:
         body = json.loads(read_small(path))
-        checksum, wrapped_key = body["checksum"], body["ivSessionKey"].partition(":")[2]
+        checksum, iv_session_key = body["checksum"], body.get("ivSessionKey") or body["session_key"]
+        wrapped_key = iv_session_key.partition(":")[2]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is not what `bundle encrypt --json` prints") from None
+        raise InputError(
+            f"{path} is not what `bundle encrypt --json` prints, and no update.json",
+            remedy="pass one of them, or each value with --signature",
+        ) from None
     return [
         (f"the checksum in {path}", _decode(str(checksum), f"the checksum in {path}")),
         (f"the session key in {path}", _decode(wrapped_key, f"the session key in {path}")),

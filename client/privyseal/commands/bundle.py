@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import click
 
 from privyseal._terminal import ProgressLine, result, say
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
-from privyseal.commands._formats import format_options, public_key_option, read_public_key, record_options, scheme_of
+from privyseal.commands._context import bundle_version_option, context_from, record_options
+from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
 from privyseal.commands._receipts import keeping_receipts, receipt_option
 from privyseal.commands.release import open_, seal
 from privyseal.errors import ConfigurationError
@@ -54,7 +54,7 @@ def _refuse_key_data(_context: click.Context, _parameter: click.Parameter, value
 @format_options
 @click.option("--output", metavar="FILE", help="Where to write.  [default: ZIP with _encrypted.zip after it]")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print the result as `capgo bundle encrypt --json` does.")
-@click.option("--bundle-version", metavar="VERSION", help="For the record: the bundle's version.")
+@bundle_version_option
 @record_options
 @receipt_option
 @click.option("--key-data", hidden=True, expose_value=False, callback=_refuse_key_data)
@@ -85,21 +85,15 @@ def encrypt(
     settings.require_connection()
     scheme = scheme_of(settings.format, package_json)
 
-    from privyseal import capgo, ci  # noqa: PLC0415 - help and version need none of it
+    from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
     from privyseal.sealing import seal_bundle  # noqa: PLC0415
 
-    context = ci.with_flags(
-        ci.context_from(os.environ),
-        app_id=app_id,
-        bundle_version=bundle_version,
-        source_revision=revision,
-        build_url=build_url,
-    )
+    context = context_from(app_id, bundle_version, revision, build_url)
     # The name is the argument with a suffix, as Capgo's CLI writes it, and not a tidied path.
     filename = output or f"{zip_path}_encrypted.zip"
     expected = capgo.parse_plain_checksum(checksum) if checksum is not None else None
     with ExitStack() as stack:
-        keeper = stack.enter_context(keeping_receipts(receipt))
+        keeper = stack.enter_context(keeping_receipts(receipt, [Path(zip_path), Path(filename)]))
 
         def open_signer() -> Client:
             keeper.client = stack.enter_context(open_client(settings, timeout_s, context))

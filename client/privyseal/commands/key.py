@@ -13,6 +13,7 @@ import click
 
 from privyseal._terminal import result, say
 from privyseal.commands._connection import connection_options, open_client, refuse_key_file, settings_from
+from privyseal.commands.certificate import certificate
 from privyseal.commands.key_install import capgo_pem, install
 from privyseal.errors import Code, UnavailableError
 from privyseal.model import Custody, Finding, Key, SignatureScheme, WrapScheme
@@ -26,10 +27,11 @@ _WIDEST = 400
 
 @click.group()
 def key() -> None:
-    """Show the keys that you may use."""
+    """Show the keys that you may use, and put them into apps."""
 
 
 key.add_command(install)
+key.add_command(certificate)
 
 
 @key.command("list", short_help="List the keys that you may use.", epilog="\b\nExample:\n  privyseal key list --json\n")

@@ -52,7 +52,10 @@ def install(*, name: str | None, path: Path, dry_run: bool, timeout_s: float, **
     if path.suffix == ".json":
         from privyseal.capacitor_config import edit_json  # noqa: PLC0415
 
-        after = edit_json(before, pem)
+        try:
+            after = edit_json(before, pem)
+        except InputError as error:
+            raise InputError(f"{path}: {error.message}", remedy=error.remedy) from None
         config = app.read_config(path, environment, named=True)
     else:
         after, config = _edited_script(path, before, pem, environment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,9 @@ import click
 
 from privyseal._terminal import ProgressLine, result, say, warn
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
-from privyseal.commands._formats import format_options, public_key_option, read_public_key, record_options, scheme_of
+from privyseal.commands._context import context_from, record_options
+from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
+from privyseal.commands._receipts import keeping_receipts, receipt_option
 
 if TYPE_CHECKING:
     from privyseal._client import Client
@@ -46,6 +47,7 @@ Examples:
 @format_options
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @record_options
+@receipt_option
 def seal(
     *,
     folder: Path,
@@ -61,6 +63,7 @@ def seal(
     app_id: str | None,
     revision: str | None,
     build_url: str | None,
+    receipt: Path | None,
     timeout_s: float,
     **connection: Any,
 ) -> None:
@@ -74,38 +77,36 @@ def seal(
     settings.require_connection()
     scheme = scheme_of(settings.format, package_json)
 
-    from privyseal import ci  # noqa: PLC0415 - help and version need none of it
-    from privyseal.release.seal import seal_folder  # noqa: PLC0415
+    from privyseal.release.seal import seal_folder  # noqa: PLC0415 - help and version need none of it
+    from privyseal.release.update import FILE_NAME  # noqa: PLC0415
 
-    context = ci.with_flags(
-        ci.context_from(os.environ),
-        app_id=app_id,
-        bundle_version=version,
-        source_revision=revision,
-        build_url=build_url,
-    )
+    context = context_from(app_id, version, revision, build_url)
     begun_s = time.monotonic()
     with ExitStack() as stack:
+        keeper = stack.enter_context(keeping_receipts(receipt, [output / FILE_NAME]))
 
         def open_signer() -> Client:
-            return stack.enter_context(open_client(settings, timeout_s, context))
+            keeper.client = stack.enter_context(open_client(settings, timeout_s, context))
+            return keeper.client
 
-        progress = stack.enter_context(ProgressLine(f"Sealing {folder}", 100, wanted=not as_json))
-        release = seal_folder(
-            open_signer,
-            folder,
-            version=version,
-            output=output,
-            scheme=scheme,
-            base_url=base_url or "",
-            key=settings.key,
-            delta=delta,
-            signature_cache=signature_cache,
-            context=context,
-            progress=progress,
-        )
-    _report(release, folder, as_json=as_json, seconds=time.monotonic() - begun_s)
-    _warn_of_urls(base_url)
+        with ProgressLine(f"Sealing {folder}", 100, wanted=not as_json) as progress:
+            release = seal_folder(
+                open_signer,
+                folder,
+                version=version,
+                output=output,
+                scheme=scheme,
+                base_url=base_url or "",
+                key=settings.key,
+                delta=delta,
+                signature_cache=signature_cache,
+                context=context,
+                progress=progress,
+                require_receipts=receipt is not None,
+            )
+        _report(release, folder, as_json=as_json, seconds=time.monotonic() - begun_s)
+        _warn_of_urls(base_url)
+        keeper.keep(release.receipts)
 
 
 def _report(release: Release, folder: Path, *, as_json: bool, seconds: float) -> None:
@@ -113,7 +114,7 @@ def _report(release: Release, folder: Path, *, as_json: bool, seconds: float) ->
         result(json.dumps(_summary(release, seconds), indent=2, ensure_ascii=False))
         return
     say(
-        f"Sealed {folder} ({release.files} files, {_size(release.plain_bytes)}) as {release.update.version}, "
+        f"Sealed {folder} ({_count(release.files, 'file')}, {_size(release.plain_bytes)}) as {release.update.version}, "
         f"{release.scheme.value}, with the key {release.key.name}."
     )
     say(f"Zip: {_size(release.archive_bytes)}.")
@@ -121,8 +122,8 @@ def _report(release: Release, folder: Path, *, as_json: bool, seconds: float) ->
         packed = sum(body.compressed for body in release.bodies)
         delta_bytes = sum(body.size_bytes for body in release.bodies)
         empty = f"; {release.empty_files} empty, which deltas leave out" if release.empty_files else ""
-        say(f"Delta: {len(release.bodies)} files, {_size(delta_bytes)}, {packed} of them compressed{empty}.")
-    cached = f", {release.cached} signatures from the cache" if release.cached else ""
+        say(f"Delta: {_count(len(release.bodies), 'file')}, {_size(delta_bytes)}, {packed} of them compressed{empty}.")
+    cached = f", {_count(release.cached, 'signature')} from the cache" if release.cached else ""
     say(f"{release.operations} operations of the key{cached}; {seconds:.1f} s.")
     result(str(release.update_path))
 
@@ -151,6 +152,10 @@ def _summary(release: Release, seconds: float) -> dict[str, Any]:
         "cached": release.cached,
         "seconds": round(seconds, 3),
     }
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _size(count: int) -> str:
@@ -216,5 +221,5 @@ def open_(*, update_path: Path, public_key_path: Path, output: Path, base_url: s
             progress=progress,
         )
     kind = "the zip" if archive or update.manifest is None else "the delta"
-    say(f"Verified: {opened.files} files ({_size(opened.plain_bytes)}) of {kind} of {update.version}.")
+    say(f"Verified: {_count(opened.files, 'file')} ({_size(opened.plain_bytes)}) of {kind} of {update.version}.")
     result(str(output))

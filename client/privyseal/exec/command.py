@@ -46,6 +46,7 @@ def _tell(message: str) -> None:
 
 @click.command(
     "exec",
+    short_help="Run the unmodified Capgo CLI with the key at the service.",
     cls=_Command,
     epilog=_EPILOG,
     options_metavar="[OPTIONS] --",

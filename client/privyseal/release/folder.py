@@ -8,26 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from privyseal._files import reading
+from privyseal._files import FileState, reading
 from privyseal.errors import FileUnusableError, InputError
 from privyseal.release import names
 
 INDEX = "index.html"
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What of a file changes when somebody writes it or puts another in its place."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> FileState:
-        """The state in a stat result."""
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from privyseal import capgo
 from privyseal._cipher import StoppedError
-from privyseal._files import AtomicOutput, open_input, reading, write_all
+from privyseal._files import AtomicOutput, FileState, open_input, reading, write_all
 from privyseal.errors import ConfigurationError, InputError, ServiceError
 from privyseal.exec.app import is_private_key
-from privyseal.model import Key, RequestContext, SignatureScheme, SignedChecksum, WrapScheme
+from privyseal.model import Key, RequestContext, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 from privyseal.release import brotli, cache, names
 from privyseal.release.archive import SealedArchive
 from privyseal.release.bodies import Bodies, Body, Feed
 from privyseal.release.cache import SignatureCache
-from privyseal.release.folder import FileState, FolderFile, list_files
+from privyseal.release.folder import FolderFile, list_files
 from privyseal.release.staging import AtomicFolder, writing
 from privyseal.release.update import (
     ARCHIVE_NAME,
@@ -45,7 +45,10 @@ from privyseal.release.update import (
     url_of,
 )
 from privyseal.sealing import BundleSecrets, Signer
-from privyseal.verification import check_signature, check_wrapped_key, public_key_of
+from privyseal.verification import check_signature, check_wrapped_key, no_receipts, public_key_of
+
+if TYPE_CHECKING:
+    from privyseal.transparency.receipts import Receipt
 
 CHUNK_BYTES = 1 << 18
 """What is read at a time; small, since nothing stops in the middle of a chunk, and compressing is slow."""
@@ -79,7 +82,7 @@ class Release:
 
     `files` counts those of the folder and `plain_bytes` what is in them; `archive_bytes` is the size of the sealed zip.
     `bodies` are the delta's, none without one. `operations` is how many the key made, `cached` how many signatures came
-    from the cache.
+    from the cache. `receipts` are those of the operations, without proof; none without an audit trail.
     """
 
     path: Path
@@ -94,6 +97,7 @@ class Release:
     bodies: tuple[Body, ...]
     operations: int
     cached: int
+    receipts: tuple[Receipt, ...] = ()
 
 
 def seal_folder(
@@ -111,6 +115,7 @@ def seal_folder(
     bundle_secrets: BundleSecrets | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    require_receipts: bool = False,
 ) -> Release:
     """Seal all files of `folder` into `output`/`version`, and write `output`/update.json.
 
@@ -118,6 +123,7 @@ def seal_folder(
     the URLs are relative. With `delta`, every file that is not empty has a body and a signature of its own.
     `signature_cache` is a folder; an unchanged file then needs no operation. `progress` is called with the percentage
     done, from several threads, one at a time. `bundle_secrets` is for known answers in tests; leave it out.
+    With `require_receipts`, a service that keeps no audit trail is a failure.
 
     Nothing appears before every answer was checked with the public key, and nothing at all when anything fails. Raises
     ConfigurationError, FileUnusableError, InputError, WriteError, NotVerifiedError, and what the signer raises.
@@ -142,7 +148,7 @@ def seal_folder(
             bodies = Bodies(objects, bundle_secrets, compression, workers=workers or _cores(), progress=count.add)
             stack.enter_context(bodies)
         reader = stack.enter_context(_Reader(files, archive, bodies, count))
-        signing = _Signing(open_signer(), key, scheme, context)
+        signing = _Signing(open_signer(), key, scheme, context, require_receipts=require_receipts)
         wrapped_key = signing.wrap(bundle_secrets)
         digests = reader.digests()
         checksum = signing.sign(reader.checksum)
@@ -169,6 +175,7 @@ def seal_folder(
         bodies=made,
         operations=signing.operations,
         cached=signing.cached,
+        receipts=tuple(signing.receipts),
     )
 
 
@@ -325,23 +332,31 @@ class _Signing:
     """The operations of one release, each answer checked with the public key, and counted."""
 
     def __init__(
-        self, signer: ReleaseSigner, key: str | None, scheme: SignatureScheme, context: RequestContext | None
+        self,
+        signer: ReleaseSigner,
+        key: str | None,
+        scheme: SignatureScheme,
+        context: RequestContext | None,
+        *,
+        require_receipts: bool,
     ) -> None:
         self._signer = signer
         self._scheme = scheme
         self._context = context
+        self._require_receipts = require_receipts
         self.key = signer.get_key(key)
         self._public_key: RSAPublicKey = public_key_of(self.key)
         capgo.check_capgo_key(self._public_key)
         self.operations = 0
         self.cached = 0
+        self.receipts: list[Receipt] = []
 
     def wrap(self, bundle_secrets: BundleSecrets) -> bytes:
         """The wrapped session key, 256 bytes."""
         wrapped = self._signer.wrap_session_key(
             bundle_secrets.session_key, scheme=WrapScheme.CAPGO, key=self.key.name, context=self._context
         )
-        self.operations += 1
+        self._done(wrapped)
         check_wrapped_key(self._public_key, wrapped.wrapped_key, bundle_secrets.session_key)
         return wrapped.wrapped_key
 
@@ -349,7 +364,7 @@ class _Signing:
         """The signature of the zip's checksum. It is never taken from the cache: each release is on the service's
         record."""
         signed = self._signer.sign_checksum(checksum, scheme=self._scheme, key=self.key.name, context=self._context)
-        self.operations += 1
+        self._done(signed)
         check_signature(self._public_key, self._scheme, checksum, signed.signature)
         return signed.signature
 
@@ -375,7 +390,14 @@ class _Signing:
             for digest, result in zip(part, results, strict=True):
                 if isinstance(result, ServiceError):
                     raise result
-                self.operations += 1
+                self._done(result)
                 check_signature(self._public_key, self._scheme, digest, result.signature)
                 signatures[digest] = result.signature
         return signatures
+
+    def _done(self, answer: WrappedKey | SignedChecksum) -> None:
+        self.operations += 1
+        if answer.audit is not None:
+            self.receipts.append(answer.audit)
+        elif self._require_receipts:
+            raise no_receipts()

@@ -135,7 +135,7 @@ def parse_receipts(data: bytes) -> list[Receipt]:
     """The receipts in a file. Raises ReceiptError."""
     try:
         body = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ReceiptError("the file is not JSON") from None
     if not isinstance(body, dict) or body.get("privyseal_receipts") != VERSION:
         raise ReceiptError(f"the file does not hold receipts of version {VERSION}")
@@ -187,7 +187,7 @@ def check(
 def _fields(line: str) -> Mapping[str, object]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise ReceiptError("the record is not a JSON object")
@@ -195,5 +195,8 @@ def _fields(line: str) -> Mapping[str, object]:
 
 
 def is_record_of(record: Mapping[str, object], result: bytes) -> bool:
-    """Whether a record is that of a signature or wrapped key."""
+    """Whether a record is that of a signature or wrapped key that was given. One of an unwrapping has the SHA-256 of
+    what its caller sent, whatever that was and whatever became of it: it says nothing of who made it."""
+    if record.get("outcome") != "answered" or record.get("operation") == "unwrap-session-key":
+        return False
     return sha256(result).hexdigest() in (record.get("signature_sha256"), record.get("wrapped_key_sha256"))

@@ -195,7 +195,7 @@ class AuditCalls:
             if place and size_bytes > MOST_PAGE_BYTES:
                 found, next_index = found[:place], index
                 break
-        return Page(tuple(found), next_index, max(next_index, self._reader.checkpoint()[1].size))
+        return Page(tuple(found), next_index, self._reader.checkpoint()[1].size)
 
 
 def _is_of(line: bytes, caller: str) -> bool:

@@ -6,9 +6,11 @@ Each command imports what it needs when it runs, so that help stays quick.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -44,6 +46,28 @@ def _sentences() -> Iterator[None]:
         _fail(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}", USAGE)
 
 
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d(?::\d\d(?::\d\d(?:\.\d{1,6})?)?)?))?Z?", re.ASCII)
+
+
+def _beginning(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The beginning of a record's time: any other text would select all records, or none."""
+    if value is None:
+        return None
+    match = _TIME.fullmatch(value)
+    if match is None or not _exists(match[1], match[2] or "00"):
+        raise click.BadParameter(f"{value!r} is no time such as 2026-05-28 or 2026-05-28T09:30, in UTC")
+    return value.rstrip("Z")
+
+
+def _exists(day: str, clock: str) -> bool:
+    try:
+        date.fromisoformat(day)
+        time.fromisoformat(clock[:8])
+    except ValueError:
+        return False
+    return True
+
+
 _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 _FILTERS = (
     click.option("--caller", metavar="NAME", help="Only this caller, as dns:build.example."),
@@ -54,8 +78,13 @@ _FILTERS = (
         type=click.Choice(["answered", "denied", "refused", "failed", "cancelled"]),
         help="Only calls that ended so.",
     ),
-    click.option("--since", metavar="TIME", help="Not before this time, as 2026-05-28 or 2026-05-28T09:30 (UTC)."),
-    click.option("--until", metavar="TIME", help="Before this time."),
+    click.option(
+        "--since",
+        metavar="TIME",
+        callback=_beginning,
+        help="Not before this time, as 2026-05-28 or 2026-05-28T09:30 (UTC).",
+    ),
+    click.option("--until", metavar="TIME", callback=_beginning, help="Before this time."),
 )
 
 
@@ -65,12 +94,12 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group()
+@click.group(short_help="Verify the audit trail, read it, make its key.")
 def audit() -> None:
     """The audit trail: verify it, read it, and make the key that signs its checkpoints."""
 
 
-@audit.command()
+@audit.command(short_help="Find what was changed, removed or cut off.")
 @_folder
 @click.option(
     "--public-key",
@@ -190,7 +219,7 @@ def _selection(**chosen: str | None) -> Selection:
     return Selection(**chosen)
 
 
-@audit.command()
+@audit.command(short_help="Print records as JSON lines or CSV.")
 @_folder
 @_filters
 @click.option(
@@ -226,6 +255,8 @@ def export(folder: Path, form: str, output: Path | None, **filters: str | None) 
 def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
     """Standard output, or a new file that appears whole or not at all."""
     if path is None:
+        if sys.stdout is None:
+            _fail("standard output is closed; name a file with --output", USAGE)
         out = sys.stdout.buffer
         yield out.write
         out.flush()
@@ -235,11 +266,15 @@ def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
             yield file.write
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@audit.command()
+@audit.command(short_help="Sum calls by day, caller, key and operation.")
 @_folder
 @_filters
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with each combination too.")

@@ -7,6 +7,7 @@ import binascii
 import http.client
 import json
 import os
+import re
 import ssl
 import threading
 import time
@@ -23,11 +24,15 @@ from privyseal.transparency.errors import AuditError
 from privyseal_service.audit.errors import PublishError
 from privyseal_service.audit.files import FILE_MODE, SystemFiles, make_folder, write_whole
 from privyseal_service.audit.reader import LogReader
+from privyseal_service.outgoing import TimedConnection
 
-TIMEOUT_S = 10.0
+_SILENCE_S = 10.0
+ANSWER_S = 30.0
+"""What a place may take for all of its answer, however slowly it comes."""
 _MAX_ANSWER_BYTES = 64 * 1024
 _MAX_WAITING = 1_000
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+_TOKEN = re.compile(r"[!-~]+")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -100,7 +105,7 @@ class HttpsPoster:
         self._path = parts.path or "/"
         self._token_file = token_file
         self._context = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: TimedConnection | None = None
 
     def post(self, body: bytes) -> tuple[int, bytes]:
         """The answer's status and body, at most 64 KiB of it. Raises PublishError when there is none.
@@ -123,25 +128,34 @@ class HttpsPoster:
     def _post(self, body: bytes) -> tuple[int, bytes]:
         headers = {"Content-Type": "text/plain; charset=utf-8", "User-Agent": "privyseal-server"}
         if self._token_file is not None:
-            headers["Authorization"] = f"Bearer {self._token_file.read_text().strip()}"
+            headers["Authorization"] = f"Bearer {_token(self._token_file)}"
         if self._connection is None:
-            self._connection = self._connect()
-        self._connection.request("POST", self._path, body, headers)
-        response = self._connection.getresponse()
-        answer = response.read(_MAX_ANSWER_BYTES + 1)
+            self._connection = TimedConnection(self._host, self._port, self._context, silence_s=_SILENCE_S)
+        with self._connection.within(ANSWER_S):
+            self._connection.request("POST", self._path, body, headers)
+            response = self._connection.getresponse()
+            answer = response.read(_MAX_ANSWER_BYTES + 1)
         if len(answer) > _MAX_ANSWER_BYTES or not response.isclosed():
             self._drop()
         return response.status, answer[:_MAX_ANSWER_BYTES]
-
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._context is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=self._context)
 
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _token(file: Path) -> str:
+    """The bearer token in a file. Raises PublishError, which has nothing of it."""
+    try:
+        token = file.read_text().strip()
+    except OSError as error:
+        raise PublishError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not _TOKEN.fullmatch(token):
+        raise PublishError(f"{file} does not hold a token: one line of printable ASCII without spaces")
+    return token
 
 
 class HttpsSink:
@@ -194,7 +208,7 @@ class WitnessSink:
             status, answer = self._ask(note, checkpoint, old_size)
         if status != 200:
             raise PublishError(f"answered with status {status}")
-        self._keep(note + answer)
+        self._keep(note, answer)
 
     def _last_size(self) -> int:
         try:
@@ -216,13 +230,16 @@ class WitnessSink:
             raise PublishError("answered with a conflict, and no size")
         return int(answer)
 
-    def _keep(self, cosigned: bytes) -> None:
+    def _keep(self, note: bytes, answer: bytes) -> None:
+        cosigned = note + answer
         try:
             seen = cosigned_by(cosigned, [self._key])
+            # What it adds could be more text, and its signature over that.
+            same = Note.parse(cosigned).text == Note.parse(note).text
         except (AuditError, binascii.Error) as error:
             raise PublishError(f"gave a cosignature that does not hold: {error}") from error
-        if not seen:
-            raise PublishError("gave no cosignature of its own")
+        if not seen or not same:
+            raise PublishError("gave no cosignature of its own for this checkpoint")
         files = SystemFiles()
         try:
             make_folder(files, self.path.parent)

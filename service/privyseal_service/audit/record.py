@@ -12,9 +12,6 @@ from typing import TypeAlias
 
 import orjson
 
-SCHEMA_VERSION = 1
-"""The `v` of each record. It grows when a field changes its meaning or goes; a new optional field leaves it."""
-
 MAX_LINE_BYTES = 65_535
 """What an entry of a C2SP entry bundle can hold. The bounds below keep every record under it."""
 

@@ -116,7 +116,15 @@ class AuditRecorder:
                 self.require_ready()
                 return ()
             decisions.log(decision)
-        records = list(self._records(decision, time_us))
+        if decision.items_recorded:
+            return ()
+        return await self._put_down(list(self._records(decision, time_us)))
+
+    async def record_part(self, decision: decisions.Decision) -> Sequence[Receipt]:
+        """Put a part of a batch on disk: a record for each item of it. Raises ServiceError as `record` does."""
+        return await self._put_down(list(self._records(decision, time.time_ns() // 1000)))
+
+    async def _put_down(self, records: Sequence[Record]) -> Sequence[Receipt]:
         try:
             if len(records) <= _CHUNK:
                 written = await self._front.append(records)
@@ -179,7 +187,7 @@ class AuditRecorder:
                 checksum=item.checksum if item.checksum is not None and len(item.checksum) == _DIGEST_BYTES else None,
                 signature_sha256=item.signature_sha256 if answered else None,
                 wrapped_key_sha256=item.wrapped_key_sha256 if answered or unwrapping else None,
-                item=place if batched and decision.items else None,
+                item=(place if item.place is None else item.place) if batched and decision.items else None,
                 batch=decision.batch,
                 context=context,
                 grant=decision.grant,

@@ -139,13 +139,13 @@ def start_sequencer(config: AuditConfig, *, stream: TextIO | None = None) -> Run
 @contextlib.contextmanager
 def sequencing(
     config: AuditConfig | None, start: Callable[[AuditConfig], RunningSequencer] = start_sequencer
-) -> Iterator[None]:
+) -> Iterator[RunningSequencer | None]:
     """Sequence for as long as the block runs, where an audit trail is kept. Raises StartError."""
     if config is None or not config.enabled:
-        yield
+        yield None
         return
     running = start(config)
     try:
-        yield
+        yield running
     finally:
         running.close()

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from privyseal_service.audit.reader import LogReader
+from privyseal_service.printing import shown
 
 Body: TypeAlias = "dict[str, Any]"
 
@@ -79,9 +80,9 @@ class Selection:
             wanted = getattr(self, name)
             if wanted is not None and body.get(name) != wanted:
                 return False
-        if self.caller is not None and body.get("caller", {}).get("name") != self.caller:
+        if self.caller is not None and _within(body, "caller").get("name") != self.caller:
             return False
-        time = body.get("time", "")
+        time = str(body.get("time", ""))
         return not ((self.since is not None and time < self.since) or (self.until is not None and time >= self.until))
 
     def wants_line(self, line: bytes) -> bool:
@@ -97,6 +98,13 @@ def parse(line: bytes) -> Body | None:
     except orjson.JSONDecodeError:
         return None
     return body if isinstance(body, dict) else None
+
+
+def _within(body: Mapping[str, Any], name: str) -> Body:
+    """A field of a record that has fields of its own; empty where it has another form, as a worker that lies could
+    write it: that must not keep the other records from anybody."""
+    found = body.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def select(root: Path, selection: Selection) -> Iterator[tuple[int, bytes, Body]]:
@@ -129,8 +137,8 @@ def _harmless(value: object) -> object:
 
 def csv_row(index: int, body: Body) -> list[object]:
     """A record's values for `COLUMNS`. How a caller was proven is JSON, without what names it already."""
-    caller = body.get("caller", {})
-    flat = {**body, **body.get("context", {}), "index": index, "caller": caller.get("name")}
+    caller = _within(body, "caller")
+    flat = {**body, **_within(body, "context"), "index": index, "caller": caller.get("name")}
     if proof := caller.get("proof"):
         flat["proof"] = orjson.dumps(proof).decode()
     return [flat.get(column, "") for column in COLUMNS]
@@ -146,9 +154,11 @@ class Sums:
     def add(self, body: Body) -> None:
         """Count a record."""
         day = str(body.get("time", ""))[:10]
-        caller = body.get("caller", {}).get("name") or "(not proven)"
+        caller = str(_within(body, "caller").get("name") or "(not proven)")
         if body.get("kind") == "denials":
-            for what, count in body.get("counts", {}).items():
+            for what, count in _within(body, "counts").items():
+                if not isinstance(count, int):
+                    continue
                 operation, _, code = what.partition(" ")
                 self.rows[day, caller, "", operation, "refused" if code in _REFUSED else "denied"] += count
         elif body.get("kind") == "decision":
@@ -179,10 +189,10 @@ class Sums:
         return body
 
     def to_text(self) -> str:
-        """All sums, for a person."""
+        """All sums, for a person. A key's name is as a caller wrote it where there is no such key."""
         lines = []
         for i, title in enumerate(("day", "caller", "key", "operation")):
-            found = self.by(i)
+            found = [(shown(name), answered, others) for name, answered, others in self.by(i)]
             width = max([len(title), *(len(name) for name, _, _ in found)])
             lines.append(f"{title:<{width}}  {'answered':>10}  {'not answered':>12}")
             lines += [f"{name or '(none)':<{width}}  {answered:>10}  {others:>12}" for name, answered, others in found]

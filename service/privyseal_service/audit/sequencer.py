@@ -179,14 +179,21 @@ class Sequencer:
             while self.merge() >= _MERGE_BYTES // 2:
                 pass
         except (AuditError, OSError) as error:
-            self._tree = None
-            if self.problem != str(error):
-                self.problem = str(error)
-                self._report(f"the audit tree does not grow: {error}")
+            self._stand_still(str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - were the thread to end, nobody would hear that the tree does not grow
+            self._stand_still(f"a fault of the program itself, {type(error).__name__}: {error}")
             return
         if self.problem is not None:
             self.problem = None
             self._report("the audit tree grows again")
+
+    def _stand_still(self, problem: str) -> None:
+        """Say why the tree does not grow, once; the next try begins from what is on disk."""
+        self._tree = None
+        if self.problem != problem:
+            self.problem = problem
+            self._report(f"the audit tree does not grow: {problem}")
 
     def merge(self) -> int:
         """Take in what the workers have synced, up to 16 MiB, and return how many bytes that was (0: nothing new).
@@ -299,8 +306,10 @@ class Sequencer:
         """The times and records of a span. What has not the form of a record cannot be an entry; it is reported."""
         path = segment_path(self._layout.worker(span.worker), span.segment)
         with path.open("rb") as file:
-            file.seek(span.start)
-            data = file.read(span.end - span.start)
+            # A worker that lies says that it has synced more than there is.
+            start, end = (min(at, os.fstat(file.fileno()).st_size) for at in (span.start, span.end))
+            file.seek(start)
+            data = file.read(end - start)
         records = [(head["time"], line) for line in data.split(b"\n") if (head := head_of(line)) is not None]
         damaged = span.end - span.start - sum(len(line) + 1 for _, line in records)
         if damaged:

@@ -16,6 +16,8 @@ TILE_WIDTH = 256
 _HEIGHT = 8
 ENTRIES = "entries"
 _MAX_ENTRY_BYTES = 65_535
+_MAX_TILE_BYTES = TILE_WIDTH * HASH_BYTES
+_MAX_BUNDLE_BYTES = TILE_WIDTH * (2 + _MAX_ENTRY_BYTES)
 
 
 def tile_path(level: int | str, index: int, width: int = TILE_WIDTH) -> str:
@@ -164,11 +166,15 @@ class TileReader:
         if (data := self._cache.get(full)) is not None:
             return full, data
         paths = [full] if width == TILE_WIDTH else [tile_path(level, index, width), full]
+        most_bytes = _MAX_BUNDLE_BYTES if level == ENTRIES else _MAX_TILE_BYTES
         for path in paths:
             try:
-                data = (self.folder / path).read_bytes()
+                with (self.folder / path).open("rb") as file:
+                    data = file.read(most_bytes + 1)
             except FileNotFoundError:
                 continue
+            if len(data) > most_bytes:
+                raise LogIntegrityError(f"log/{path}", f"has more than the {most_bytes} bytes that a full one can have")
             if path == full and level != ENTRIES:
                 self._keep(full, data)
             return path, data

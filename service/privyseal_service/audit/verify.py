@@ -94,8 +94,9 @@ def verify(
     """Verify the audit trail in the folder `root`. `keys` are the log's public keys, known from elsewhere.
 
     `outside` are files of checkpoints that were kept elsewhere: one or more notes, or lines of JSON as `StreamSink`
-    writes them. With `witnesses`, one at least must have cosigned the newest outside checkpoint. `progress` hears of
-    the number of records every now and then. Raises OSError for a file that cannot be read; all else is in the report.
+    writes them. With `witnesses`, one at least must have cosigned one of them; a note says when the log has grown
+    since. `progress` hears of the number of records every now and then. Raises OSError for a file that cannot be read;
+    all else is in the report.
     It may run while the service does: what is merged meanwhile is left for the next time.
     """
     report = Report()
@@ -132,14 +133,15 @@ def _anchors(
         report.find(CHECKPOINT_PLACE, "is missing")
     except NoteError as error:
         report.find(CHECKPOINT_PLACE, str(error))
-    cosigned = False
+    witnessed: list[int] = []
     for path in outside:
         for place, note in _read_outside(report, path):
             if (anchor := _open(report, place, note, keys)) is not None:
                 anchors.append(anchor)
-                cosigned = _is_cosigned(report, place, note, witnesses) or cosigned
-    if witnesses and not cosigned:
-        report.find("checkpoints", "none that was given is cosigned by a witness that was named")
+                if _is_cosigned(report, place, note, witnesses):
+                    witnessed.append(anchor.checkpoint.size)
+    if witnesses:
+        _tell_of_witnesses(report, witnessed)
     anchors.sort(key=lambda anchor: anchor.checkpoint.size)
     for old, new in pairwise(anchors):
         if old.checkpoint.size == new.checkpoint.size and old.checkpoint.root != new.checkpoint.root:
@@ -165,6 +167,14 @@ def _is_cosigned(report: Report, place: str, note: bytes, witnesses: Sequence[Ve
     except NoteError as error:
         report.find(place, str(error))
         return False
+
+
+def _tell_of_witnesses(report: Report, witnessed: Sequence[int]) -> None:
+    """What the sizes of cosigned checkpoints mean."""
+    if not witnessed:
+        report.find("checkpoints", "none that was given is cosigned by a witness that was named")
+    elif report.checkpoint is not None and max(witnessed) < report.checkpoint.size:
+        report.notes.append(f"a witness has seen the first {max(witnessed)} records, and none that was given has more")
 
 
 def _read_outside(report: Report, path: Path) -> list[tuple[str, bytes]]:
@@ -193,7 +203,7 @@ def _notes_in_lines(data: bytes) -> list[tuple[int, bytes]]:
 def _note_in(line: bytes) -> bytes | None:
     try:
         body = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     note = body.get("audit_checkpoint") if isinstance(body, dict) else None
     return note.encode(errors="replace") if isinstance(note, str) else None

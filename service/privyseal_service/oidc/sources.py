@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
 import logging
 import os
-import socket
 import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from privyseal_service.metrics import ISSUER_FAILURES, ISSUER_REFRESHES
 from privyseal_service.oidc.keys import MOST_JWKS_BYTES, NO_KEYS, KeySet, KeySetError, parse_key_set
 from privyseal_service.oidc.settings import IssuerConfig
+from privyseal_service.outgoing import TimedConnection
 from privyseal_service.problems import Problems
 from privyseal_service.watching import Watch
 
@@ -227,7 +227,7 @@ class UrlSource:
         if self._cache is None:
             return
         try:
-            said = json.loads(self._cache.read_bytes())
+            said = json.loads(_read_own(self._cache))
             fetched_s, now_s = float(said["fetched_s"]), self._clock()
             if said["url"] == self.config.jwks_url and fetched_s <= now_s:
                 self._hold(parse_key_set(said["jwks"].encode(), self.config.algorithms), fetched_s)
@@ -251,6 +251,15 @@ def _tell(config: IssuerConfig, keys: KeySet) -> None:
 
 def _cache_file(config: IssuerConfig, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(config.issuer.encode()).hexdigest()[:32]}.json"
+
+
+def _read_own(file: Path) -> bytes:
+    """A file that this user wrote: what is in it decides who may sign. Raises OSError."""
+    with file.open("rb") as opened:
+        found = os.fstat(opened.fileno())
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "it is another user's, or others may write to it")
+        return opened.read(4 * MOST_JWKS_BYTES)
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -277,48 +286,14 @@ def fetch(url: str, ca_file: Path | None = None, *, answer_s: float = ANSWER_S) 
         context = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
     except OSError as error:
         raise SourceError(f"{ca_file} cannot be used to fetch {url}: {error.strerror or error}") from None
-    late = threading.Event()
-    connection = _Connection(parts.hostname or "", parts.port or (443 if context else 80), context)
-    guard = threading.Timer(answer_s, connection.cut, (late,))
-    guard.daemon = True
-    guard.start()
+    connection = TimedConnection(parts.hostname or "", parts.port, context, silence_s=_SILENCE_S)
     try:
-        body = _answer(connection, path)
+        with connection.within(answer_s):
+            return _answer(connection, path)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        why = f"no whole answer within {answer_s:g} s" if late.is_set() else str(error) or type(error).__name__
-        raise SourceError(f"{url} cannot be fetched: {why}") from None
+        raise SourceError(f"{url} cannot be fetched: {str(error) or type(error).__name__}") from None
     finally:
-        guard.cancel()
         connection.close()
-    if late.is_set():
-        # What was cut off can look like an answer that ended.
-        raise SourceError(f"{url} cannot be fetched: no whole answer within {answer_s:g} s")
-    return body
-
-
-class _Connection(http.client.HTTPConnection):
-    """A connection, with TLS where there is a context, that another thread can cut at any moment of its life."""
-
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        super().__init__(host, port, timeout=_SILENCE_S)
-        self._tls = context
-
-    def connect(self) -> None:
-        """Connect and shake hands."""
-        super().connect()
-        if self._tls is not None:
-            # The stock class has no socket that could be cut while hands are shaken.
-            made = self._tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-            self.sock = made
-            made.do_handshake()
-
-    def cut(self, late: threading.Event) -> None:
-        """End it: its server keeps it open by saying little."""
-        late.set()
-        made = self.sock
-        if made is not None:
-            with suppress(OSError):
-                socket.socket.shutdown(made, socket.SHUT_RDWR)
 
 
 def _answer(connection: http.client.HTTPConnection, path: str) -> bytes:

@@ -7,6 +7,7 @@ Counts are kept over a restart.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -228,6 +229,9 @@ def _open(file: Path, slots: int) -> int:
     except OSError as error:
         raise CountersError(f"{file} cannot be used: {error.strerror}") from None
     try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            # Whoever owns it could count as it pleases, or cut it short, which ends the process at a read (SIGBUS).
+            raise PermissionError(errno.EPERM, "it is another user's")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_size == 0:
             # All of it now: a disk that is full later must not end the process at a write (SIGBUS).

@@ -34,6 +34,8 @@ _LOG = logging.getLogger(__name__)
 
 _ABOUT = "limits"
 _DAY_S = 86_400
+_WELL_AFTER_S = 60.0
+"""How long counting in the file must go well to be well: in a table that is full, some callers are counted still."""
 _AWAY_FOR_S = 1.0
 """How long a Redis that did not answer is not asked again."""
 
@@ -117,18 +119,24 @@ class FileLimiter:
         except CountersError as error:
             raise LimitsError(str(error)) from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="limits")
+        self._failed_s: float | None = None
 
     async def count(self, grant: Grant, caller: str, cost: int) -> Exceeded | None:
         """Some microseconds on the loop, as long as nobody else is in the file; else on a thread."""
         try:
             try:
-                return self._quick.count(grant, caller, cost)
+                exceeded = self._quick.count(grant, caller, cost)
             except ContendedError:
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, self._patient.count, grant, caller, cost)
+                exceeded = await loop.run_in_executor(self._thread, self._patient.count, grant, caller, cost)
         except (CountersError, ContendedError) as error:
+            self._failed_s = time.monotonic()
             self._problems.arise(_ABOUT, str(error) or "the file of counts is busy", COUNTING_FAILURES)
             raise UncountedError(str(error)) from error
+        if self._failed_s is not None and time.monotonic() - self._failed_s >= _WELL_AFTER_S:
+            self._failed_s = None
+            self._problems.pass_over(_ABOUT)
+        return exceeded
 
     async def close(self) -> None:
         """Count no more."""
@@ -196,6 +204,13 @@ class RedisLimiter:
             return None
         raise UncountedError("the Redis for rates and quotas does not answer")
 
+    async def answers(self) -> bool:
+        """Whether the Redis is there and takes the password, within `timeout_s`."""
+        try:
+            return await asyncio.wait_for(self._storage.check(), self._config.timeout_s)
+        except (StorageError, OSError, asyncio.TimeoutError):
+            return False
+
     @property
     def _allows(self) -> bool:
         return self._config.when_away == "allow"
@@ -230,6 +245,9 @@ def _redis(config: LimitsConfig) -> RedisStorage:
         "socket_connect_timeout": config.timeout_s,
         "key_prefix": config.prefix,
     }
+    if (config.storage or "").startswith("rediss:"):
+        # Until its release 6 the client took any name in the certificate.
+        options["ssl_check_hostname"] = True
     if config.ca_file is not None:
         options["ssl_ca_certs"] = str(config.ca_file)
     try:

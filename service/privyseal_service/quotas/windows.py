@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_AN_INSTANT_S = 1e-6
+"""Whoever is told to wait waits: weights fall in steps, and right at a step there is no room yet."""
+
 
 class Window(NamedTuple):
     """What was counted in the window before (as far as it still weighs) and in this one, and the seconds until this
@@ -25,7 +28,7 @@ def room_after_s(window: Window, amount: int, window_s: float, cost: int) -> flo
     free = amount - cost - window.current
     if free >= 0 and window.previous:
         # While this window lasts, the one before loses its weight evenly.
-        return max(0.0, window.left_s - window_s * (free + 1) / window.previous)
+        return max(_AN_INSTANT_S, window.left_s - window_s * (free + 1) / window.previous)
     free = amount - cost
     if free < 0 or not window.current:
         return window.left_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import hashlib
 import json
 import time
@@ -14,7 +16,9 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from privyseal import Client, SignatureScheme
+from privyseal import Client, SignatureScheme, aio
+from privyseal.errors import NotFoundError
+from privyseal.model import SignedChecksum
 from privyseal.transparency.checkpoint import open_checkpoint
 from privyseal.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
 from privyseal.transparency.receipts import Receipt
@@ -75,6 +79,29 @@ def test_a_receipt_is_proven_within_the_merge_delay(running: Running) -> None:
     assert leaf_hash(receipt.proven.record.encode()) == receipt.leaf_hash
 
 
+def test_many_receipts_are_proven_in_order_by_both_clients(running: Running) -> None:
+    digests = [hashlib.sha256(bytes([number])).digest() for number in range(20)]
+    signed = running.client.batch_sign_checksums(digests, scheme=SignatureScheme.CAPGO_V3)
+    receipts = [each.audit for each in signed if isinstance(each, SignedChecksum) and each.audit is not None]
+    assert running.client.prove_all([]) == []
+
+    async def prove() -> tuple[list[Receipt], list[Receipt]]:
+        certificate, key = running.farm.certificate(CALLER)
+        ca = running.farm.folder / "ca.pem"
+        async with aio.Client(running.serving.address, ca=ca, cert=certificate, cert_key=key) as client:
+            proven = await client.prove_all(receipts)
+            return proven, await client.prove_all(proven)
+
+    first, again = asyncio.run(prove())
+    assert again == first
+    for proven in (first, running.client.prove_all(receipts)):
+        records = [json.loads(receipt.proven.record) for receipt in proven if receipt.proven is not None]
+        assert [record["checksum"] for record in records] == [digest.hex() for digest in digests]
+    unknown = dataclasses.replace(receipts[0], leaf_hash=bytes(32))
+    with pytest.raises(NotFoundError):
+        running.client.prove_all([*first, unknown], wait_s=0.1)
+
+
 def test_the_record_is_shown_to_the_caller_that_it_names_and_to_auditors_alone(running: Running) -> None:
     receipt = running.sign()
     request = pb.GetInclusionProofRequest(log_id=LOG, leaf_hash=receipt.leaf_hash)
@@ -109,6 +136,8 @@ def test_auditors_list_the_records(running: Running) -> None:
         seen += len(page.records)
         at = page.next_index
     assert seen >= listed.size
+    beyond = running.ask("ListRecords", pb.ListRecordsRequest(start_index=10**18), AUDITOR)
+    assert (list(beyond.records), beyond.size < 10**6) == ([], True)
     index = listed.records[0].index
     assert running.ask("GetInclusionProof", pb.GetInclusionProofRequest(index=index), AUDITOR).index == index
 

@@ -97,3 +97,30 @@ def test_no_answered_signature_is_without_its_record(farm: Farm) -> None:
     assert any(end.get("set_aside_bytes") == len(TORN) for end in ends)
     done = farm.verify("--checkpoint", farm.folder / "elsewhere")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_was_signed_of_a_batch_is_on_record_though_the_service_is_killed(farm: Farm) -> None:
+    farm.configure(server="workers = 1", store="delay_s = 0.005\n")
+    checksums = [hashlib.sha256(b"%d" % number).digest() for number in range(2000)]
+    with farm.serving() as serving, farm.client(serving, timeout_s=60.0) as client:
+        building = threading.Thread(target=_batch, args=(client, checksums))
+        building.start()
+        segments = farm.audit / "segments" / "w0"
+        deadline_s = time.monotonic() + 30
+        while not any(b'"item":63,' in each.read_bytes() for each in segments.glob("*.jsonl")):
+            assert time.monotonic() < deadline_s, "nothing of the batch is on record"
+            time.sleep(0.01)
+        serving.process.kill()
+        serving.process.wait()
+        building.join()
+    with farm.serving() as serving:
+        assert serving.stop() == 0
+    found = [record for record in farm.records() if record.get("batch") == 2000 and "item" in record]
+    assert 64 <= len(found) < 2000
+    assert [record["checksum"] for record in found] == [checksum.hex() for checksum in checksums[: len(found)]]
+    assert farm.verify().returncode == 0
+
+
+def _batch(client: Client, checksums: list[bytes]) -> None:
+    with contextlib.suppress(PrivysealError):
+        client.batch_sign_checksums(checksums, scheme=SignatureScheme.CAPGO_V3, key="demo")

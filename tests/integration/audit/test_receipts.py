@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from privyseal._files import SMALL_FILE_BYTES
 from privyseal.transparency.checkpoint import Signer
 from tests.integration.audit.conftest import LOG, Farm, make_farm
 from tests.integration.service.conftest import NO_AUDIT, Serving
@@ -44,8 +45,8 @@ def sealed(shared: Farm, serving: Serving) -> Farm:
     return shared
 
 
-def receipts(farm: Farm) -> dict[str, list[dict[str, object]]]:
-    found: dict[str, list[dict[str, object]]] = json.loads((farm.build / "receipts.json").read_text())
+def receipts(farm: Farm, name: str = "receipts.json") -> dict[str, list[dict[str, object]]]:
+    found: dict[str, list[dict[str, object]]] = json.loads((farm.build / name).read_text())
     return found
 
 
@@ -77,6 +78,27 @@ def test_a_signed_checksum_is_on_record(sealed: Farm, serving: Serving) -> None:
     assert other.returncode == 1
     assert "is not on record in one.json" in other.stderr
     assert other.stdout == ""
+
+
+def test_every_signature_of_a_release_is_on_record(sealed: Farm, serving: Serving) -> None:
+    """So many that their receipts are larger than other files of the command line."""
+    (sealed.build / "dist").mkdir()
+    for number in range(600):
+        (sealed.build / "dist" / f"{number}.txt").write_text(str(number))
+    (sealed.build / "dist" / "index.html").write_text("<!doctype html>")
+    seal = ("bundle", "seal", "dist", "--version", "1.0.0", "--output", "out", "--format", "capgo-v3", "--delta")
+    done = sealed.privyseal(serving, *seal, "--receipt", "release.json")
+    assert done.returncode == 0, done.stderr
+    assert len(receipts(sealed, "release.json")["receipts"]) == 603
+    assert (sealed.build / "release.json").stat().st_size > SMALL_FILE_BYTES
+    update = json.loads((sealed.build / "out" / "update.json").read_text())
+    check = ("audit", "check", "release.json", "--log-key", sealed.vkey, "--sealed", "out/update.json")
+    signatures = [flag for entry in update["manifest"][:3] for flag in ("--signature", entry["file_hash"])]
+    assert sealed.privyseal(None, *check, *signatures).returncode == 0
+    (sealed.build / "other.json").write_text(json.dumps({**update, "checksum": "00" * 256}))
+    done = sealed.privyseal(None, *check[:-1], "other.json")
+    assert done.returncode == 1
+    assert "the checksum in other.json is not on record" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 
@@ -253,27 +252,3 @@ def test_check_goes_on_when_a_store_is_away(software: Place) -> None:
 
 def test_check_needs_a_configuration(software: Place) -> None:
     assert "there is no such file" in sentence(software.run("check", "--config", str(Path("/nonexistent"))), 2)
-
-
-def test_no_secret_is_in_any_output(place: Place, token: SoftHsmToken) -> None:
-    """At the level of most words: neither the PIN nor a session key, in any of the forms that text gives them."""
-    head = '[log]\nlevel = "debug"'
-    place.configure(key_of(place, token, "demo", '"rsaes-oaep-sha1"'), head=head)
-    outputs = [place.run("key", "create", "--config", str(place.config), "demo")]
-    session_key = bytes.fromhex("a1b2c3d4e5f60718293a4b5c6d7e8f90")
-    scheme = pb.WRAP_SCHEME_RSAES_OAEP_SHA1
-    with place.serving() as serving, serving.channel() as channel:
-        signing = SigningServiceStub(channel)
-        request = pb.WrapSessionKeyRequest(session_key=session_key, scheme=scheme)
-        wrapped = signing.WrapSessionKey(request, timeout=20).wrapped_key
-        signing.UnwrapSessionKey(pb.UnwrapSessionKeyRequest(wrapped_key=wrapped, scheme=scheme), timeout=20)
-        request = pb.WrapSessionKeyRequest(session_key=session_key, scheme=pb.WRAP_SCHEME_CAPGO)
-        with pytest.raises(grpc.RpcError):
-            signing.WrapSessionKey(request, timeout=20)
-        serving.stop()
-        log = serving.log
-    outputs.append(place.run("check", "--config", str(place.config), "--json"))
-    said = log + "".join(done.stdout + done.stderr for done in outputs)
-    forms = [session_key.hex(), base64.b64encode(session_key).decode(), repr(session_key)[2:-1], str(list(session_key))]
-    assert log.count("key_version") >= 2
-    assert not [secret for secret in (*forms, token.pin) if secret.lower() in said.lower()]

@@ -16,6 +16,7 @@ import pytest
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from tests.integration.service.conftest import KEY, PROGRAM, Place, configure_software
+from tests.integration.workers.conftest import children
 
 SIGN = pb.SignChecksumRequest(checksum=hashlib.sha256(b"zip").digest(), scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
 
@@ -77,9 +78,15 @@ def _field(status: Path, name: str) -> str:
 
 def test_it_leaves_no_core(software: Place) -> None:
     with software.serving() as serving:
-        limits = Path(f"/proc/{serving.process.pid}/limits").read_text().splitlines()
-        (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
-        assert core[4:6] == ["0", "0"]
+        processes = [serving.process.pid, *children(serving.process.pid)]
+        assert len(processes) > 1  # the workers, where the keys and the PINs are
+        for pid in processes:
+            limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
+            assert core[4:6] == ["0", "0"]
+            # Of a process that is not dumpable, root owns what others might read of it (proc(5)).
+            assert Path(f"/proc/{pid}/environ").stat().st_uid == 0
+            assert _field(Path(f"/proc/{pid}/status"), "Umask") == "0077"
 
 
 def test_systemd_is_told(software: Place, tmp_path: Path) -> None:
@@ -166,7 +173,7 @@ def test_an_address_that_is_taken(software: Place) -> None:
         (["serve"], "Missing option '--config'"),
         (["serve", "--config", "/nonexistent/p.toml"], "/nonexistent/p.toml: there is no such file"),
         (["serve", "--colour"], "No such option"),
-        (["dance"], "No such command 'dance'"),
+        (["dance"], "No such command 'dance'; see `privyseal-server --help`"),
         (["check"], "Missing option '--config'"),
         (["key", "create"], "name the key by --config FILE NAME, or by --uri URI"),
         (["key", "create", "demo", "--uri", "software:x"], "name the key by --config FILE NAME, or by --uri URI"),
@@ -178,6 +185,12 @@ def test_an_address_that_is_taken(software: Place) -> None:
 )
 def test_usage(software: Place, arguments: list[str], says: str) -> None:
     assert says in sentence(software.run(*arguments), 2)
+
+
+def test_the_clients_packages_alone(software: Place) -> None:
+    (software.folder / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic'] = None\n")
+    says = "(pydantic is missing); install privyseal with its extra: pip install 'privyseal[server]'"
+    assert says in sentence(software.run("check", "--config", str(software.config)), 2)
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])

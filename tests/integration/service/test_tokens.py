@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +133,34 @@ def test_another_pipeline_is_refused(pipeline: Pipeline, changes: dict[str, obje
     done = pipeline.job(*SIGN, PRIVYSEAL_TOKEN=token(**changes))
     assert done.returncode == 1
     assert "no grant allows this call" in done.stderr
+
+
+def records(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The decisions on record, the last one first: a job looks at the key before it asks for a signature."""
+    segments = (pipeline.service.folder / "audit" / "segments").rglob("*.jsonl")
+    found = [json.loads(line) for file in segments for line in file.read_bytes().splitlines()]
+    return [record for record in reversed(found) if record["kind"] == "decision"]
+
+
+def test_the_record_says_whose_token_it_was(pipeline: Pipeline) -> None:
+    """The issuer, the subject and the claims that matter: of a call that was allowed, of one without a grant, and of
+    one with an old token."""
+    refs = [f"refs/heads/{name}" for name in ("signed", "staging", "expired")]
+    signature = pipeline.job(*SIGN, PRIVYSEAL_TOKEN=token(ref=refs[0])).stdout.strip()
+    pipeline.job(*SIGN, PRIVYSEAL_TOKEN=token(ref=refs[1], environment="staging"))
+    pipeline.job(*SIGN, PRIVYSEAL_TOKEN=token(ref=refs[2], exp=int(time.time()) - 100))
+    proven = [record for record in records(pipeline) if record["caller"].get("proof", {}).get("type") == "token"]
+    signed, staging, expired = (
+        next(record for record in proven if record["caller"]["proof"]["claims"]["ref"] == ref) for ref in refs
+    )
+    claims = {"repository": "octo-org/app", "ref": refs[0], "environment": "production"}
+    proof = {"type": "token", "issuer": ISSUER, "subject": SUBJECT, "claims": claims}
+    assert signed["caller"] == {"name": f"oidc:{ISSUER}:{SUBJECT}", "proof": proof}
+    assert (signed["outcome"], signed["grant"], signed["key"]) == ("answered", "pipeline", "demo")
+    assert signed["signature_sha256"] == hashlib.sha256(bytes.fromhex(signature)).hexdigest()
+    assert (staging["outcome"], staging["reason"]) == ("denied", "NO_GRANT")
+    assert staging["caller"]["proof"]["claims"]["environment"] == "staging"
+    assert (expired["caller"]["name"], expired["code"]) == ("", "UNAUTHENTICATED")
 
 
 def test_no_token_is_in_any_output_nor_on_any_disk(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ def lives(pid: int) -> bool:
     return stat(pid)[:1] not in ([], ["Z"])
 
 
+def reaped(pid: int) -> bool:
+    """Whether its parent has seen the end of a process. Until then a thread of it may still hold its sockets open,
+    though it counts as a zombie already."""
+    return not stat(pid)
+
+
 @contextlib.contextmanager
 def all_listening(serving: Serving, number: int = 2) -> Iterator[list[int]]:
     """Wait until so many workers take calls; their process ids."""

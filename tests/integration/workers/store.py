@@ -13,7 +13,8 @@ from tests.fakes.software_store import SoftwareStore
 
 class DiaryStore(SoftwareStore):
     """Writes a line into `opened` for each key opened, and into `tries` for each PIN that was refused. While there is a
-    file `die`, opening a key ends the process; a file `refuse`, and it refuses the PIN; a file `wait`, and it waits."""
+    file `die`, opening a key ends the process; a file `refuse`, and it refuses the PIN; a file `wait`, and it waits; a
+    file `without-PID`, and that process finds no key."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -30,6 +31,8 @@ class DiaryStore(SoftwareStore):
         if (self._folder / "refuse").exists():
             self._note("tries")
             raise OperatorError("PIN", "the token 'diary' refused the PIN", "correct it")
+        if (self._folder / f"without-{os.getpid()}").exists():
+            raise OperatorError("object", "there is no such key in the diary", "make it")
         while (self._folder / "wait").exists():
             await asyncio.sleep(0.02)
         return await super().open_key(uri, fingerprint)

@@ -16,11 +16,13 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from tests.integration.service.conftest import Place
 from tests.integration.service.test_program import SIGN
 from tests.integration.workers.conftest import (
+    KEY,
     Builds,
     all_listening,
     configure,
     listeners,
     lives,
+    reaped,
     sdk,
     sign,
     until,
@@ -42,7 +44,7 @@ def test_builds_do_not_notice_that_workers_are_killed(farm: Place) -> None:
             builds.go_on()
             os.kill(pid, signal.SIGKILL)
             # In this order: a process that is about to end still listens.
-            until(lambda: not lives(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
+            until(lambda: reaped(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
         builds.go_on()
         assert builds.errors == []
         assert not set(first) & set(workers(serving))
@@ -55,7 +57,7 @@ def test_a_worker_that_hangs_is_replaced(farm: Place) -> None:
     with farm.serving() as serving, all_listening(serving) as (_, hanging), Builds(serving) as builds:
         builds.go_on()
         os.kill(hanging, signal.SIGSTOP)
-        until(lambda: not lives(hanging) and len(listeners(serving)) == 2)
+        until(lambda: reaped(hanging) and len(listeners(serving)) == 2)
         builds.go_on()
         assert builds.errors == []
         assert "says nothing any more and is ended" in serving.log
@@ -97,7 +99,7 @@ def test_a_refused_pin_is_not_tried_again(farm: Place) -> None:
             killed.add(another)
             os.kill(another, signal.SIGKILL)
         os.kill(first, signal.SIGKILL)
-        until(lambda: not lives(first) and len(listeners(serving)) == 2)
+        until(lambda: reaped(first) and len(listeners(serving)) == 2)
         with pytest.raises(ServiceError, match="blocked until its operator acts"):
             sign(client)
         assert len(tries.read_text().splitlines()) == 1
@@ -193,3 +195,54 @@ def test_pinned_workers_have_a_core_each_and_longer_turns(farm: Place) -> None:
         assert [os.sched_getaffinity(pid) for pid in pids] == [{cores[0]}, {cores[1 % len(cores)]}]
         assert [os.sched_getscheduler(pid) for pid in pids] == [os.SCHED_BATCH] * 2
         sign(client)
+
+
+SECOND = KEY.replace('"demo"', '"second"', 1)
+
+
+def changed(farm: Place, key: str) -> None:
+    """Freeze `demo` and add a key, in one change of the configuration."""
+    text = farm.config.read_text()
+    farm.config.write_text(text.replace(KEY, f'{KEY}state = "frozen"\n{key}'))
+
+
+def test_a_key_that_one_worker_alone_cannot_open_changes_nothing_in_any(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving) as (_, second), Builds(serving) as builds:
+        (farm.folder / f"without-{second}").touch()
+        changed(farm, SECOND)
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: "stays as it was: key 'second': object: there is no such key in the diary" in serving.log)
+        builds.go_on()
+        assert builds.errors == []
+        (farm.folder / f"without-{second}").unlink()
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: builds.errors)
+        assert "is frozen by the security team" in str(builds.errors[0])
+
+
+def test_a_new_keys_pin_that_is_refused_is_tried_by_one_worker_alone(farm: Place) -> None:
+    with farm.serving() as serving, all_listening(serving), sdk(serving) as client:
+        (farm.folder / "refuse").touch()
+        changed(farm, SECOND)
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: "stays as it was: key 'second': PIN: the token 'diary' refused the PIN" in serving.log)
+        assert len((farm.folder / "tries").read_text().splitlines()) == 1
+        sign(client)
+
+
+def test_a_worker_that_starts_while_the_configuration_changes_serves_the_new_one(farm: Place) -> None:
+    """From its first call on; and the change does not wait for it."""
+    with farm.serving() as serving, all_listening(serving) as (first, second):
+        (farm.folder / "wait").touch()
+        os.kill(second, signal.SIGKILL)
+        until(lambda: len((farm.folder / "opened").read_text().splitlines()) == 3)
+        changed(farm, "")
+        serving.process.send_signal(signal.SIGHUP)
+        until(lambda: "the configuration was read again" in serving.log)
+        (starting,) = set(workers(serving)) - {first}
+        (farm.folder / "wait").unlink()
+        until(lambda: len(listeners(serving)) == 2)
+        for _ in range(8):
+            with pytest.raises(ServiceError, match="is frozen"), sdk(serving) as client:
+                sign(client)
+        assert workers(serving) == [first, starting]

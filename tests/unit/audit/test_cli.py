@@ -19,7 +19,7 @@ from privyseal_service.audit.keys import load_key, make_key
 from privyseal_service.audit.publish import FileSink
 from privyseal_service.audit.record import Caller, DenialSummary, Outcome, Source
 from privyseal_service.audit.segments import Journal
-from privyseal_service.audit.selection import COLUMNS, Sums
+from privyseal_service.audit.selection import COLUMNS, Selection, Sums, csv_line, csv_row
 from privyseal_service.audit.sequencer import Sequencer
 from tests.unit.audit.helpers import START_US, decision
 
@@ -119,6 +119,10 @@ def test_a_key_is_given_as_itself_or_as_a_file(folder, capsys):
         (["export", "nowhere"], "nowhere is not the folder of an audit trail"),
         (["report", "nowhere"], "nowhere is not the folder of an audit trail"),
         (["verify", "."], "Missing option '--public-key'"),
+        (["export", ".", "--since", "yesterday"], "'yesterday' is no time such as 2026-05-28"),
+        (["export", ".", "--until", "2026-02-30"], "'2026-02-30' is no time"),
+        (["report", ".", "--since", "2026-05-28T25"], "'2026-05-28T25' is no time"),
+        (["report", ".", "--since", "2026-05-28T09:30+02:00"], "is no time"),
     ],
 )
 def test_usage(tmp_path, monkeypatch, arguments, says):
@@ -150,6 +154,7 @@ def test_export_gives_the_records_as_they_are(folder, capsysbinary):
         (["--operation", "sign-checksum"], 31),
         (["--since", "2026-05-29"], 10),
         (["--until", "2026-05-29"], 24),
+        (["--until", "2026-05-29T00:00Z"], 24),
         (["--since", "2026-05-28T20:26:40.000005", "--until", "2026-05-28T20:26:40.000009"], 4),
         (["--caller", "dns:loud.example"], 1),
     ],
@@ -179,6 +184,16 @@ def test_an_export_that_fails_leaves_nothing(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["audit"]
 
 
+def test_an_export_that_cannot_be_written_names_its_file(folder, tmp_path):
+    code, sentence = run("export", folder / "audit", "--output", tmp_path / "nowhere" / "records")
+    assert (code, sentence) == (2, f"{tmp_path}/nowhere/records: no such file or directory")
+
+
+def test_an_export_to_nothing(folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("export", folder / "audit") == (2, "standard output is closed; name a file with --output")
+
+
 def test_report_sums(folder, capsys):
     assert run("report", folder / "audit", "--json") == (0, "")
     told = json.loads(capsys.readouterr().out)
@@ -198,6 +213,26 @@ def test_report_sums(folder, capsys):
 
 def test_sums_of_nothing():
     assert "day" in Sums().to_text()
+
+
+def test_a_report_shows_nothing_of_a_callers_as_it_came():
+    sums = Sums()
+    record = {"kind": "decision", "time": "2026-05-28", "caller": {"name": "dns:a.example"}, "outcome": "denied"}
+    sums.add({**record, "key": "app\x1b[2J\nother  9  0\u202e", "operation": "sign-checksum"})
+    assert "app\\x1b[2J\\nother  9  0\\u202e " in sums.to_text()
+    assert sums.to_text().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", ["caller", "context", "counts", "time", "kind", "key", "outcome"])
+@pytest.mark.parametrize("value", [None, 7, [], "x", {"name": []}, {"x": "y"}])
+@pytest.mark.parametrize("kind", ["decision", "denials"])
+def test_a_record_of_another_form_keeps_no_other_from_anybody(name, value, kind):
+    body = {"kind": kind, "caller": {"name": "dns:a.example"}, "counts": {"sign-checksum OK": 1}, name: value}
+    sums = Sums()
+    sums.add(body)
+    assert sums.to_text()
+    assert csv_line(csv_row(0, body))
+    Selection(caller="dns:a.example", since="2026").wants(body)
 
 
 def test_keygen(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import ssl
 import threading
@@ -52,10 +53,17 @@ def serving(answer, context: ssl.SSLContext | None = None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
+    with running(server):
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def running(server):
+    """Serve until the block ends."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
+        yield server
     finally:
         server.shutdown()
         server.server_close()
@@ -163,6 +171,41 @@ def test_a_server_with_another_certificate_gets_nothing(tmp_path):
     assert got == []
 
 
+@pytest.mark.parametrize("content", [b"secret-one\nsecret-two", b"secret-\xff", "secret-é".encode(), b""])
+def test_a_file_that_holds_no_token_is_named_and_not_shown(tmp_path, content):
+    (tmp_path / "token").write_bytes(content)
+    with serving(lambda *_asked: (200, b"")) as url:
+        sink = HttpsSink(f"{url}/keep", token_file=tmp_path / "token")
+        with pytest.raises(PublishError, match="does not hold a token") as caught:
+            sink.publish(NOTES[0])
+        (tmp_path / "token").unlink()
+        with pytest.raises(PublishError, match="cannot be read: No such file"):
+            sink.publish(NOTES[0])
+    assert "secret" not in str(caught.value)
+
+
+def test_a_place_that_says_too_little_is_cut_off(monkeypatch):
+    monkeypatch.setattr("privyseal_service.audit.publish.ANSWER_S", 0.2)
+    ended = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.02):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_args):
+            pass
+
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Dripping)) as server:
+        try:
+            with pytest.raises(PublishError, match=r"no whole answer within 0\.2 s"):
+                HttpsSink(f"http://127.0.0.1:{server.server_port}").publish(NOTES[0])
+        finally:
+            ended.set()
+
+
 @pytest.mark.parametrize("status", [301, 400, 404, 500])
 def test_only_success_counts(status):
     with serving(lambda *_asked: (status, b"")) as url, pytest.raises(PublishError, match=f"status {status}"):
@@ -265,6 +308,7 @@ class Witness:
         self.seen = Checkpoint(log.name, 0, b"")
         self.statuses: list[int] = []
         self.lie = False
+        self.more = ""
 
     def __call__(self, path, _headers, body):
         status, answer = self.answer(path, body)
@@ -288,9 +332,10 @@ class Witness:
             assert proof == []
         self.seen = checkpoint
         time_s = 1_780_000_000
-        signature = self.private.sign(f"cosignature/v1\ntime {time_s}\n{note.text}{'x' if self.lie else ''}".encode())
+        text = (data.decode() + self.more)[:-1] if self.more else note.text
+        signature = self.private.sign(f"cosignature/v1\ntime {time_s}\n{text}{'x' if self.lie else ''}".encode())
         line = base64.b64encode(self.key.key_id + time_s.to_bytes(8, "big") + signature).decode()
-        return 200, f"— {self.key.name} {line}\n".encode()
+        return 200, f"{self.more}— {self.key.name} {line}\n".encode()
 
 
 def test_a_witness_cosigns_each_growth(tmp_path):
@@ -317,13 +362,26 @@ def test_a_witness_cosigns_each_growth(tmp_path):
         assert witness.statuses[4:] == [409, 200]
 
         (tmp_path / "cosigned").write_bytes(sink.path.read_bytes())
-        assert verify(root, [SIGNER.verifier], outside=[tmp_path / "cosigned"], witnesses=[witness.key]).ok
+        report = verify(root, [SIGNER.verifier], outside=[tmp_path / "cosigned"], witnesses=[witness.key])
+        assert (report.ok, report.notes) == (True, [])
         plain = tmp_path / "plain"
         plain.write_bytes(notes[-1])
         (finding,) = verify(root, [SIGNER.verifier], outside=[plain], witnesses=[witness.key]).findings
         assert "cosigned by a witness" in finding.message
 
-        witness.lie = True
+        witness.more = "\nmore text\n\n"
+        journal.append([decision(100)])
+        sequencer.merge()
+        with pytest.raises(PublishError, match="no cosignature of its own"):
+            sink.publish(notes[-1])
+        report = verify(root, [SIGNER.verifier], outside=[sink.path], witnesses=[witness.key])
+        seen = witness.seen.size - 1
+        assert (report.ok, report.notes) == (
+            True,
+            [f"a witness has seen the first {seen} records, and none that was given has more"],
+        )
+
+        witness.more, witness.lie = "", True
         journal.append([decision(100)])
         sequencer.merge()
         with pytest.raises(PublishError, match="does not hold"):

@@ -13,7 +13,7 @@ import pytest
 from privyseal.transparency.checkpoint import Signer, VerifierKey
 from privyseal.transparency.errors import ReceiptError
 from privyseal.transparency.merkle import leaf_hash
-from privyseal.transparency.receipts import Proven, Receipt, check, pack_receipts, parse_receipts
+from privyseal.transparency.receipts import Proven, Receipt, check, is_record_of, pack_receipts, parse_receipts
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal
@@ -112,6 +112,17 @@ def test_another_signature_is_not_on_record(receipts):
         check(receipts[0], KEYS, signature=WRAPPED)
 
 
+@pytest.mark.parametrize(
+    ("operation", "outcome"),
+    [("unwrap-session-key", "answered"), ("unwrap-session-key", "denied"), ("wrap-session-key", "cancelled")],
+)
+def test_what_a_caller_sent_or_was_not_given_is_no_result(operation, outcome):
+    """Anybody with a name can have the hash of anything on record, by asking for it to be unwrapped."""
+    record = {"operation": operation, "outcome": outcome, "wrapped_key_sha256": sha256(WRAPPED).hexdigest()}
+    assert not is_record_of(record, WRAPPED)
+    assert is_record_of(record | {"operation": "wrap-session-key", "outcome": "answered"}, WRAPPED)
+
+
 def test_another_logs_key_does_not_count(receipts):
     with pytest.raises(ReceiptError, match="does not count"):
         check(receipts[0], [Signer.generate(SIGNER.verifier.name).verifier])
@@ -143,7 +154,7 @@ def test_files_of_another_form_are_refused(receipts, change):
         parse_receipts(json.dumps(body).encode())
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b"\xff", pytest.param(b"[" * 100_000, id="nested")])
 def test_files_that_are_none_are_refused(data):
     with pytest.raises(ReceiptError):
         parse_receipts(data)

@@ -45,10 +45,10 @@ def denied(caller: str = "dns:build.example", **changes: object) -> Decision:
 
 
 def lines(folder: Path) -> list[bytes]:
+    """The whole lines: one may be just being written."""
     worker = Layout(folder).worker("w0")
-    return [
-        line for number in segment_numbers(worker) for line in segment_path(worker, number).read_bytes().splitlines()
-    ]
+    segments = [segment_path(worker, number).read_bytes() for number in segment_numbers(worker)]
+    return [line for data in segments for line in data.split(b"\n")[:-1]]
 
 
 def records(folder: Path) -> list[dict[str, object]]:
@@ -146,6 +146,19 @@ def test_each_of_a_batch_has_a_record(tmp_path: Path) -> None:
     assert {(record["outcome"], record["code"], record["signature_sha256"]) for record in found[::3]} == {
         ("answered", "OK", DIGEST.hex())
     }
+
+
+def test_a_batch_that_is_recorded_in_parts_has_each_record_once(tmp_path: Path) -> None:
+    items = [Item(CHECKSUM, signature_sha256=DIGEST, place=place) for place in range(100)]
+
+    async def use(recorder: AuditRecorder) -> None:
+        for start in (64, 0):
+            receipts = await recorder.record_part(decision(batch=100, items=tuple(items[start : start + 64])))
+            assert len(receipts) == min(64, 100 - start)
+        assert await recorder.record(decision(batch=100, items_recorded=True)) == ()
+
+    run(tmp_path, use)
+    assert [record["item"] for record in records(tmp_path)] == [*range(64, 100), *range(64)]
 
 
 def test_a_batch_that_no_key_saw_has_one_record(tmp_path: Path) -> None:

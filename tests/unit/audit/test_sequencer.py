@@ -17,7 +17,7 @@ from privyseal.transparency.errors import AuditError, NoteError
 from privyseal.transparency.merkle import leaf_hash, root_of, verify_consistency
 from privyseal_service.audit.errors import AuditUnavailableError, LogIntegrityError
 from privyseal_service.audit.files import SystemFiles
-from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
+from privyseal_service.audit.layout import Layout, Synced, pack_synced, segment_numbers, segment_path
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal
@@ -203,6 +203,44 @@ def test_damage_in_a_segment_is_reported_and_the_rest_is_merged(tmp_path):
     assert [orjson.loads(entry)["n"] for entry in entries_of(tmp_path)] == [1, 2, 4, 5, 6]
     assert len(said) == 1
     assert "damaged" in said[0]
+
+
+def test_a_worker_that_lies_of_what_it_has_synced_keeps_no_other_out(tmp_path):
+    liar, honest = journal_of(tmp_path), journal_of(tmp_path, "w1")
+    liar.append([decision(1)])
+    (Layout(tmp_path).worker("w0") / "synced").write_bytes(pack_synced(Synced(1, 2**64 - 1)))
+    said: list[str] = []
+    sequencer = Sequencer(tmp_path, SIGNER, report=said.append)
+    for i in range(4):
+        honest.append([decision(i)])
+        sequencer.merge()
+    assert [entry["n"] for entry in map(orjson.loads, entries_of(tmp_path)) if entry["worker"] == "w1"] == [
+        *range(1, 6)
+    ]
+    assert "damaged" in said[0]
+    liar.close()
+    honest.close()
+    sequencer.close()
+
+
+def test_a_defect_is_told_and_does_not_end_it(tmp_path, monkeypatch):
+    journal = journal_of(tmp_path)
+    journal.append([decision(1)])
+    told, said = threading.Event(), []
+    sequencer = Sequencer(tmp_path, SIGNER, report=lambda sentence: (said.append(sentence), told.set()))
+    stop = threading.Event()
+    with monkeypatch.context() as broken:
+        broken.setattr("privyseal_service.audit.sequencer.merge_order", lambda _: 1 / 0)
+        thread = threading.Thread(target=sequencer.run, args=(stop, 0.01))
+        thread.start()
+        assert told.wait(30)
+    stop.set()
+    thread.join()
+    journal.close()
+    sequencer.close()
+    assert said[0].startswith("the audit tree does not grow: a fault of the program itself, ZeroDivisionError")
+    assert said[1:] == ["the audit tree grows again"]
+    assert len(entries_of(tmp_path)) == 2
 
 
 def test_two_sequencers_never_meet(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,3 +148,12 @@ def test_tiles_that_are_missing_or_short_are_named(tmp_path):
     for index in (0, 1):
         with pytest.raises(LogIntegrityError, match=rf"log/tile/entries/00{index}\.p/7"):
             TileReader(tmp_path).entries(index, 7)
+
+
+@pytest.mark.parametrize("name", ["tile/0/000", "tile/entries/000"])
+def test_tiles_without_end_are_not_read_to_it(tmp_path, name):
+    save(tmp_path, [(name, b"")])
+    os.truncate(tmp_path / name, 1 << 40)
+    reader = TileReader(tmp_path)
+    with pytest.raises(LogIntegrityError, match=f"log/{name}: has more than"):
+        reader.entries(0, 256) if "entries" in name else reader.tile(0, 0, 256)

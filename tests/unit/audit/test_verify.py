@@ -288,7 +288,9 @@ def test_wrong_signatures_are_named(trail):
     assert found.startswith(f"{trail}/outside/forged: something follows")
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b'{"audit_checkpoint": 7}\nother\n'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b'{"audit_checkpoint": 7}\nother\n', b'{"audit_checkpoint":' + b"[" * 100_000]
+)
 def test_a_file_without_a_checkpoint_protects_nothing(trail, content):
     (trail / "outside/empty").write_bytes(content)
     assert findings(trail, "empty") == [f"{trail}/outside/empty: holds no checkpoint"]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import grpc
 import pytest
 
+from privyseal import cli
 from privyseal.model import SignatureScheme
 from tests.fakes.signing_server import SigningServer, signing_server
 from tests.support.pki import CA
@@ -172,6 +176,26 @@ class Program:
         return {path.name for path in self.folder.iterdir()}
 
 
+class ProgramHere(Program):
+    """The program's code in this process, for the tests whose time would go into starting another."""
+
+    def run(self, *arguments: object) -> Result:
+        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            with (
+                mock.patch.dict(os.environ, self.environ, clear=True),
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+            ):
+                code = cli._run([str(argument) for argument in arguments])
+        finally:
+            os.chdir(before)
+        out.flush()
+        return Result(code, out.buffer.getvalue().decode(), err.getvalue())
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run of the program did."""
@@ -192,6 +216,11 @@ class Result:
 @pytest.fixture
 def program(tmp_path) -> Program:
     return Program(tmp_path)
+
+
+@pytest.fixture
+def program_here(tmp_path) -> ProgramHere:
+    return ProgramHere(tmp_path)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import threading
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 
 import grpc
@@ -19,7 +20,8 @@ import privyseal
 from privyseal import Client, RequestContext, SignatureScheme, WrapScheme, aio, capgo, errors
 from privyseal.errors import Code, ConfigurationError, FieldViolation, PrivysealError, ServiceError
 from privyseal.model import KeyState, SignedChecksum
-from privyseal.verification import check_signature, sign_and_check
+from privyseal.signing import CheckedSigner
+from privyseal.verification import check_signature
 from tests.fakes.signing_server import Fault, bad_request, error_info, retry_info, signing_server
 from tests.support.pki import CA
 from tests.unit.client.conftest import VECTOR_V3
@@ -168,13 +170,15 @@ class TestVerbs:
         call(plain, "list_keys")
         assert server.calls[0].metadata["user-agent"].startswith(f"privyseal/{privyseal.__version__} ")
 
-    def test_sign_and_check(self, server, plain):
+    def test_a_checked_signer(self, server, plain):
         with Client(plain) as client:
-            signed = sign_and_check(client, CHECKSUM, scheme=SignatureScheme.RSASSA_PSS_SHA256)
-            assert len(signed.signature) == 256
-            server.corrupt.add("SignChecksum")
+            signer = CheckedSigner(client)
+            assert len(signer.sign(CHECKSUM, SignatureScheme.RSASSA_PSS_SHA256)) == 256
+            server.corrupt |= {"SignChecksum", "BatchSignChecksums"}
             with pytest.raises(errors.NotVerifiedError):
-                sign_and_check(client, CHECKSUM, scheme=SignatureScheme.RSASSA_PSS_SHA256)
+                signer.sign(CHECKSUM, SignatureScheme.RSASSA_PSS_SHA256)
+            with pytest.raises(errors.NotVerifiedError):
+                signer.sign_all([CHECKSUM] * 2, SignatureScheme.RSASSA_PKCS1_V1_5_SHA256)
 
 
 class TestErrors:
@@ -226,6 +230,57 @@ class TestErrors:
         )
         assert found.retry_after_s == 1.5
         assert str(caught.value) == "the request does not fit; session_key must be 16 bytes for capgo, not 15"
+
+    @pytest.mark.parametrize(
+        ("code", "message", "details", "says"),
+        [
+            (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "name must name one of the keys that you may use: a, b",
+                (
+                    bad_request("name", "must name one of the keys that you may use: a, b"),
+                    error_info("INVALID_REQUEST"),
+                ),
+                "name must name one of the keys that you may use: a, b",
+            ),
+            (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "no grant allows this; ask for one",
+                (error_info("NO_GRANT"),),
+                "no grant allows this; ask for one; check the key's name with `privyseal key list`",
+            ),
+            (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "the grant holds at other times; ask when",
+                (error_info("OUTSIDE_HOURS"),),
+                "the grant holds at other times; ask when",
+            ),
+            (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the store has too much to do; try again later",
+                (error_info("KEY_STORE_BUSY"), retry_info(3)),
+                "the store has too much to do; try again in 3.0 s",
+            ),
+            (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the grant allows 5; ask for less in one call",
+                (error_info("LIMIT_REACHED"), retry_info(3)),
+                "the grant allows 5; ask for less in one call",
+            ),
+            (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "the deadline passed; allow the call more time",
+                (error_info("DEADLINE"),),
+                "the deadline passed; allow the call more time",
+            ),
+        ],
+        ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else "",
+    )
+    def test_nothing_is_said_twice(self, call, server, plain, code, message, details, says):
+        server.fail("GetKey", Fault(code, message, details))
+        with pytest.raises(errors.ServiceError) as caught:
+            call(plain, "get_key", timeout_s=2)
+        assert str(caught.value) == says
 
     def test_retry_info_is_the_remedy(self, call, server, plain):
         server.fail("GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(2.25),)))
@@ -279,10 +334,25 @@ class TestChannels:
         port = server.address.rpartition(":")[2]
         assert call(f"dns:///127.0.0.1:{port}", "list_keys", client={"insecure": True})
 
-    @pytest.mark.parametrize("server_name", ["dns:///", "dns:///host", "dns://8.8.8.8/host:1", "dns:///a/b:1"])
+    @pytest.mark.parametrize(
+        "server_name",
+        ["dns:///", "dns:///host", "dns://8.8.8.8/host:1", "dns:///a/b:1", "host:0", "host:65536", "a\udcff:1"],
+    )
     def test_addresses_that_are_none(self, server_name):
         with pytest.raises(ConfigurationError):
             Client(server_name)
+
+
+class TestText:
+    def test_what_is_no_utf_8_is_not_sent(self, call, server, plain):
+        with pytest.raises(errors.InputError, match="the key's name is not UTF-8; write it in UTF-8"):
+            call(plain, "get_key", "demo\udcff")
+        context = RequestContext(app_id="app\udcff")
+        with pytest.raises(errors.InputError, match="the context's app_id is not UTF-8"):
+            call(plain, "sign_checksum", CHECKSUM, scheme=SignatureScheme.CAPGO_V3, context=context)
+        assert server.calls == []
+        with pytest.raises(errors.PermissionDeniedError, match="no such key"):
+            call(plain, "get_key", "démo")
 
 
 def peers(server):
@@ -358,9 +428,9 @@ class TestRetriesAndDeadlines:
         call(plain, "batch_sign_checksums", [CHECKSUM], scheme=SignatureScheme.CAPGO_V3)
         assert [round(seen.remaining_s, -1) for seen in server.calls] == [20, 10, 20]
 
-    @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+    @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e9])
     def test_no_time(self, call, plain, timeout_s):
-        with pytest.raises(ConfigurationError, match="leaves no time"):
+        with pytest.raises(ConfigurationError, match="give seconds above zero, a day at most"):
             call(plain, "list_keys", timeout_s=timeout_s)
 
     def test_nobody_listens(self, call):
@@ -399,6 +469,22 @@ class TestIdentity:
     def test_no_client_certificate(self, pki, mutual_server):
         with pytest.raises(errors.UnavailableError, match="client certificate if the service wants one"):
             Blocking()(mutual_server.address, "get_key", client={"ca": pki.ca})
+
+    @pytest.mark.parametrize(
+        ("end", "says"),
+        [
+            (
+                datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc),
+                "expired.pem expired at 2026-05-01 12:30 UTC; renew it",
+            ),
+            (None, "client certificate if the service wants one"),
+        ],
+    )
+    def test_a_certificate_that_the_service_does_not_take(self, tmp_path, pki, mutual_server, end, says):
+        other = CA("Other CA").issue(dns=["build.example"], not_before=end and end - timedelta(days=9), not_after=end)
+        cert, cert_key = other.write(tmp_path, "expired")
+        with pytest.raises(errors.UnavailableError, match=says):
+            Blocking()(mutual_server.address, "get_key", client={"ca": pki.ca, "cert": cert, "cert_key": cert_key})
 
     def test_wrong_ca(self, tmp_path, tls_server):
         other = CA("Other CA").write(tmp_path)

@@ -187,6 +187,12 @@ class TestProgram:
         assert (done.code, done.out, path.stat().st_mtime_ns) == (0, "", before)
         assert "has the public key of demo already" in done.err
 
+    def test_a_configuration_that_is_none_is_named(self, served):
+        (served.folder / "capacitor.config.json").write_text("[]")
+        done = served.run(*INSTALL, "capacitor.config.json")
+        assert done.code == 1
+        assert "capacitor.config.json: the configuration is not a JSON object; repair it" in done.sentence()
+
     def test_dry_run(self, served):
         path = config(served.folder / "capacitor.config.json")
         before = path.read_bytes()

@@ -134,6 +134,9 @@ class TestExitCodes:
         server.corrupt.add("SignChecksum")
         self.refused(served, 1, "does not verify", *SEAL, *URL, "--delta")
 
+    def test_receipts_that_do_not_come(self, served):
+        self.refused(served, 1, "keeps no audit trail", *SEAL, *URL, "--delta", "--receipt", "receipts.json")
+
     def test_usage(self, served):
         self.refused(served, 2, "--version", "bundle", "seal", "app", "--output", "out")
         self.refused(served, 2, "is not a semantic version", *SEAL[:4], "next", *SEAL[5:])

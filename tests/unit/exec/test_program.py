@@ -37,19 +37,25 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def env(tmp_path, service):
-    return program.environment(tmp_path, **service.variables)
+def home(tmp_path_factory):
+    """A folder with a name that is short enough for the agent's socket in it."""
+    return tmp_path_factory.mktemp("h")
+
+
+@pytest.fixture
+def env(home, service):
+    return program.environment(home, **service.variables)
 
 
 def run(folder, env, *words, flags=("--allow-none",), **more):
     return program.run(words, cwd=folder, env=env, flags=flags, **more)
 
 
-def test_streams_words_and_exit_code_pass_through(folder, env, tmp_path):
+def test_streams_words_and_exit_code_pass_through(folder, env, home):
     script = 'cat; printf "%s|" "$@"; echo "to stderr" >&2; exit 42'
     done = run(folder, env, "sh", "-c", script, "sh", "two words", "--strict", "", input="in\n", stdin=None)
     assert (done.returncode, done.stdout, done.stderr) == (42, "in\ntwo words|--strict||", "to stderr\n")
-    assert program.left_behind(tmp_path) == []
+    assert program.left_behind(home) == []
 
 
 def test_words_that_are_no_text_pass_through(folder, env):
@@ -65,7 +71,7 @@ def test_a_command_that_signed_nothing_is_no_success(folder, env):
     assert run(folder, env, "true").returncode == 0
 
 
-def test_the_agent_is_there_for_this_user_alone_as_long_as_the_command_runs(folder, env, tmp_path):
+def test_the_agent_is_there_for_this_user_alone_as_long_as_the_command_runs(folder, env, home):
     script = """
 import os
 socket = os.environ["PRIVYSEAL_AGENT_SOCKET"]
@@ -76,8 +82,8 @@ print(socket, os.stat(socket).st_mode, os.stat(os.path.dirname(socket)).st_mode)
     assert stat.S_ISSOCK(int(mode))
     assert stat.S_IMODE(int(mode)) == 0o600
     assert stat.S_IMODE(int(folder_mode)) == 0o700
-    assert path.startswith(str(tmp_path))
-    assert program.left_behind(tmp_path) == []
+    assert path.startswith(str(home))
+    assert program.left_behind(home) == []
 
 
 @pytest.mark.parametrize(
@@ -89,12 +95,12 @@ print(socket, os.stat(socket).st_mode, os.stat(os.path.dirname(socket)).st_mode)
         (["npx", "@capgo/cli", "bundle", "upload", "--no-key"], 125, "uploads the bundle unsigned"),
     ],
 )
-def test_own_failures_have_codes_of_their_own(folder, env, tmp_path, words, code, sentence):
+def test_own_failures_have_codes_of_their_own(folder, env, words, code, sentence, home):
     done = run(folder, env, *words)
     assert done.returncode == code
     assert done.stderr.startswith("privyseal exec: ")
     assert sentence in done.stderr
-    assert program.left_behind(tmp_path) == []
+    assert program.left_behind(home) == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["--no-such-flag", "true"], ["--timeout", "no", "true"]])
@@ -170,21 +176,21 @@ def started(folder, env, script, **more):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
-def test_signals_reach_the_command_which_decides_what_they_mean(folder, env, tmp_path, number):
+def test_signals_reach_the_command_which_decides_what_they_mean(folder, env, number, home):
     script = f'trap "echo got it; exit 7" {number.value}; echo ready; while :; do sleep 0.05; done'
     process = started(folder, env, script)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (7, "got it\n", "")
-    assert program.left_behind(tmp_path) == []
+    assert program.left_behind(home) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_command_that_a_signal_ended_ends_the_program_likewise(folder, env, tmp_path, number):
+def test_a_command_that_a_signal_ended_ends_the_program_likewise(folder, env, number, home):
     process = started(folder, env, f"echo ready; kill -{number.value} $$")
     process.communicate(timeout=20)
     assert process.returncode == -number
-    assert program.left_behind(tmp_path) == []
+    assert program.left_behind(home) == []
 
 
 def test_an_ignored_hangup_stays_ignored(folder, env):

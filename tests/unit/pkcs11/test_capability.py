@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from privyseal_backends.interface import Mechanism
-from privyseal_backends.pkcs11.capability import KeyFacts, MechanismInfo, assess, may_decrypt
+from privyseal_backends.pkcs11.capability import KeyFacts, MechanismInfo, adds_digest_info, assess, may_decrypt
 from privyseal_backends.pkcs11.objects import KeyAttributes
+from tests.unit.pkcs11.test_custody import HSM
 
 RSA_PKCS, OAEP, PSS = 0x1, 0x9, 0xD
 BOTH = MechanismInfo(512, 16384, signs=True, decrypts=True)
@@ -26,6 +27,7 @@ OAEP256, OAEP1 = Mechanism.OAEP_SHA256, Mechanism.OAEP_SHA1
         (SIGNER, {TYPE1, PKCS1, PSS256}),
         (DECRYPTER, {OAEP256, OAEP1}),
         (replace(SIGNER, modulus_bits=3072), {PKCS1, PSS256}),
+        (replace(SIGNER, adds_digest_info=True), {PKCS1, PSS256}),
         (replace(SIGNER, modulus_bits=4096), {PKCS1, PSS256}),
         (replace(SIGNER, modulus_bits=1024), set()),
         (replace(SIGNER, modulus_bits=2049), set()),
@@ -89,3 +91,13 @@ def test_only_a_key_made_for_decryption_alone_decrypts() -> None:
     assert not may_decrypt(KeyAttributes(sign=True, decrypt=True))
     assert not may_decrypt(KeyAttributes(sign=None, decrypt=True))
     assert not may_decrypt(KeyAttributes(sign=False, decrypt=None))
+
+
+def test_a_token_that_puts_a_digest_info_before_checksums_is_known_by_its_names() -> None:
+    assert adds_digest_info(HSM)
+    assert adds_digest_info(replace(HSM, model="", library_description=""))
+    assert not adds_digest_info(
+        replace(HSM, model="SoftHSM v2", slot_description="a slot", library_description="a library")
+    )
+    _, refusals = assess(replace(SIGNER, adds_digest_info=True))
+    assert "puts a DigestInfo before a checksum by itself; Capgo needs a token with CKM_RSA_PKCS" in refusals[TYPE1]

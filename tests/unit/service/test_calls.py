@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -33,7 +34,9 @@ from privyseal_backends.interface import (
 from privyseal_service.decisions import Outcome
 from privyseal_service.errors import Code, ServiceError
 from privyseal_service.scheduler import Claim, Scheduler
-from tests.unit.service.conftest import BUILD, Farm
+from tests.support.pki import CA
+from tests.support.service import RunningService, secure_channel
+from tests.unit.service.conftest import BUILD, Farm, farm_config, farm_store
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
 TIMEOUT_S = 10.0
@@ -122,9 +125,9 @@ def test_the_grants_priority_weighs_at_the_key_store(farm: Farm, monkeypatch: py
     claims: list[Claim] = []
     queued = Scheduler.sign
 
-    async def spying(scheduler: Scheduler, use: Any, inputs: Any, claim: Claim) -> Any:
+    async def spying(scheduler: Scheduler, use: Any, inputs: Any, claim: Claim, tell: Any) -> Any:
         claims.append(claim)
-        return await queued(scheduler, use, inputs, claim)
+        return await queued(scheduler, use, inputs, claim, tell)
 
     monkeypatch.setattr(Scheduler, "sign", spying)
     sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)
@@ -211,6 +214,20 @@ def test_list_keys_shows_what_the_caller_may_use(farm: Farm) -> None:
         assert list(KeyServiceStub(channel).ListKeys(keys_pb.ListKeysRequest(), timeout=TIMEOUT_S).keys) == []
 
 
+def test_a_caller_without_a_grant_cannot_fill_the_record_with_questions(farm: Farm) -> None:
+    with farm.channel_of(dns=["none.build.example"]) as channel:
+        ask = KeyServiceStub(channel).ListKeys
+        calls = [ask.future(keys_pb.ListKeysRequest(), timeout=TIMEOUT_S) for _ in range(100)]
+        failures = [call.exception() for call in calls]
+    refusals = [Refusal(failure) for failure in failures if isinstance(failure, grpc.RpcError)]
+    assert len(refusals) > 50
+    assert {(each.code, each.reason) for each in refusals} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")}
+    assert all(0 < each.retry_after_s <= 1 for each in refusals)
+    # Whoever has a grant may ask as much as it likes.
+    for _ in range(30):
+        assert farm.keys.ListKeys(keys_pb.ListKeysRequest(), timeout=TIMEOUT_S).keys
+
+
 def test_get_key_shows_public_key_and_custody(farm: Farm, rsa_key: rsa.RSAPrivateKey) -> None:
     key = farm.keys.GetKey(keys_pb.GetKeyRequest(name="opener"), timeout=TIMEOUT_S).key
     assert list(key.wrap_schemes) == [pb.WRAP_SCHEME_RSAES_OAEP_SHA256, pb.WRAP_SCHEME_RSAES_OAEP_SHA1]
@@ -261,6 +278,21 @@ def test_no_name_and_several_keys(farm: Farm) -> None:
     assert (refusal.code, refusal.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["key"])
     assert "capgo, opener, signer" in refusal.message
     assert refused(lambda: farm.keys.GetKey(keys_pb.GetKeyRequest(), timeout=TIMEOUT_S)).fields == ["name"]
+
+
+def test_no_name_and_more_keys_than_an_answer_has_room_for(ca: CA, rsa_key: rsa.RSAPrivateKey, tmp_path: Path) -> None:
+    config, names = farm_config(ca, tmp_path), [f"app-{'x' * 120}-{number:03}" for number in range(100)]
+    config["keys"] += [{"name": name, "uri": "software:capgo", "schemes": ["capgo-v3"]} for name in names]
+    config["grants"][0]["keys"] = names
+    store = farm_store(rsa_key)
+    client = ca.issue(uris=[BUILD])
+    with (
+        RunningService(config, store.backends) as running,
+        secure_channel(running.address(), ca, client) as channel,
+    ):
+        refusal = refused(lambda: sign(Farm(running, store, ca, channel), pb.SIGNATURE_SCHEME_CAPGO_V3, key=""))
+    assert (refusal.code, refusal.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["key"])
+    assert f"{names[9]} and 90 more" in refusal.message
 
 
 @pytest.mark.parametrize("scheme", [0, 99, -1])
@@ -437,6 +469,27 @@ def test_a_store_that_raises_what_it_should_return(farm: Farm, monkeypatch: pyte
         monkeypatch.setattr(key, "sign", sign_never)
     assert refused(lambda: sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)).code is grpc.StatusCode.UNAVAILABLE
     assert [result.error.code for result in batch(farm, [CHECKSUM] * 3).results] == [Code.UNAVAILABLE] * 3
+
+
+def test_a_store_that_raises_in_the_middle_of_a_batch_spoils_no_other_part(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[object] = []
+
+    def raising(sign: Callable[..., Any]) -> Callable[..., Any]:
+        async def sign_all_but_the_second(*arguments: Any) -> Any:
+            parts.append(None)
+            if len(parts) == 2:
+                raise UnavailableError("network", "hsm-7 is away")
+            return await sign(*arguments)
+
+        return sign_all_but_the_second
+
+    for key in farm.store.open_keys:
+        monkeypatch.setattr(key, "sign", raising(key.sign))
+    results = batch(farm, [CHECKSUM] * 100).results
+    assert [result.error.code for result in results] == [0] * 32 + [Code.UNAVAILABLE] * 32 + [0] * 36
+    assert farm.running.decisions.last.signatures == 68
 
 
 def test_a_defect_is_in_the_log_with_its_request_id(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from privyseal_backends.interface import Export, Origin, Protection
 from privyseal_service.config import ConfigError, is_local, load_config
 from privyseal_service.identity import DeniedCertificates
-from privyseal_service.key_uris import resolve_paths
+from privyseal_service.key_uris import resolve_paths, resolve_settings
 from privyseal_service.operations import SignatureScheme, WrapScheme
 
 LISTENER = """
@@ -87,10 +88,30 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ("pkcs11:object=module-path=m", "pkcs11:object=module-path=m"),
         ("awskms:///alias/x?region=module-path=m", "awskms:///alias/x?region=module-path=m"),
         ("gcpkms://projects/p", "gcpkms://projects/p"),
+        ("gcpkms://projects/p?credentials=file:c.json", "gcpkms://projects/p?credentials=file:/my%20etc/c.json"),
+        ("gcpkms://p?credentials=file:/c.json&endpoint=x", "gcpkms://p?credentials=file:/c.json&endpoint=x"),
+        ("gcpkms://p?credentials=c.json", "gcpkms://p?credentials=c.json"),
     ],
 )
 def test_paths_in_uris(uri: str, resolved: str) -> None:
     assert resolve_paths(uri, Path("/my etc")) == resolved
+
+
+def test_paths_in_the_settings_of_a_store(tmp_path: Path) -> None:
+    settings: dict[str, JsonValue] = {
+        "credentials_file": "c.json",
+        "attestation_roots": "/roots.pem",
+        "endpoint": "x:1",
+    }
+    assert resolve_settings("gcpkms", settings, tmp_path) == {
+        "credentials_file": f"{tmp_path}/c.json", "attestation_roots": "/roots.pem", "endpoint": "x:1",
+    }  # fmt: skip
+    assert resolve_settings("other", settings, tmp_path) == settings
+    file = tmp_path / "privyseal.toml"
+    name = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
+    key = f'[[keys]]\nname = "demo"\nuri = "gcpkms://{name}"\nschemes = ["rsassa-pss-sha256"]\n'
+    file.write_text(f'{LISTENER}[stores.gcpkms]\ncredentials_file = "c.json"\n{key}')
+    assert load_config(file).stores == {"gcpkms": {"credentials_file": f"{tmp_path}/c.json"}}
 
 
 def test_everything_at_once(tmp_path: Path) -> None:

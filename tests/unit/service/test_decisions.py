@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from contextlib import suppress
 
 import grpc
@@ -11,7 +13,8 @@ import pytest
 from privyseal.v1 import signing_pb2 as pb
 from privyseal_backends.interface import BusyError, OperatorError
 from privyseal_service.decisions import Item, Outcome
-from privyseal_service.errors import Code
+from privyseal_service.errors import Code, audit_unavailable
+from privyseal_service.scheduler import MOST_CHUNK
 from tests.unit.service.conftest import Farm
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
@@ -108,6 +111,60 @@ def test_each_of_a_batch(farm: Farm) -> None:
         digest(answer.results[0].signature), None, None, digest(answer.results[3].signature),
     ]  # fmt: skip
     assert len({item.store_request_id for item in decision.items}) == 3
+
+
+def test_a_long_batch_is_on_record_as_it_is_signed(farm: Farm) -> None:
+    farm.running.decisions.parts.clear()
+    checksums = [hashlib.sha256(b"%d" % number).digest() for number in range(200)]
+    answer = batch(farm, checksums)
+    parts = farm.running.decisions.parts
+    assert len(parts) > 2
+    items = [item for part in parts for item in part.items]
+    assert [(item.place, item.checksum) for item in items] == list(enumerate(checksums))
+    assert [item.signature_sha256 for item in items] == [
+        hashlib.sha256(result.signature).digest() for result in answer.results
+    ]
+    decision = farm.running.decisions.last
+    assert (decision.outcome, decision.batch, decision.items, decision.items_recorded) == (
+        Outcome.ANSWERED, 200, (), True,
+    )  # fmt: skip
+    assert decision.signatures == 200
+
+
+def test_what_was_signed_of_a_batch_that_is_cut_short_is_on_record(farm: Farm) -> None:
+    farm.running.decisions.parts.clear()
+    signed, before = threading.Event(), farm.store.calls.signed
+
+    def slow_down(_: object) -> None:
+        """From here on, so that the batch is cut short while some that are signed are not on record yet."""
+        if farm.store.calls.signed >= before + 165:
+            farm.store.faults.delay_s = 0.02
+            signed.set()
+
+    farm.store.faults.fail = slow_down  # type: ignore[assignment]
+    request = pb.BatchSignChecksumsRequest(
+        key="capgo", checksums=[CHECKSUM] * 2000, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3
+    )
+    call = farm.signing.BatchSignChecksums.future(request, timeout=60)
+    assert signed.wait(30)
+    call.cancel()
+    deadline_s = time.monotonic() + 30
+    while farm.running.decisions.last.outcome is not Outcome.CANCELLED:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    decision = farm.running.decisions.last
+    assert (decision.batch, decision.items, decision.items_recorded) == (2000, (), False)
+    recorded = sum(len(part.items) for part in farm.running.decisions.parts)
+    # All but the chunk that was being signed, and nothing that was not.
+    assert farm.store.calls.signed - before - MOST_CHUNK <= recorded <= farm.store.calls.signed - before
+
+
+def test_a_part_that_cannot_be_recorded_fails_the_whole_batch(farm: Farm) -> None:
+    farm.running.decisions.failure = audit_unavailable(1.0)
+    with pytest.raises(grpc.RpcError) as caught:
+        batch(farm, [CHECKSUM] * 200)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_batch_that_no_key_saw_has_its_size(farm: Farm) -> None:

@@ -159,6 +159,10 @@ def test_grants_in_files_of_their_own(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load(tmp_path, text)
         assert says in str(caught.value)
+    (folder / "a.toml").unlink()
+    (folder / "a.toml").symlink_to(folder / "none")
+    with pytest.raises(ConfigError, match=r"a\.toml: is no file, or a link to none"):
+        load(tmp_path, text)
     with pytest.raises(ConfigError, match="is no folder of grants"):
         load(tmp_path, text.replace("grants.d", "none"))
 
@@ -267,6 +271,8 @@ def test_reading_records_is_not_counted(tmp_path: Path) -> None:
         (("127.0.0.1:0", "127.0.0.1:7"), "addresses or auth"),
         (("[log]", '[log]\nlevel = "debug"'), "[log]"),
         (("sessions = 4", "sessions = 5"), "[stores]"),
+        (("[log]", '[metrics]\naddress = "127.0.0.1:9464"\n[log]'), "[metrics]"),
+        (("[log]", "[audit]\nenabled = false\n[log]"), "[audit]"),
         (("object=demo", "object=other"), ""),
         (("sign-checksum", "wrap-session-key"), ""),
     ],

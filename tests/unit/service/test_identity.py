@@ -17,7 +17,7 @@ from privyseal_service.identity import (
     InsecureIdentifier,
     Peer,
 )
-from tests.support.pki import CA, DAY, SERVER, Issued
+from tests.support.pki import CA, DAY, SERVER, Issued, of_an_unknown_curve
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 
@@ -168,6 +168,13 @@ def test_a_chain_that_somebody_else_sends_along() -> None:
     sent = Peer("", forged.pem, forged.pem + build.pem + build.issue(uris=["spiffe://example/build/ci"]).pem)
     with pytest.raises(IdentityError, match="may vouch"):
         identifier((build, ["spiffe://example/**"])).identify(sent)
+
+
+def test_a_certificate_beside_it_that_cannot_be_read(ca: CA) -> None:
+    issued = CA(ca.certificate.subject.rfc4514_string().removeprefix("CN=")).issue(dns=["a.build.example"])
+    sent = Peer("", issued.pem, issued.pem + of_an_unknown_curve(ca.pem))
+    with pytest.raises(IdentityError, match="cannot be read"):
+        identifier((CA("Another"), ["dns:*.build.example"])).identify(sent)
 
 
 def test_chains_without_end() -> None:

@@ -27,6 +27,7 @@ from privyseal_service.key_commands import (
     what_remains,
 )
 from tests.fakes.software_store import SoftwareStore
+from tests.support.pki import of_an_unknown_curve
 
 
 def pem(private_key: rsa.RSAPrivateKey, form: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
@@ -51,6 +52,10 @@ def bad_files(private_key: rsa.RSAPrivateKey) -> dict[str, tuple[bytes, str]]:
         "long": (good + b"\n" * 70_000, "does not hold one private key"),
         "DER": (private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), "does not hold one"),
         "elliptic": (elliptic.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "is not RSA"),
+        "of an unknown curve": (
+            of_an_unknown_curve(elliptic.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())),
+            "is not RSA",
+        ),
         "damaged": (good.replace(b"MII", b"AAA"), "is damaged"),
         "OpenSSH": (
             private_key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),

@@ -20,7 +20,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_service.config import CustodyBar, KeyConfig
 from privyseal_service.errors import Code, ServiceError
-from privyseal_service.keyring import Keyring, KeyringError, KeyState, Stores
+from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
 from privyseal_service.operations import SignatureScheme
 from tests.fakes.software_store import SoftwareStore
 
@@ -384,6 +384,11 @@ def followers(store: SoftwareStore) -> dict[str, list[Follower]]:
 LOST = LostError("token", "it is gone")
 
 
+def unprepared(*keys: KeyConfig) -> PreparedKeys:
+    """Keys of which the one that is asked did not look at any beforehand."""
+    return PreparedKeys(keys, {}, {})
+
+
 def test_keys_are_adopted_while_their_store_is_lost(
     store: SoftwareStore, followers: dict[str, list[Follower]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -397,7 +402,7 @@ def test_keys_are_adopted_while_their_store_is_lost(
             followers[uri][0].tell(LOST)
         assert (ring.serves, ring.lost) == (False, LOST)
 
-        ring.adopt([key_config("a", schemes=(SignatureScheme.CAPGO_V2,)), key_config("b", state="frozen")])
+        ring.adopt(unprepared(key_config("a", schemes=(SignatureScheme.CAPGO_V2,)), key_config("b", state="frozen")))
         assert (ring.keys["a"], ring.keys["b"]) == (a, b)
         assert (a.state, a.schemes) == (KeyState.UNAVAILABLE, {SignatureScheme.CAPGO_V2})
         assert b.state is KeyState.FROZEN
@@ -408,7 +413,7 @@ def test_keys_are_adopted_while_their_store_is_lost(
         assert (ring.serves, ring.lost) == (True, None)
 
         followers["software:a"][0].tell(LOST)
-        ring.adopt([key_config("b", state="frozen")])
+        ring.adopt(unprepared(key_config("b", state="frozen")))
         assert (ring.serves, ring.lost) == (True, None)  # who calls is to hear that it is frozen
         assert followers["software:a"][0].forgotten
         caplog.clear()
@@ -428,12 +433,12 @@ def test_a_key_that_is_shut_while_its_store_is_lost(store: SoftwareStore, follow
         await ring.open(10)
         a, (first,) = ring.keys["a"], followers["software:a"]
         first.tell(LOST)
-        ring.adopt([key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))])
+        ring.adopt(unprepared(key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))))
         assert (a.state, ring.lost, first.forgotten) == (KeyState.BLOCKED, None, True)
         first.tell(None)
         a.note("a signature that comes late")
         assert a.state is KeyState.BLOCKED
-        ring.adopt([key_config("a")])
+        ring.adopt(unprepared(key_config("a")))
         await until(lambda: a.state is KeyState.SERVING)
         assert [each.forgotten for each in followers["software:a"]] == [True, False]
         first.tell(LOST)
@@ -455,6 +460,58 @@ def test_a_key_that_was_opened_in_vain_is_let_go(store: SoftwareStore, followers
     asyncio.run(main())
 
 
+def test_keys_of_a_change_that_is_called_off_are_let_go(
+    store: SoftwareStore, followers: dict[str, list[Follower]]
+) -> None:
+    async def main() -> None:
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        before = dict(ring.keys)
+        unfit = key_config("c", uri="software:a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))
+        with pytest.raises(KeyringError, match="key 'c': mechanism"):
+            await ring.prepare([key_config("a"), key_config("b"), unfit], 10)
+        assert [each.forgotten for each in followers["software:b"]] == [True]
+        (await ring.prepare([key_config("a"), key_config("b")], 10)).let_go()
+        assert [each.forgotten for each in followers["software:b"]] == [True, True]
+        assert (ring.keys, followers["software:a"][0].forgotten) == (before, False)
+        await ring.close()
+
+    asyncio.run(main())
+
+
+def test_a_token_that_is_not_there_stops_a_change_unless_it_is_one_that_was_lost(
+    store: SoftwareStore, followers: dict[str, list[Follower]]
+) -> None:
+    original, gone = store.open_key, False
+
+    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
+        if gone:
+            raise OperatorError("token", "there is none")
+        return await original(uri, fingerprint)
+
+    async def main() -> None:
+        nonlocal gone
+        store.open_key = open_key  # type: ignore[method-assign]
+        ring = keyring(store, key_config("a"))
+        await ring.open(10)
+        gone = True
+        keys = [key_config("a"), key_config("b", uri="software:a")]
+        with pytest.raises(KeyringError, match="key 'b': token: there is none"):
+            await ring.prepare(keys, 10)
+        followers["software:a"][0].tell(LOST)
+        with pytest.raises(KeyringError, match="key 'b': token: there is none"):
+            await ring.prepare([*keys[:1], key_config("b", uri="software:a", required=True)], 10)
+        with pytest.raises(KeyringError, match="key 'b': token: there is none"):
+            await ring.prepare([*keys[:1], key_config("b")], 10)  # another token, as far as anybody knows
+        ring.adopt(await ring.prepare(keys, 10))
+        assert ring.keys["b"].state is KeyState.UNAVAILABLE
+        gone = False
+        await until(lambda: ring.keys["b"].state is KeyState.SERVING)
+        await ring.close()
+
+    asyncio.run(main())
+
+
 def test_what_was_believed_of_a_key_ends_when_it_is_shut(store: SoftwareStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privyseal_service.keyring._BELIEVED_S", {KeyState.UNAVAILABLE: 0.01})
 
@@ -462,7 +519,7 @@ def test_what_was_believed_of_a_key_ends_when_it_is_shut(store: SoftwareStore, m
         ring = keyring(store, key_config("a"))
         await ring.open(10)
         ring.keys["a"].note(UnavailableError("network", "it is away"))
-        ring.adopt([key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))])
+        ring.adopt(unprepared(key_config("a", schemes=(SignatureScheme.RSASSA_PSS_SHA256,))))
         await asyncio.sleep(0.03)
         assert ring.keys["a"].state is KeyState.BLOCKED
         await ring.close()
@@ -484,7 +541,7 @@ def test_a_key_that_is_added_while_its_token_is_away_is_looked_for(store: Softwa
         store.open_key = open_key  # type: ignore[method-assign]
         ring = keyring(store, key_config("a"))
         await ring.open(10)
-        ring.adopt([key_config("a"), key_config("b")])
+        ring.adopt(unprepared(key_config("a"), key_config("b")))
         await until(lambda: ring.keys["b"].state is KeyState.BLOCKED)
         gone = False
         await until(lambda: ring.keys["b"].state is KeyState.SERVING)

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,17 +21,19 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from privyseal import capgo
 from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_backends.interface import Purpose
 from privyseal_service.config import Config, ConfigError, parse_config
 from privyseal_service.decisions import Outcome
-from privyseal_service.metrics import Counters
+from privyseal_service.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
 from privyseal_service.problems import Problems
 from privyseal_service.reloading import Reloader, UnusableError, check
 from tests.fakes.software_store import SoftwareStore
-from tests.support.pki import CA, Issued
+from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.service import RunningService, secure_channel
 from tests.support.tokens import ISSUER, SUBJECT, issuer_settings, jwk, key_set, rsa_key, token
 from tests.unit.service.conftest import BUILD, farm_config, farm_store
@@ -98,7 +101,7 @@ def test_a_new_certificate_without_dropping_a_connection(
     assert running.decisions.last.peer == peer
     with secure_channel(running.address(), ca, client) as channel:
         SigningServiceStub(channel).SignChecksum(SIGN, timeout=10)
-    assert running.service.problems.counters.all()["tls_reloads"] == 1
+    assert running.service.problems.counters.all()[TLS_RELOADS] == 1
     # With a CA that alone has issued the new certificate, to see that it is the one that is shown.
     other = CA("Other")
     other.server().write(tmp_path, "server")
@@ -117,6 +120,7 @@ def test_a_new_certificate_without_dropping_a_connection(
             "is not the key of",
         ),
         (lambda folder, ca: (folder / "ca.pem").write_text(""), "holds no PEM certificate"),
+        (lambda folder, ca: (folder / "ca.pem").write_bytes(of_an_unknown_curve(ca.pem)), "cannot be read"),
     ],
 )
 def test_a_bad_file_is_reported_and_changes_nothing(
@@ -133,7 +137,7 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     assert says in caplog.text
     (problem,) = running.service.problems.now.values()
     assert says in problem
-    assert running.service.problems.counters.all() == {"tls_reload_failures": 1}
+    assert running.service.problems.counters.all() == {TLS_RELOAD_FAILURES: 1}
     with secure_channel(running.address(), ca, client) as channel:
         assert SigningServiceStub(channel).SignChecksum(SIGN, timeout=10).signature
         _, call = HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest(), timeout=10)
@@ -142,6 +146,19 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     ca.server().write(tmp_path, "server")
     look(running)
     assert running.service.problems.now == {}
+
+
+def test_a_defect_in_looking_at_files_ends_nothing(
+    running: RunningService, ca: CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("privyseal_service.listening.load_tls", lambda _: 1 / 0)
+        ca.server().write(tmp_path, "server")
+        look(running)
+    assert "ZeroDivisionError" in caplog.text
+    ca.server().write(tmp_path, "server")
+    look(running)
+    assert running.service.problems.counters.all()[TLS_RELOADS] == 1
 
 
 def test_a_ca_that_is_taken_away_proves_nothing_from_the_next_call_on(
@@ -234,7 +251,7 @@ def test_rates_and_quotas(
     assert store.calls.private == before
     assert len(signing.BatchSignChecksums(batch(2), timeout=20).results) == 2
     assert "ask for less in one call" in refused(lambda: signing.BatchSignChecksums(batch(11), timeout=20)).message
-    assert running.service.problems.counters.all()["limited_calls"] == 2
+    assert running.service.problems.counters.all()["refusals", "LIMIT_REACHED"] == 2
     # What was counted is not forgotten by a reload.
     reload(running, limited(config, daily_quota=10, schemes=["capgo-v3"]))
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "LIMIT_REACHED"
@@ -376,15 +393,85 @@ def eventually(call: Callable[[], Any]) -> Any:
         time.sleep(0.02)
 
 
-def test_a_key_that_does_not_fit_any_more(
-    running: RunningService, config: dict[str, Any], signing: SigningServiceStub
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"custody": {"protection": "hardware"}}, "key 'capgo': custody: protection is software"),
+        ({"fingerprint": "0" * 64}, "key 'capgo': object: another key has the name"),
+        ({"uri": "software:none"}, "key 'capgo': object: there is no key none"),
+        ({"uri": "software:signer"}, "key 'capgo': mechanism: the key cannot serve capgo"),
+        ({"schemes": ["rsassa-pss-sha256"]}, "key 'capgo': mechanism: the key cannot serve rsassa-pss-sha256"),
+        ({"uri": "other:x"}, "key 'capgo': backend: no key store serves the scheme 'other'"),
+    ],
+)
+def test_a_key_that_does_not_fit_changes_nothing(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, change: dict[str, Any], says: str
 ) -> None:
+    """Not even what is right in the same configuration."""
     changed = copy.deepcopy(config)
-    changed["keys"][0]["custody"] = {"protection": "hardware"}
+    changed["keys"][0].update(change)
+    changed["keys"][1]["state"] = "frozen"
+    changed["grants"] = [{**config["grants"][0], "keys": ["signer"]}]
+    with pytest.raises(UnusableError, match=re.escape(says)):
+        reload(running, changed)
+    assert signing.SignChecksum(SIGN, timeout=10).signature
+    pss = pb.SignChecksumRequest(key="signer", checksum=CHECKSUM, scheme=pb.SIGNATURE_SCHEME_RSASSA_PSS_SHA256)
+    assert signing.SignChecksum(pss, timeout=10).signature
+
+
+def test_a_second_name_of_a_key_for_another_purpose_changes_nothing(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, store: SoftwareStore
+) -> None:
+    store.add("both", store.keys["capgo"].private_key, Purpose.SIGNATURES)
+    changed = copy.deepcopy(config)
+    changed["keys"].append({"name": "both", "uri": "software:both", "schemes": ["rsassa-pss-sha256"]})
+    with pytest.raises(UnusableError, match="it is the same RSA key as"):
+        reload(running, changed)
+    assert "both" not in running.service._keyring.keys
+    assert signing.SignChecksum(SIGN, timeout=10).signature
+
+
+def test_a_key_whose_store_is_away_is_taken_up_as_at_a_start(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, store: SoftwareStore
+) -> None:
+    """It is looked for in the background, unless it is required; and a freeze waits for nobody."""
+    store.add("second", rsa.generate_private_key(65537, 2048))
+    changed = copy.deepcopy(config)
+    changed["keys"].append({"name": "second", "uri": "software:second", "schemes": ["capgo-v3"], "required": True})
+    changed["grants"][0]["keys"].append("second")
+    store.faults.away = True
+    with pytest.raises(UnusableError, match="key 'second': network:"):
+        reload(running, changed)
+    changed["keys"][-1]["required"] = False
+    changed["keys"][0]["state"] = "frozen"
     reload(running, changed)
-    assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "KEY_BLOCKED"
-    reload(running, config)
-    assert eventually(lambda: signing.SignChecksum(SIGN, timeout=10)).signature
+    assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "KEY_FROZEN"
+    request = pb.SignChecksumRequest(key="second", checksum=CHECKSUM, scheme=SIGN.scheme)
+    assert refused(lambda: signing.SignChecksum(request, timeout=10)).reason == "KEY_STORE_AWAY"
+    store.faults.away = False
+    assert eventually(lambda: signing.SignChecksum(request, timeout=10)).signature
+
+
+def test_a_new_key_serves_from_the_moment_of_the_change_on(
+    running: RunningService, config: dict[str, Any], signing: SigningServiceStub, store: SoftwareStore
+) -> None:
+    store.add("second", rsa.generate_private_key(65537, 2048))
+    changed = copy.deepcopy(config)
+    changed["keys"][0]["uri"] = "software:second"
+    reload(running, changed)
+    public_key = store.keys["second"].description().public_key
+    signature = signing.SignChecksum(SIGN, timeout=10).signature
+    assert capgo.recover(public_key.key, signature) == CHECKSUM
+
+
+def test_what_is_called_off_leaves_nothing_open(running: RunningService, config: dict[str, Any]) -> None:
+    changed = limited(config, daily_quota=1)
+    changed["limits"] = {"storage": "redis://127.0.0.1:1/0"}
+    before = list(running.service._limiters)
+    prepared = running.run(running.service.prepare(parse_config(changed, "privyseal.toml", Path("/nonexistent"))))
+    running.run(prepared.discard())
+    assert running.service._limiters == before
+    assert running.service.config.limits.storage is None
 
 
 # --- tokens ---
@@ -453,7 +540,7 @@ def test_tokens_that_do_not(
         "no authorization",
     ):
         assert why in caplog.text
-    assert oidc_running.service.problems.counters.all()["unproven_calls"] == len(refusals)
+    assert oidc_running.service.problems.counters.all()["refusals", "UNAUTHENTICATED"] == len(refusals)
     assert not [each for each in shown if each in caplog.text]
 
 
@@ -539,13 +626,13 @@ def test_a_bad_configuration_changes_nothing(
     for number, data in enumerate(bad, 1):
         reading.data = data
         assert running.run(reading.reloader.reload()) is False
-        assert reading.problems.counters.all() == {"reload_failures": number}
+        assert reading.problems.counters.all() == {RELOAD_FAILURES: number}
         assert "stays as it was" in reading.problems.now["configuration"]
         assert signing.SignChecksum(SIGN, timeout=10).signature
     assert "the configuration stays as it was" in caplog.text
     reading.data = {**config, "grants": []}
     assert running.run(reading.reloader.reload()) is True
-    assert (reading.problems.now, reading.problems.counters.all()["reloads"]) == ({}, 1)
+    assert (reading.problems.now, reading.problems.counters.all()[RELOADS]) == ({}, 1)
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "NO_GRANT"
 
 

@@ -62,7 +62,7 @@ class Store:
             future.set_result(None)
 
 
-def claim(caller: str = "a", within_s: float = 60.0, weight: float = 1.0) -> Claim:
+def claim(caller: str = "a", within_s: float = 3600.0, weight: float = 1.0) -> Claim:
     return Claim(caller, "demo", time.monotonic() + within_s, weight)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from pathlib import Path
@@ -16,10 +17,12 @@ from privyseal_service.control import (
     Drain,
     Failed,
     Latched,
+    Ready,
     Report,
     ReportError,
     Speaker,
     Start,
+    Word,
     decode_word,
     encode_order,
     encode_word,
@@ -34,7 +37,7 @@ from privyseal_service.keyring import KeyringError
 from privyseal_service.latches import Latch, Latches
 from privyseal_service.ports import ListenError, reserve
 from privyseal_service.restarts import LONGEST_DELAY_S, Backoff, HangWatch
-from privyseal_service.supervisor import may_listen, worker_count
+from privyseal_service.supervisor import _ended, may_listen, worker_count
 
 LATCH = Latch(
     "pkcs11:token=t;object=a?module-path=/m.so&pin-source=file:/p", "the token 't' refused the PIN", "correct"
@@ -141,11 +144,31 @@ class TestLatches:
         assert str(latches.refusal(LATCH.uri)) == "PIN: the token 't' refused the PIN; correct"
 
 
+def said(**changes: object) -> bytes:
+    """A report as a worker says it, with changes."""
+    return json.dumps({"state": "open", "ailing": [], "latches": [], "lost": False, "problems": {}, **changes}).encode()
+
+
 class TestWords:
+    def test_a_worker_that_says_much_is_cut_short(self) -> None:
+        word = Report("open", problems={f"{n} {'x' * 1000}": "y" * 1000 for n in range(1000)})
+        found = decode_word(encode_word(word))
+        assert isinstance(found, Report)
+        assert len(found.problems) == 200
+        assert {len(text) for pair in found.problems.items() for text in pair} == {500}
+        assert decode_word(said()) == Report("open")
+
     @pytest.mark.parametrize(
-        "word", [Report("serving", frozenset({"b", "a"}), (LATCH,)), Report("opening"), Failed("key 'x': no", 3)]
+        "word",
+        [
+            Report("serving", frozenset({"b", "a"}), (LATCH,), lost=True, problems={"key 'b'": "it is away"}),
+            Report("opening"),
+            Failed("key 'x': no", 3),
+            Ready(7),
+            Ready(7, "key 'x': no"),
+        ],
     )
-    def test_there_and_back(self, word: Report | Failed) -> None:
+    def test_there_and_back(self, word: Word) -> None:
         line = encode_word(word)
         assert line.endswith(b"\n")
         assert decode_word(line) == word
@@ -158,14 +181,22 @@ class TestWords:
             b"[]",
             b"null",
             b"{}",
-            b'{"state":"dancing","ailing":[],"latches":[]}',
-            b'{"state":"open","ailing":[1],"latches":[]}',
-            b'{"state":"open","ailing":[],"latches":[["a"]]}',
-            b'{"state":"open","ailing":[],"latches":[["a","b",3]]}',
+            said(state="dancing"),
+            said(ailing=[1]),
+            said(latches=[["a"]]),
+            said(latches=[["a", "b", 3]]),
+            said(problems=[]),
+            said(problems={"a": 7}),
+            b'{"change":"7","refusal":""}',
+            b'{"change":true,"refusal":""}',
+            b'{"change":7}',
+            b'{"change":7,"refusal":7}',
             b'{"failed":"x","code":0}',
             b'{"failed":"x","code":[]}',
             b'{"failed":1,"code":1}',
             b"\xff",
+            pytest.param(b"[" * 100_000, id="nested lists"),
+            pytest.param(b'{"failed":' * 100_000, id="nested objects"),
             encode_order(Drain()),
         ],
     )
@@ -278,6 +309,13 @@ class TestNumbers:
             (groups / name / "cpu.max").write_text(text)
         (tmp_path / "own").write_text(own)
         assert core_count(groups, tmp_path / "own") == (cores or core_count(groups, tmp_path / "none"))
+
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [(3, "ended with exit code 3"), (-9, "was ended by SIGKILL"), (-40, "was ended by signal 40")],
+    )
+    def test_how_a_worker_ended(self, code: int, words: str) -> None:
+        assert _ended(None, code) == words
 
     def test_exit_codes(self) -> None:
         away = KeyringError("demo", UnavailableError("network", "it is away"))

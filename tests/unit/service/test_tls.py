@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from privyseal_service.callers import CallerPattern
 from privyseal_service.config import ClientCAConfig, ListenerConfig
 from privyseal_service.tls import TlsError, load_tls
-from tests.support.pki import CA, DAY
+from tests.support.pki import CA, DAY, of_an_unknown_curve
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 
@@ -77,6 +77,21 @@ SPOILS: dict[str, tuple[Callable[[CA, Path], object], str, str]] = {
     ),
     "not a key": (lambda _, f: (f / "server-key.pem").write_bytes(b"SECRET"), "key", "holds no PEM private key"),
     "an encrypted key": (encrypted, "key", "is encrypted"),
+    "a key of an unknown kind": (
+        lambda ca, f: (f / "server-key.pem").write_bytes(of_an_unknown_curve(ca.server().key_pem)),
+        "key",
+        "is of a kind that no TLS of this service serves with",
+    ),
+    "a certificate of an unknown kind": (
+        lambda ca, f: (f / "server.pem").write_bytes(of_an_unknown_curve(ca.server().pem)),
+        "certificate",
+        "cannot be read",
+    ),
+    "a CA of an unknown kind": (
+        lambda ca, f: (f / "ca.pem").write_bytes(of_an_unknown_curve(ca.pem)),
+        "CA",
+        "cannot be read",
+    ),
     "no CA file": (lambda _, f: (f / "ca.pem").unlink(), "CA", "there is no file"),
     "no CA": (
         lambda ca, f: (f / "ca.pem").write_bytes(ca.issue(dns=["a.example"]).pem),

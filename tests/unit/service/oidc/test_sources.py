@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +72,7 @@ def test_a_file_that_changes(tmp_path: Path, problems: Problems) -> None:
     source.look()
     assert list(source.now.keys) == ["a", "b"]
     assert "is no JWK set" in problems.now[ABOUT]
-    assert problems.counters.all()["issuer_failures"] == 1
+    assert problems.counters.all()["issuer_refreshes", "failed"] == 1
     file.write_bytes(ONE)
     source.look()
     source.look()
@@ -154,7 +157,9 @@ def test_a_defect_does_not_end_the_search(
     source.close()
 
 
-def test_keys_are_kept_over_a_restart(server: JwksServer, problems: Problems, tmp_path: Path) -> None:
+def test_keys_are_kept_over_a_restart(
+    server: JwksServer, problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [time.time()]
 
     def begin() -> UrlSource:
@@ -169,6 +174,12 @@ def test_keys_are_kept_over_a_restart(server: JwksServer, problems: Problems, tm
     assert cache.stat().st_mode & 0o077 == 0
     server.behaviour = server.refuse
     assert list(begin().now.keys) == ["a"]
+    cache.chmod(0o666)
+    assert begin().now.keys == {}, "others could have written it"
+    cache.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.geteuid", lambda: os.getuid() + 1)
+        assert begin().now.keys == {}, "it is another user's"
     clock[0] += 100_000
     assert begin().now.keys == {}
     cache.write_text("{")
@@ -187,6 +198,21 @@ def test_the_first_keys_are_not_waited_for_for_ever(server: JwksServer, problems
 @pytest.mark.parametrize("behaviour", ["hang", "drip"])
 def test_a_server_that_says_nothing_or_too_little_is_cut_off(server: JwksServer, behaviour: str) -> None:
     server.behaviour = getattr(server, behaviour)
+    with pytest.raises(SourceError, match=r"no whole answer within 0\.2 s"):
+        fetch(server.url, answer_s=0.2)
+
+
+def test_what_is_late_before_there_is_a_connection_is_cut_off(
+    server: JwksServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is looked up for long, or addresses that are tried in vain, and then a server that drips."""
+    connect, server.behaviour = socket.create_connection, server.drip
+
+    def connect_late(*arguments: Any, **more: Any) -> socket.socket:
+        time.sleep(0.3)
+        return connect(*arguments, **more)
+
+    monkeypatch.setattr(socket, "create_connection", connect_late)
     with pytest.raises(SourceError, match=r"no whole answer within 0\.2 s"):
         fetch(server.url, answer_s=0.2)
 

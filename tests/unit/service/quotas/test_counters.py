@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privyseal_service.quotas.counters import ContendedError, CountersError, FileCounters
@@ -129,6 +129,13 @@ def test_another_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / "limits").read_bytes() == content
 
 
+def test_the_file_of_another_user_is_not_counted_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FileCounters(tmp_path / "limits").close()
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(CountersError, match="another user's"):
+        FileCounters(tmp_path / "limits")
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "limits").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CountersError, match="cannot be used"):
@@ -140,6 +147,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     previous=st.integers(0, 500), current=st.integers(0, 500), left=st.floats(0.001, 10), amount=st.integers(1, 400),
     cost=st.integers(1, 400),
 )  # fmt: skip
+@example(previous=1, current=0, left=10.0, amount=1, cost=1)
 @settings(max_examples=300, deadline=None)
 def test_there_is_room_when_it_is_said(previous: int, current: int, left: float, amount: int, cost: int) -> None:
     """Whoever waits as long as told gets in, as long as nobody else comes."""

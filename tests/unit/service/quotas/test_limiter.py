@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import fcntl
 import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from privyseal_service.check import check_limits
 from privyseal_service.grants import Counted, Grant, Rate
 from privyseal_service.metrics import Counters
 from privyseal_service.problems import Problems
@@ -26,6 +28,7 @@ from privyseal_service.quotas.limiter import (
 )
 from privyseal_service.quotas.settings import LimitsConfig
 from tests.fakes.redis_server import FakeRedis
+from tests.support.pki import CA, SERVER
 
 GRANT = Grant("g", (), frozenset(), frozenset())
 FAR = Rate(10, 86_400, "10/day")
@@ -168,10 +171,15 @@ def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monke
         with pytest.raises(UncountedError):
             await limiter.count(grant(daily_quota=5), "a", 3)
         os.close(holder)
+        assert await limiter.count(grant(daily_quota=5), "a", 1) is None
+        assert "do not let go" in problems.now["limits"], "it went well for a moment alone"
+        monkeypatch.setattr("privyseal_service.quotas.limiter._WELL_AFTER_S", 0.0)
+        assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         await limiter.close()
 
     asyncio.run(work())
-    assert problems.counters.all()["counting_failures"] == 1
+    assert problems.now == {}
+    assert problems.counters.all()["limits", "not-counted"] == 1
 
 
 @pytest.mark.parametrize("fault", ["away", "silent"])
@@ -187,7 +195,7 @@ def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) 
                 await closed.count(limited, "a", 1)
             assert await opened.count(limited, "a", 100) is None
         # It was asked once by each, and then left alone for a while.
-        assert problems.counters.all()["counting_failures"] == 2
+        assert problems.counters.all()["limits", "not-counted"] == 2
         assert "does not answer" in problems.now["limits"]
         redis.start() if fault == "away" else redis.silent.clear()
         closed._away_until_s = opened._away_until_s = 0.0
@@ -198,6 +206,24 @@ def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) 
         await opened.close()
 
     asyncio.run(work())
+
+
+def test_check_asks_the_redis(redis: FakeRedis, tmp_path: Path) -> None:
+    def check(**more: object) -> list[tuple[str, str]]:
+        found = asyncio.run(check_limits(LimitsConfig(storage=redis.url, timeout_s=5.0, **more)))  # type: ignore[arg-type]
+        return [(finding.part, finding.line()) for finding in found]
+
+    assert asyncio.run(check_limits(LimitsConfig())) == []
+    assert check()[0][0] == ""
+    redis.password = "correct-horse"
+    ((part, line),) = check()
+    assert (part, "does not take the password; look at its address" in line) == ("network", True)
+    ((part, line),) = check(when_away="allow")
+    assert (part, "calls go through uncounted" in line) == ("", True)
+    ((part, line),) = check(password_file=tmp_path / "none")
+    assert (part, "cannot be read" in line) == ("limits", True)
+    (tmp_path / "password").write_text("correct-horse\n")
+    assert check(password_file=tmp_path / "password")[0][0] == ""
 
 
 def test_a_password_from_a_file(redis: FakeRedis, problems: Problems, tmp_path: Path) -> None:
@@ -218,6 +244,32 @@ def test_a_password_from_a_file(redis: FakeRedis, problems: Problems, tmp_path: 
     assert "battery" not in str(problems.now)
     with pytest.raises(LimitsError, match="cannot be read"):
         RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "none"), problems)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.2"])
+def test_a_redis_with_tls_is_the_one_that_was_meant(
+    redis: FakeRedis, problems: Problems, tmp_path: Path, name: str
+) -> None:
+    """Else any certificate of the CA would do, and counts would be somebody else's to make up."""
+    ca = CA()
+    issued = ca.issue(ips=[name], usages=(SERVER,))
+    redis.stop()
+    redis.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    redis.tls.load_cert_chain(*issued.write(tmp_path, "redis"))
+    redis.start()
+
+    async def work() -> None:
+        limiter = RedisLimiter(LimitsConfig(storage=redis.url, ca_file=ca.write(tmp_path), timeout_s=5.0), problems)
+        try:
+            assert await limiter.count(grant(daily_quota=2), "a", 1) is None
+        finally:
+            await limiter.close()
+
+    if name in redis.url:
+        asyncio.run(work())
+    else:
+        with pytest.raises(UncountedError):
+            asyncio.run(work())
 
 
 def test_where_it_is_counted(tmp_path: Path, problems: Problems) -> None:
