@@ -100,7 +100,7 @@ def test_many_threads_that_lost_one_login_make_one(token: SoftHsmToken, shim: Fa
             # Of four losses one after another, somebody may have met two, which is a lost token.
             assert {kind for each in signed for kind in kinds(each)} <= {"Signature", "UnavailableError"}
             await until_it_signs(key)
-            assert shim.calls("C_Login") - logins <= 4
+            assert shim.calls("C_Login") - logins <= 5  # one for each loss, and one where that was a lost token
             assert shim.sessions[next(iter(shim.sessions))] <= 5
 
     asyncio.run(sign())
