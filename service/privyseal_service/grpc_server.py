@@ -51,7 +51,7 @@ class Call:
     The poller's thread makes it and starts the receiving; from then on it belongs to the event loop.
     """
 
-    __slots__ = ("_call", "_metadata_sent", "_method", "_server", "_trailing", "deadline_s", "done", "headers", "task")
+    __slots__ = ("_call", "_deadline_s", "_metadata_sent", "_method", "_server", "_trailing", "done", "headers", "task")
 
     def __init__(self, server: Server, event: Any, method: grpc.RpcMethodHandler[Any, Any]) -> None:
         self._server = server
@@ -61,7 +61,9 @@ class Call:
         self._metadata_sent = False
         self.headers: Metadata = event.invocation_metadata
         """The metadata that the caller sent."""
-        self.deadline_s: float = event.call_details.deadline
+        # The core tells it by the wall clock, which may jump while the request is still on its way.
+        told_s: float = event.call_details.deadline
+        self._deadline_s = None if told_s > _FOREVER_S else time.monotonic() + told_s - time.time()
         self.done = False
         self.task: asyncio.Task[None] | None = None
 
@@ -69,7 +71,7 @@ class Call:
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, never negative; None where it set none."""
-        return None if self.deadline_s > _FOREVER_S else max(self.deadline_s - time.time(), 0.0)
+        return None if self._deadline_s is None else max(self._deadline_s - time.monotonic(), 0.0)
 
     def peer(self) -> str:
         """The other end's address, as gRPC writes it."""

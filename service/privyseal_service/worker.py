@@ -286,6 +286,7 @@ class _Worker:
 
     def _enter(self, state: str) -> None:
         self._state = state
+        self._measure()  # first, so that whoever is told that it serves reads that it is ready, too
         self._report()
 
     def _report(self) -> None:
