@@ -715,8 +715,9 @@ def test_a_module_is_not_begun_anew_under_a_call_that_is_inside(token: SoftHsmTo
     async def sign() -> None:
         async with serving(token, shim, hang_after_s=0.3) as (_, key, told):
             shim.hang("C_Sign", times=1)
+            signs = shim.calls("C_Sign")
             hanging = asyncio.create_task(key.sign(type1(), in_time()))
-            await until(lambda: shim.inside == 1)
+            await until(lambda: shim.calls("C_Sign") > signs)
             shim.fail("C_SignInit", Ckr.DEVICE_ERROR, times=1)
             assert "Signature" not in kinds(await key.sign(type1(), in_time()))
             await told.until(LostError)
