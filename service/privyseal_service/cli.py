@@ -18,6 +18,7 @@ from privyseal import __version__
 from privyseal_service.audit.cli import audit
 from privyseal_service.exits import AWAY, DEFECT, LOST, REFUSED, USAGE
 from privyseal_service.grants_cli import GrantsError, grants
+from privyseal_service.options import config_option
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
@@ -36,14 +37,6 @@ class CommandError(click.ClickException):
         self.code = exit_code
 
 
-_config_option = click.option(
-    "--config",
-    "config_file",
-    required=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The service's configuration, TOML.",
-)
 _key_options = (
     click.argument("name", required=False),
     click.option(
@@ -96,7 +89,7 @@ def cli() -> None:
 
 
 @cli.command(short_help="Serve until SIGTERM or SIGINT.")
-@_config_option
+@config_option
 def serve(config_file: Path) -> None:
     """Serve until SIGTERM or SIGINT, by worker processes of its own (server.workers, one for each core).
 
@@ -196,7 +189,7 @@ def _announce_unrecorded(line: str) -> None:
 
 
 @cli.command(short_help="Say what would serve and what would not, and why.")
-@_config_option
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(config_file: Path, *, as_json: bool) -> None:
     """Say for each listener, issuer and key, for the Redis that counts and for the audit trail whether it would serve.

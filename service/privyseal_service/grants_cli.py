@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from privyseal_service.exits import REFUSED, USAGE
+from privyseal_service.options import config_option
 
 if TYPE_CHECKING:
     from privyseal_service.config import Config
@@ -24,14 +25,6 @@ class GrantsError(click.ClickException):
     code = USAGE
 
 
-_config_option = click.option(
-    "--config",
-    "config_file",
-    required=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The service's configuration, TOML.",
-)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -41,7 +34,7 @@ def grants() -> None:
 
 
 @grants.command("list")
-@_config_option
+@config_option
 @_json_option
 def grants_list(config_file: Path, *, as_json: bool) -> None:
     """List every grant with all that it says, for a review.
@@ -60,7 +53,7 @@ def grants_list(config_file: Path, *, as_json: bool) -> None:
 
 
 @grants.command("explain", short_help="Say which grant allows a call, or why none does.")
-@_config_option
+@config_option
 @click.option("--caller", required=True, metavar="NAME", help="spiffe://…, dns:NAME, cn:NAME or oidc:ISSUER:SUBJECT.")
 @click.option("--operation", required=True, metavar="OPERATION", help="As grants name it: sign-checksum and so on.")
 @click.option("--key", default="", metavar="NAME", help="The key; not for list-records.")

@@ -1,0 +1,16 @@
+"""Options that commands of `privyseal-server` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The service's configuration, TOML.",
+)
