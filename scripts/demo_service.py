@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -293,6 +293,16 @@ def _listening(process: subprocess.Popen[str], log: Path) -> str:
     process.wait()
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise DemoError(f"privyseal-server did not start:\n{tail}")
+
+
+def wait(process: subprocess.Popen[str]) -> int:
+    """Wait for as long as the service runs; its exit code.
+
+    It looks again and again: no one would be woken by a signal that comes just before a waitpid(2) that blocks.
+    """
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=1.0)
 
 
 def stop(process: subprocess.Popen[str], patience_s: float = 15.0) -> int:

@@ -41,7 +41,7 @@ def serve() -> int:
                 file=sys.stderr,
                 flush=True,
             )
-            code = service.process.wait()
+            code = demo_service.wait(service.process)
             print(f"serve: privyseal-server ended with exit code {code}; see {service.log}", file=sys.stderr)
             return code or 1
     except DemoError as error:

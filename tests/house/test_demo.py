@@ -33,6 +33,27 @@ os.execv(sys.argv[1], sys.argv[1:])
 # Tests that run under nohup pass its ignored SIGHUP on. Not a preexec_fn: that forks, which gRPC does not survive.
 
 
+STOPPED_AS_IT_BEGINS_TO_WAIT = """
+import ctypes, functools, os, subprocess, sys
+import demo_service
+
+def wait_after_the_signal(process, flags):
+    # No Python runs between the two, so the signal's handler cannot: as when it comes just before the system call.
+    stop = functools.partial(ctypes.PyDLL(None).kill, os.getpid(), 15)
+    wait = functools.partial(os.waitpid, process.pid, flags)
+    return list(map(functools.partial.__call__, [stop, wait]))[1]
+
+demo_service.Interruption()
+process = subprocess.Popen(["sleep", "60"])
+process._try_wait = functools.partial(wait_after_the_signal, process)
+try:
+    demo_service.wait(process)
+except KeyboardInterrupt:
+    process.kill()
+    print("interrupted")
+"""
+
+
 class Copy:
     """A checkout's scripts in a folder of their own, with a name that a shell has to quote."""
 
@@ -246,6 +267,18 @@ def test_a_demo_beside_serve_uses_its_key_and_leaves_it_alone(copy):
         assert listed.returncode == 0, listed.stderr
         assert process.poll() is None
         assert (copy.demo / "public.pem").read_bytes() == (copy.demo / "service" / "public.pem").read_bytes()
+
+
+def test_a_signal_that_comes_just_before_the_wait_ends_it():
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_AS_IT_BEGINS_TO_WAIT],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "interrupted\n", done.stderr
 
 
 def test_a_moved_checkout_goes_on(copy, tmp_path):
