@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from privyseal import model
-from privyseal.errors import Code, NotVerifiedError, ServiceError, ServiceFaultError
+from privyseal.errors import Code, InputError, NotVerifiedError, ServiceError, ServiceFaultError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 from privyseal.v1 import audit_pb2, keys_pb2, signing_pb2
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from privyseal.transparency.receipts import Receipt
 
 T = TypeVar("T")
+S = TypeVar("S", SignatureScheme, WrapScheme)
 
 BATCH_CHECKSUMS = 2000
 """The most that the service takes in one call."""
@@ -58,6 +60,15 @@ class Call(Generic[T]):
     decode: Callable[[Any, str], T]
 
 
+def scheme_of(kind: type[S], scheme: S | str) -> S:
+    """The scheme of that kind, also from its name. Raises InputError."""
+    try:
+        return kind(scheme)
+    except ValueError:
+        names = ", ".join(each.value for each in kind)
+        raise InputError(f"there is no scheme {scheme!r} for this", remedy=f"use one of {names}") from None
+
+
 def _context(context: RequestContext | None) -> signing_pb2.RequestContext | None:
     if context is None:
         return None
@@ -70,11 +81,11 @@ def _context(context: RequestContext | None) -> signing_pb2.RequestContext | Non
 
 
 def wrap_session_key(
-    session_key: bytes, scheme: WrapScheme, key: str, context: RequestContext | None
+    session_key: bytes, scheme: WrapScheme | str, key: str, context: RequestContext | None
 ) -> Call[WrappedKey]:
     """SigningService.WrapSessionKey."""
     request = signing_pb2.WrapSessionKeyRequest(
-        key=key, session_key=session_key, scheme=_WRAP_SCHEMES[scheme], context=_context(context)
+        key=key, session_key=session_key, scheme=_WRAP_SCHEMES[scheme_of(WrapScheme, scheme)], context=_context(context)
     )
     return Call(
         "SigningService/WrapSessionKey",
@@ -84,11 +95,14 @@ def wrap_session_key(
 
 
 def sign_checksum(
-    checksum: bytes, scheme: SignatureScheme, key: str, context: RequestContext | None
+    checksum: bytes, scheme: SignatureScheme | str, key: str, context: RequestContext | None
 ) -> Call[SignedChecksum]:
     """SigningService.SignChecksum."""
     request = signing_pb2.SignChecksumRequest(
-        key=key, checksum=checksum, scheme=_SIGNATURE_SCHEMES[scheme], context=_context(context)
+        key=key,
+        checksum=checksum,
+        scheme=_SIGNATURE_SCHEMES[scheme_of(SignatureScheme, scheme)],
+        context=_context(context),
     )
     return Call(
         "SigningService/SignChecksum",
@@ -98,11 +112,11 @@ def sign_checksum(
 
 
 def unwrap_session_key(
-    wrapped_key: bytes, scheme: WrapScheme, key: str, context: RequestContext | None
+    wrapped_key: bytes, scheme: WrapScheme | str, key: str, context: RequestContext | None
 ) -> Call[SessionKey]:
     """SigningService.UnwrapSessionKey."""
     request = signing_pb2.UnwrapSessionKeyRequest(
-        key=key, wrapped_key=wrapped_key, scheme=_WRAP_SCHEMES[scheme], context=_context(context)
+        key=key, wrapped_key=wrapped_key, scheme=_WRAP_SCHEMES[scheme_of(WrapScheme, scheme)], context=_context(context)
     )
     return Call(
         "SigningService/UnwrapSessionKey",
@@ -112,9 +126,10 @@ def unwrap_session_key(
 
 
 def batch_sign_checksums(
-    checksums: Sequence[bytes], scheme: SignatureScheme, key: str, context: RequestContext | None, channels: int
+    checksums: Sequence[bytes], scheme: SignatureScheme | str, key: str, context: RequestContext | None, channels: int
 ) -> list[Call[BatchResults]]:
     """SigningService.BatchSignChecksums, as many calls as it takes, so that each of several channels has its share."""
+    scheme = scheme_of(SignatureScheme, scheme)
     size = part_size(len(checksums), channels)
     return [_batch(checksums[start : start + size], scheme, key, context) for start in range(0, len(checksums), size)]
 
@@ -147,7 +162,7 @@ def _batch(
 
 
 def _batch_result(result: signing_pb2.BatchResult, key_version: str, request_id: str) -> SignedChecksum | ServiceError:
-    if result.WhichOneof("result") == "signature":
+    if result.HasField("signature"):
         return SignedChecksum(result.signature, key_version, request_id, _receipt(result))
     from privyseal._failures import batch_item_error  # noqa: PLC0415 - the details' classes are of use in failures alone
 
@@ -160,10 +175,15 @@ def _receipt(answer: Any) -> Receipt | None:
     """The receipt that came with an answer."""
     if not answer.HasField("audit"):
         return None
+    audit = answer.audit
+    return _receipt_class()(audit.log_id, audit.leaf_hash, audit.worker, audit.segment, audit.offset, audit.number)
+
+
+@functools.cache  # an import costs as much as all else that is done for one of a batch
+def _receipt_class() -> type[Receipt]:
     from privyseal.transparency.receipts import Receipt  # noqa: PLC0415 - of use where there is an audit trail
 
-    audit = answer.audit
-    return Receipt(audit.log_id, audit.leaf_hash, audit.worker, audit.segment, audit.offset, audit.number)
+    return Receipt
 
 
 def prove(receipt: Receipt) -> Call[Receipt]:

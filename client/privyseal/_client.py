@@ -53,6 +53,8 @@ class Client(BaseClient):
     tried again until then, with jitter and no sooner than the service says; a service that never answered, for two
     seconds.
 
+    A scheme is a member of its enum or that member's value, such as "capgo-v3"; InputError names those that there are.
+
     Making a client reads the files and raises ConfigurationError or FileUnusableError; it does not connect. Every call
     raises a class of `privyseal.errors.ServiceError`.
     """
@@ -79,7 +81,7 @@ class Client(BaseClient):
         self,
         session_key: bytes,
         *,
-        scheme: WrapScheme,
+        scheme: WrapScheme | str,
         key: str | None = None,
         context: RequestContext | None = None,
         timeout_s: float | None = None,
@@ -93,7 +95,7 @@ class Client(BaseClient):
         self,
         checksum: bytes,
         *,
-        scheme: SignatureScheme,
+        scheme: SignatureScheme | str,
         key: str | None = None,
         context: RequestContext | None = None,
         timeout_s: float | None = None,
@@ -105,7 +107,7 @@ class Client(BaseClient):
         self,
         checksums: Sequence[bytes],
         *,
-        scheme: SignatureScheme,
+        scheme: SignatureScheme | str,
         key: str | None = None,
         context: RequestContext | None = None,
         timeout_s: float | None = None,
@@ -139,7 +141,7 @@ class Client(BaseClient):
     def _batch(
         self,
         checksums: Sequence[bytes],
-        scheme: SignatureScheme,
+        scheme: SignatureScheme | str,
         key: str,
         context: RequestContext | None,
         patience: Patience,
@@ -159,7 +161,7 @@ class Client(BaseClient):
         self,
         wrapped_key: bytes,
         *,
-        scheme: WrapScheme,
+        scheme: WrapScheme | str,
         key: str | None = None,
         context: RequestContext | None = None,
         timeout_s: float | None = None,
@@ -220,7 +222,7 @@ class Client(BaseClient):
         self,
         path: str | os.PathLike[str],
         *,
-        scheme: SignatureScheme = SignatureScheme.CAPGO_V3,
+        scheme: SignatureScheme | str = SignatureScheme.CAPGO_V3,
         key: str | None = None,
         output: str | os.PathLike[str] | None = None,
         context: RequestContext | None = None,
@@ -233,7 +235,7 @@ class Client(BaseClient):
         return seal_bundle(
             lambda: self,
             Path(path),
-            scheme=scheme,
+            scheme=_calls.scheme_of(SignatureScheme, scheme),
             key=key,
             output=None if output is None else Path(output),
             context=context,

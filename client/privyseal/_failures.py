@@ -37,6 +37,7 @@ _CONNECT_FAILURES = (
     ("Domain name not found", "there is no such host", "check --server"),
     ("WRONG_VERSION_NUMBER", "what listens there does not speak TLS", "check --server"),
 )
+_UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
 _HANDSHAKE_REMEDY = "check --server, and the client certificate if the service wants one"
 
 
@@ -84,7 +85,7 @@ def _request_id(metadata: Any) -> str:
 
 def _clean(text: str) -> str:
     """One line without control characters: it may end up on a terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text).strip().rstrip(".")
+    return _UNFIT_FOR_A_LINE.sub(" ", text).strip().rstrip(".")
 
 
 def _connect_failure(message: str, cert: Path | None) -> tuple[str, str]:

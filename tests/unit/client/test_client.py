@@ -21,6 +21,7 @@ from privyseal import Client, RequestContext, SignatureScheme, WrapScheme, aio, 
 from privyseal.errors import Code, ConfigurationError, FieldViolation, PrivysealError, ServiceError
 from privyseal.model import KeyState, SignedChecksum
 from privyseal.signing import CheckedSigner
+from privyseal.v1 import signing_pb2
 from privyseal.verification import check_signature
 from tests.fakes.signing_server import Fault, bad_request, error_info, retry_info, signing_server
 from tests.support.pki import CA
@@ -74,6 +75,33 @@ class TestVerbs:
             with pytest.raises(errors.NotVerifiedError):
                 check_signature(public_key, other, CHECKSUM, signed.signature)
         assert (signed.key_version, signed.request_id) == ("01", "request-0")
+
+    def test_schemes_by_their_names(self, call, server, plain):
+        call(plain, "sign_checksum", CHECKSUM, scheme="rsassa-pss-sha256")
+        call(plain, "batch_sign_checksums", [CHECKSUM], scheme="capgo-v2")
+        call(plain, "wrap_session_key", b"s" * 16, scheme="capgo")
+        with pytest.raises(ServiceError):
+            call(plain, "unwrap_session_key", b"w" * 256, scheme="rsaes-oaep-sha1")
+        assert [seen.request.scheme for seen in server.calls] == [
+            signing_pb2.SIGNATURE_SCHEME_RSASSA_PSS_SHA256,
+            signing_pb2.SIGNATURE_SCHEME_CAPGO_V2,
+            signing_pb2.WRAP_SCHEME_CAPGO,
+            signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA1,
+        ]
+
+    @pytest.mark.parametrize("scheme", ["capgo", "CAPGO_V3", WrapScheme.CAPGO, None])
+    def test_a_scheme_that_is_none(self, call, server, plain, scheme):
+        known = "use one of capgo-v2, capgo-v3, rsassa-pkcs1-v1_5-sha256, rsassa-pss-sha256"
+        says = re.escape(f"there is no scheme {scheme!r} for this; {known}")
+        with pytest.raises(errors.InputError, match=says):
+            call(plain, "sign_checksum", CHECKSUM, scheme=scheme)
+        with pytest.raises(errors.InputError, match=says):
+            call(plain, "batch_sign_checksums", [], scheme=scheme)
+        with pytest.raises(errors.InputError, match="use one of capgo, rsaes-oaep-sha256, rsaes-oaep-sha1"):
+            call(plain, "wrap_session_key", b"s" * 16, scheme="capgo-v3")
+        with pytest.raises(errors.InputError, match="there is no scheme 'oaep' for this"):
+            call(plain, "unwrap_session_key", b"w" * 256, scheme="oaep")
+        assert server.calls == []
 
     def test_unwrap(self, call, server, plain):
         oaep = padding.OAEP(mgf=padding.MGF1(SHA256()), algorithm=SHA256(), label=None)

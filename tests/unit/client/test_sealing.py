@@ -240,7 +240,7 @@ class TestSealing:
         with Client(f"http://{server.address}") as client:
             first = client.seal_bundle(bundle)
             bytes_before = first.path.read_bytes()
-            second = client.seal_bundle(str(bundle), scheme=SignatureScheme.CAPGO_V3)
+            second = client.seal_bundle(str(bundle), scheme="capgo-v3")
         assert first.path == second.path == bundle.with_name("bundle.zip_encrypted.zip")
         assert first.iv_session_key != second.iv_session_key
         assert bytes_before != second.path.read_bytes()
