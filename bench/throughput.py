@@ -174,10 +174,14 @@ def closed(name: str, in_flight: int, *, batch: int = 1, processes: int = 2) -> 
     return Case(name, loads)
 
 
+FOR_CLIENTS = {"GRPC_EXPERIMENTS": "-event_engine_client"}
+"""What `privyseal.Client` advises for a process that makes many calls: client and service share the cores here."""
+
+
 def run_case(part: str, case: Case, service: RealService, env: dict[str, str], seconds: float) -> Result:
     common = {"address": service.address, "folder": str(service.folder), "caller": "client", "seconds": seconds}
     commands = [[sys.executable, str(BENCH / "load.py"), json.dumps({**common, **load})] for load in case.loads]
-    with started(commands, env) as running:
+    with started(commands, {**env, **FOR_CLIENTS}) as running:
         pids = tree(service.process.pid)
         before_s = cpu_s(pids)
         said = go(running)

@@ -55,6 +55,9 @@ class Client(BaseClient):
 
     A scheme is a member of its enum or that member's value, such as "capgo-v3"; InputError names those that there are.
 
+    A call takes a sixth to a quarter less CPU time with GRPC_EXPERIMENTS=-event_engine_client in the environment before
+    gRPC is imported: the thread that waits for an answer then waits for the connection too, and nobody has to wake it.
+
     Making a client reads the files and raises ConfigurationError or FileUnusableError; it does not connect. Every call
     raises a class of `privyseal.errors.ServiceError`.
     """

@@ -85,6 +85,8 @@ def _request_id(metadata: Any) -> str:
 
 def _clean(text: str) -> str:
     """One line without control characters: it may end up on a terminal."""
+    if text.isalnum():  # as an id is, which comes with every answer
+        return text
     return _UNFIT_FOR_A_LINE.sub(" ", text).strip().rstrip(".")
 
 
