@@ -51,6 +51,7 @@ from privyseal_service.quotas.limiter import Limiter, NoLimiter, UncountedError
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
 from privyseal_service.scheduler import Claim, Schedulers
 from privyseal_service.strangers import QUESTIONS_PER_S, Strangers
+from privyseal_service.unproven import UnprovenCallers
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -126,6 +127,7 @@ class CallPath:
         self._counters = counters or Counters()
         self._schedulers = Schedulers()
         self._strangers = Strangers()
+        self.unproven = UnprovenCallers()
         self._under_way = 0
         self._settled = asyncio.Event()
 
@@ -208,7 +210,7 @@ class CallPath:
         return receipts
 
     async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:
-        caller = _identify(arrival, trail)
+        caller = self._identify(arrival, trail)
         request = read()
         trail.asked(request)
         served, grants = self._granted(trail, caller, request.key, "key")
@@ -313,7 +315,7 @@ class CallPath:
         return Answer(trail.key_version, (plaintext.value,))
 
     async def _read_log(self, arrival: Arrival, trail: Trail, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
-        caller = _identify(arrival, trail)
+        caller = self._identify(arrival, trail)
         grant = self._grants.listing_records(caller.name, caller.claims, time.time())
         if grant is not None:
             trail.grant = grant.name
@@ -322,13 +324,24 @@ class CallPath:
         return await ask(Asking(caller.name, grant is not None))
 
     async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
-        caller = _identify(arrival, trail)
+        caller = self._identify(arrival, trail)
         name = trail.key = read()
         if trail.operation is Operation.LIST_KEYS:
             self._require_known(caller)
             granted = self._grants.of_caller(caller.name, caller.claims)
             return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]
         return [_visible(*self._granted(trail, caller, name, "name"))]
+
+    def _identify(self, arrival: Arrival, trail: Trail) -> Caller:
+        try:
+            caller = arrival.identifier.identify(arrival.peer)
+        except IdentityError as error:
+            if error.proof:
+                trail.proof = error.proof
+            self.unproven.tell(arrival.request_id, arrival.peer.address, error)
+            raise errors.unauthenticated() from error
+        trail.identified(caller)
+        return caller
 
     def _require_known(self, caller: Caller) -> None:
         """Raise ServiceError for a caller without any grant that asks too much: what it is answered is on record too,
@@ -356,18 +369,6 @@ def _named(names: Sequence[str]) -> str:
     """Names of keys, as many as an answer has room for."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more, which ListKeys shows" if more > 0 else "")
-
-
-def _identify(arrival: Arrival, trail: Trail) -> Caller:
-    try:
-        caller = arrival.identifier.identify(arrival.peer)
-    except IdentityError as error:
-        if error.proof:
-            trail.proof = error.proof
-        _LOG.warning("request %s from %s: %s", arrival.request_id, arrival.peer.address, error)
-        raise errors.unauthenticated() from error
-    trail.identified(caller)
-    return caller
 
 
 def _require_able(served: ServedKey, grants: Sequence[Grant], request: SigningRequest) -> None:
