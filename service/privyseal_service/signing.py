@@ -29,6 +29,7 @@ from privyseal_backends.interface import (
     SigningResult,
 )
 from privyseal_service import errors
+from privyseal_service.buckets import CallerBuckets
 from privyseal_service.decisions import Decision, Item, Outcome, Recorder, Trail
 from privyseal_service.errors import Code, ServiceError, Violation
 from privyseal_service.grants import GRANTABLE, Grant, Grants, Obstacle, Operation, allowing
@@ -50,7 +51,6 @@ from privyseal_service.operations import (
 from privyseal_service.quotas.limiter import Limiter, NoLimiter, UncountedError
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
 from privyseal_service.scheduler import Claim, Schedulers
-from privyseal_service.strangers import QUESTIONS_PER_S, Strangers
 from privyseal_service.unproven import UnprovenCallers
 
 _LOG = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ MOST_CHECKSUMS = 2000
 
 _RECORDED_TOGETHER = 64
 """Inputs of a long batch that are put on record together: as few as are lost when the process is killed."""
+
+QUESTIONS_PER_S, QUESTIONS_AT_ONCE = 10.0, 20.0
+"""What a caller without any grant may ask in each worker."""
 
 _MOST_NAMED = 10
 """Keys that a refusal names: their names have 128 characters at most, and trailing metadata holds some 8 KiB."""
@@ -126,7 +129,7 @@ class CallPath:
         self._limiter = limiter or NoLimiter()
         self._counters = counters or Counters()
         self._schedulers = Schedulers()
-        self._strangers = Strangers()
+        self._strangers = CallerBuckets(per_s=QUESTIONS_PER_S, at_once=QUESTIONS_AT_ONCE)
         self.unproven = UnprovenCallers()
         self._under_way = 0
         self._settled = asyncio.Event()
@@ -345,7 +348,7 @@ class CallPath:
 
     def _require_known(self, caller: Caller) -> None:
         """Raise ServiceError for a caller without any grant that asks too much: what it is answered is on record too,
-        and nothing else bounds that."""
+        a full disk stops signing, and nothing else bounds that."""
         if not self._grants.of_caller(caller.name, caller.claims):
             wait_s = self._strangers.wait_s(caller.name, time.monotonic())
             if wait_s:
