@@ -94,10 +94,11 @@ def find_token(module: Module, uri: Pkcs11Uri) -> pkcs11.Token:
             f"no {uri.token_words} answers, and {len(broken)} slot(s) of {module.path} answered {broken[0]}",
             "check that the token is there and reachable",
         )
-    there = ", ".join(f"{token.label!r} (serial {_serial(token)})" for token in tokens) or "no token at all"
-    raise OperatorError(
-        "token", f"there is no {uri.token_words} in {module.path}", f"it has {there}: correct the URI or the module"
-    )
+    there = ", ".join(f"{token.label!r} (serial {_serial(token)})" for token in tokens)
+    remedy = f"it has {there}: correct the URI or the module"
+    if not tokens:
+        remedy = "it has no token at all: tell it where they are (SoftHSM reads SOFTHSM2_CONF), or correct the URI"
+    raise OperatorError("token", f"there is no {uri.token_words} in {module.path}", remedy)
 
 
 def _tokens(module: Module) -> tuple[list[pkcs11.Token], list[str]]:

@@ -17,7 +17,7 @@ Examples:
 
 @click.group()
 def checksum() -> None:
-    """Sign checksums."""
+    """Sign the checksum of a bundle that you seal by other means."""
 
 
 @checksum.command(epilog=_EPILOG, short_help="Sign a SHA-256, and print the signature as Capgo's API takes it.")

@@ -14,9 +14,9 @@ from privyseal.commands._plain import scheme_option, sign_plainly
 _FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(short_help="Sign for other updaters, or any file or digest.")
 def sign() -> None:
-    """Sign a file, a folder or a digest.
+    """Sign for Expo Updates, Capawesome, hot-updater or CodePush, in the form that each wants, or any file or digest.
 
     The file stays here: the service signs its SHA-256. Every signature is checked against the service's public key
     before it is written.
