@@ -151,10 +151,15 @@ class AtomicOutput:
                 self._partial.unlink()
             self._partial = None
 
-    def publish(self) -> None:
-        """Sync what was written and give it its name. Raises WriteError."""
+    def sync(self) -> None:
+        """Have what was written on disk, so that `publish` takes no time. Raises WriteError."""
         with self.writing():
             os.fsync(self.file.fileno())
+
+    def publish(self) -> None:
+        """Sync what was written and give it its name. Raises WriteError."""
+        self.sync()
+        with self.writing():
             if self._partial is None:
                 self._partial = self._hidden_name()
                 self._link(self._partial)

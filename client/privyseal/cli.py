@@ -1,8 +1,8 @@
 """The `privyseal` command: signals, exit codes, and one sentence for whatever goes wrong.
 
-Exit codes: 0 done; 1 refused, not verified, or an input that does not fit; 2 wrong usage, a missing file, a wrong
-configuration; 3 the service could not be reached, ran out of time or had too much to do; 130 and 143 after an
-interrupt and a termination.
+Exit codes: 0 done; 1 refused, not verified, an input that does not fit, or an output that cannot be written, standard
+output among them; 2 wrong usage, a missing file, a wrong configuration; 3 the service could not be reached, ran out of
+time or had too much to do; 130 and 143 after an interrupt and a termination.
 """
 
 from __future__ import annotations
@@ -80,10 +80,12 @@ def _explain(error: Exception) -> int:
     import click  # noqa: PLC0415
 
     from privyseal._terminal import complain  # noqa: PLC0415
-    from privyseal.errors import PrivysealError  # noqa: PLC0415
+    from privyseal.errors import PrivysealError, WriteError  # noqa: PLC0415
 
     code = EXIT_REFUSED
     if isinstance(error, PrivysealError):
+        if isinstance(error, WriteError):
+            _silence_stdout()  # which may be what could not be written
         complain(str(error), request_id=getattr(error, "request_id", ""))
         code = _exit_code(error)
     elif isinstance(error, click.UsageError):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from privyseal.errors import FileUnusableError
 from privyseal.model import SignatureScheme
 
 PLUGIN = "@capgo/capacitor-updater"
@@ -45,6 +46,14 @@ def decide(working_folder: Path, package_files: Sequence[Path] = ()) -> Decision
     return Decision(scheme_for(version), version)
 
 
+def check_named(working_folder: Path, package_files: Sequence[Path]) -> None:
+    """Raise FileUnusableError for a package.json that the user named and that is not there: Capgo's CLI would go on
+    without it, and may then seal for other devices than those that were meant."""
+    for path in _named(working_folder.absolute(), package_files):
+        if not path.is_file():
+            raise FileUnusableError(f"{path}: no such file", remedy="correct --package-json, or leave it out")
+
+
 def scheme_for(version: str | None) -> SignatureScheme:
     """The format that devices with this version of the plugin take."""
     match = _parse(version)
@@ -65,8 +74,8 @@ def _parse(version: str | None) -> re.Match[str] | None:
 def installed_version(working_folder: Path, package_files: Sequence[Path] = ()) -> str | None:
     """The plugin's version: as installed, else as the native projects name it, else as package.json asks for it."""
     working_folder = working_folder.absolute()
-    root = _workspace_root(working_folder) or working_folder
-    named = [root / path for path in package_files]
+    root = _root(working_folder)
+    named = _named(working_folder, package_files)
     folders = _distinct([*(path.parent for path in named if path.exists()), root, working_folder])
     candidates = [
         *(parent / "node_modules" / PLUGIN for folder in folders for parent in (folder, *folder.parents)),
@@ -74,6 +83,15 @@ def installed_version(working_folder: Path, package_files: Sequence[Path] = ()) 
     ]
     found = next((version for folder in candidates if (version := _version_in(folder / "package.json"))), None)
     return found or _declared(named or [working_folder / "package.json"])
+
+
+def _named(working_folder: Path, package_files: Iterable[Path]) -> list[Path]:
+    root = _root(working_folder)
+    return [root / path for path in package_files]
+
+
+def _root(working_folder: Path) -> Path:
+    return _workspace_root(working_folder) or working_folder
 
 
 def _distinct(folders: Iterable[Path]) -> list[Path]:

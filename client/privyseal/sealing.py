@@ -108,13 +108,15 @@ def seal_bundle(
     bundle_secrets: BundleSecrets | None = None,
     progress: Progress | None = None,
     require_receipts: bool = False,
+    deliver: Callable[[SealedBundle], None] | None = None,
 ) -> SealedBundle:
     """Seal the zip at `path` into `output` (by default `default_output(path)`).
 
     `open_signer` is called once, while the file is already being encrypted. `expected_checksum`, 32 bytes, must be the
     zip's SHA-256. The output appears after the wrapped key and the signature were checked against the service's public
     key, and not at all when anything fails. `bundle_secrets` is for known answers in tests; leave it out.
-    With `require_receipts`, a service that keeps no audit trail is a failure.
+    With `require_receipts`, a service that keeps no audit trail is a failure. `deliver` is given the values right
+    before the output gets its name, since the one is of no use without the other: what it raises leaves no output.
 
     Raises FileUnusableError, InputError, WriteError, NotVerifiedError, and what the signer raises.
     """
@@ -148,17 +150,21 @@ def seal_bundle(
                 receipts = _receipts(wrapped, signed, required=require_receipts)
             finally:
                 stop.set()
+            bundle = SealedBundle(
+                checksum=capgo.format_checksum(scheme, signed.signature),
+                iv_session_key=capgo.format_iv_session_key(capgo.IvSessionKey(bundle_secrets.iv, wrapped.wrapped_key)),
+                path=output,
+                scheme=scheme,
+                plain_checksum=checksum,
+                size_bytes=size_bytes,
+                key=signing_key,
+                receipts=receipts,
+            )
+            if deliver is not None:
+                sealed.sync()
+                deliver(bundle)
             sealed.publish()
-    return SealedBundle(
-        checksum=capgo.format_checksum(scheme, signed.signature),
-        iv_session_key=capgo.format_iv_session_key(capgo.IvSessionKey(bundle_secrets.iv, wrapped.wrapped_key)),
-        path=output,
-        scheme=scheme,
-        plain_checksum=checksum,
-        size_bytes=size_bytes,
-        key=signing_key,
-        receipts=receipts,
-    )
+    return bundle
 
 
 def _receipts(wrapped: WrappedKey, signed: SignedChecksum, *, required: bool) -> tuple[Receipt, ...]:

@@ -78,7 +78,8 @@ Examples:
 
 \b
 Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;
-3 a key store that is away, or no service; 75 `serve` without workers, when only a new process mends a key store.
+3 a key store that is away, or no service; of `serve`, 70 a fault of the program, and 75, without workers, a key store
+that only a new process mends.
 """
 
 
@@ -266,7 +267,13 @@ def key() -> None:
 
 @key.command("create")
 @_key_target_options
-@click.option("--bits", type=click.Choice(["2048", "3072", "4096"]), default="2048", show_default=True)
+@click.option(
+    "--bits",
+    type=click.Choice(["2048", "3072", "4096"]),
+    default="2048",
+    show_default=True,
+    help="The key's size; Capgo's devices take 2048 alone.",
+)
 def key_create(name: str | None, config_file: Path | None, uri: str | None, purpose: str | None, bits: str) -> None:
     """Make a key inside its key store: sensitive, never extractable.
 

@@ -356,7 +356,8 @@ def state_folder_of(file: Path) -> Path:
     server = _read(file, "name the configuration with --config").get("server", {})
     named = server.get("state_folder") if isinstance(server, dict) else None
     if not isinstance(named, str):
-        raise ConfigError(f"{file}: server.state_folder is not set, and the service tells its health there alone")
+        sentence = "server.state_folder is not set, and the service tells its health there alone: set it"
+        raise ConfigError(f"{file}: {sentence}")
     return file.absolute().parent / named
 
 

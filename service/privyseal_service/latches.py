@@ -6,6 +6,7 @@ that are started later among them. A latch holds until the service is started ag
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -93,6 +94,15 @@ class _GuardedStore:
         refusal = self._latches.refusal(uri)
         if refusal is not None:
             raise refusal
+        opening = asyncio.ensure_future(self._open(uri, fingerprint))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # What has begun ends, PIN and all, and what the token says to it is to be known.
+            opening.add_done_callback(_let_go)
+            raise
+
+    async def _open(self, uri: str, fingerprint: str | None) -> Key:
         try:
             key = await self._store.open_key(uri, fingerprint)
         except BackendError as error:
@@ -105,3 +115,12 @@ class _GuardedStore:
     async def close(self) -> None:
         """Close the store; see `KeyStore.close`."""
         await self._store.close()
+
+
+def _let_go(opening: asyncio.Future[Key]) -> None:
+    """Nobody waits for the key any more."""
+    if opening.cancelled() or opening.exception() is not None:
+        return
+    key = opening.result()
+    if isinstance(key, Observed):
+        key.forget()

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
+
 CONFIGURATION = "configuration"
 """What problems with the configuration are about."""
 
 
 class UnusableError(Exception):
-    """The configuration cannot be taken up while the service runs. The text is a sentence."""
+    """The configuration cannot be taken up while the service runs. The text is a sentence. Where it `heals`, that may
+    be for now: something that it names is away."""
+
+    def __init__(self, sentence: str, *, heals: bool = True) -> None:
+        super().__init__(sentence)
+        self.heals = heals
 
 
 def check(old: Config, new: Config) -> None:
@@ -33,7 +40,7 @@ def check(old: Config, new: Config) -> None:
 
     reason = needs_restart(old, new)
     if reason:
-        raise UnusableError(f"{reason} needs a restart of the service")
+        raise UnusableError(f"{reason} needs a restart of the service", heals=False)
     try:
         for listener in new.listeners:
             if listener.auth != "none":
@@ -60,8 +67,9 @@ def needs_restart(old: Config, new: Config) -> str:
 
 
 class Reloader:
-    """Reads the configuration when it is told to or, with `server.watch`, when a file of it has changed, and hands it
-    to `take`. `load` raises ConfigError. Changes are taken up one after another."""
+    """Reads the configuration when it is told to and hands it to `take`; with `server.watch` also when a file of it has
+    changed, and again, with growing pauses, while what was refused may heal. `load` raises ConfigError. Changes are
+    taken up one after another."""
 
     def __init__(
         self,
@@ -77,6 +85,8 @@ class Reloader:
         self._problems = problems
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
+        self._pause_s = FIRST_RETRY_S
+        self._again_s: float | None = None
 
     @property
     def config(self) -> Config:
@@ -99,27 +109,39 @@ class Reloader:
                 await asyncio.to_thread(check, self._config, config)
                 await self._take(config)
             except (ConfigError, UnusableError) as error:
-                self._fail(str(error))
+                self._fail(str(error), heals=not isinstance(error, UnusableError) or error.heals)
                 return False
             except Exception as error:  # noqa: BLE001 - whatever it is, the service goes on as it was
                 _LOG.exception("taking up the configuration failed in a way that it should not")
                 self._fail(f"it could not be taken up: {error}")
                 return False
             self._config, self.read_s = config, time.time()
+            self._again_s, self._pause_s = None, FIRST_RETRY_S
             self._problems.counters.add(RELOADS)
             self._problems.pass_over(CONFIGURATION)
             _LOG.info("the configuration was read again: %d keys, %d grants", len(config.keys), len(config.grants))
             return True
 
-    def _fail(self, sentence: str) -> None:
-        self._problems.arise(CONFIGURATION, f"the configuration stays as it was: {sentence}", RELOAD_FAILURES)
+    def _fail(self, sentence: str, *, heals: bool = True) -> None:
+        stays, self._again_s = "the configuration stays as it was", None
+        if heals and self._config.server.watch:
+            self._again_s = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_RETRY_S)
+            stays += ", and the change is tried again from time to time"
+        self._problems.arise(CONFIGURATION, f"{stays}: {sentence}", RELOAD_FAILURES)
 
     async def keep_watching(self) -> None:
-        """Reload whenever the files come to rest in another form, for as long as the configuration says so."""
+        """Reload whenever the files come to rest in another form, and when a change is to be tried again, for as
+        long as the configuration says so."""
         watched, watch = self._config, Watch(self._config.files, self._config.seen)
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             if watched is not self._config:
                 watched, watch = self._config, Watch(self._config.files, self._config.seen)
-            if self._config.server.watch and await asyncio.to_thread(watch.changed):
+            if not self._config.server.watch:
+                continue
+            if await asyncio.to_thread(watch.changed):
+                self._pause_s = FIRST_RETRY_S
+                await self.reload()
+            elif watch.at_rest and self._again_s is not None and time.monotonic() >= self._again_s:
                 await self.reload()

@@ -201,9 +201,10 @@ class Service:
         return Trust(config.identity.denied(), issuers)
 
     async def _keep_looking(self) -> None:
-        """Take up what changes of the files of listeners and issuers."""
+        """Take up what changes of the files of listeners and issuers, and tell of calls that were only counted."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            self._path.unproven.sum_up()
             await self.look()
 
     async def look(self) -> None:
@@ -333,6 +334,7 @@ class Service:
             self._looking.cancel()
         await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
         await self._path.settle(_SETTLE_S)
+        self._path.unproven.sum_up()
         await self._recorder.close()
         if self._audit is not None:
             self._audit.close()

@@ -29,6 +29,7 @@ from privyseal_backends.interface import (
     SigningResult,
 )
 from privyseal_service import errors
+from privyseal_service.buckets import CallerBuckets
 from privyseal_service.decisions import Decision, Item, Outcome, Recorder, Trail
 from privyseal_service.errors import Code, ServiceError, Violation
 from privyseal_service.grants import GRANTABLE, Grant, Grants, Obstacle, Operation, allowing
@@ -50,7 +51,7 @@ from privyseal_service.operations import (
 from privyseal_service.quotas.limiter import Limiter, NoLimiter, UncountedError
 from privyseal_service.requests import SignChecksums, SigningRequest, UnwrapSessionKey, WrapSessionKey
 from privyseal_service.scheduler import Claim, Schedulers
-from privyseal_service.strangers import QUESTIONS_PER_S, Strangers
+from privyseal_service.unproven import UnprovenCallers
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -61,6 +62,9 @@ MOST_CHECKSUMS = 2000
 
 _RECORDED_TOGETHER = 64
 """Inputs of a long batch that are put on record together: as few as are lost when the process is killed."""
+
+QUESTIONS_PER_S, QUESTIONS_AT_ONCE = 10.0, 20.0
+"""What a caller without any grant may ask in each worker."""
 
 _MOST_NAMED = 10
 """Keys that a refusal names: their names have 128 characters at most, and trailing metadata holds some 8 KiB."""
@@ -125,7 +129,8 @@ class CallPath:
         self._limiter = limiter or NoLimiter()
         self._counters = counters or Counters()
         self._schedulers = Schedulers()
-        self._strangers = Strangers()
+        self._strangers = CallerBuckets(per_s=QUESTIONS_PER_S, at_once=QUESTIONS_AT_ONCE)
+        self.unproven = UnprovenCallers()
         self._under_way = 0
         self._settled = asyncio.Event()
 
@@ -208,7 +213,7 @@ class CallPath:
         return receipts
 
     async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:
-        caller = _identify(arrival, trail)
+        caller = self._identify(arrival, trail)
         request = read()
         trail.asked(request)
         served, grants = self._granted(trail, caller, request.key, "key")
@@ -313,7 +318,7 @@ class CallPath:
         return Answer(trail.key_version, (plaintext.value,))
 
     async def _read_log(self, arrival: Arrival, trail: Trail, ask: Callable[[Asking], Awaitable[_T]]) -> _T:
-        caller = _identify(arrival, trail)
+        caller = self._identify(arrival, trail)
         grant = self._grants.listing_records(caller.name, caller.claims, time.time())
         if grant is not None:
             trail.grant = grant.name
@@ -322,7 +327,7 @@ class CallPath:
         return await ask(Asking(caller.name, grant is not None))
 
     async def _show_keys(self, arrival: Arrival, trail: Trail, read: Callable[[], str]) -> list[VisibleKey]:
-        caller = _identify(arrival, trail)
+        caller = self._identify(arrival, trail)
         name = trail.key = read()
         if trail.operation is Operation.LIST_KEYS:
             self._require_known(caller)
@@ -330,9 +335,20 @@ class CallPath:
             return [_visible(self._keyring.keys[key], grants) for key, grants in granted.items()]
         return [_visible(*self._granted(trail, caller, name, "name"))]
 
+    def _identify(self, arrival: Arrival, trail: Trail) -> Caller:
+        try:
+            caller = arrival.identifier.identify(arrival.peer)
+        except IdentityError as error:
+            if error.proof:
+                trail.proof = error.proof
+            self.unproven.tell(arrival.request_id, arrival.peer.address, error)
+            raise errors.unauthenticated() from error
+        trail.identified(caller)
+        return caller
+
     def _require_known(self, caller: Caller) -> None:
         """Raise ServiceError for a caller without any grant that asks too much: what it is answered is on record too,
-        and nothing else bounds that."""
+        a full disk stops signing, and nothing else bounds that."""
         if not self._grants.of_caller(caller.name, caller.claims):
             wait_s = self._strangers.wait_s(caller.name, time.monotonic())
             if wait_s:
@@ -356,18 +372,6 @@ def _named(names: Sequence[str]) -> str:
     """Names of keys, as many as an answer has room for."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more, which ListKeys shows" if more > 0 else "")
-
-
-def _identify(arrival: Arrival, trail: Trail) -> Caller:
-    try:
-        caller = arrival.identifier.identify(arrival.peer)
-    except IdentityError as error:
-        if error.proof:
-            trail.proof = error.proof
-        _LOG.warning("request %s from %s: %s", arrival.request_id, arrival.peer.address, error)
-        raise errors.unauthenticated() from error
-    trail.identified(caller)
-    return caller
 
 
 def _require_able(served: ServedKey, grants: Sequence[Grant], request: SigningRequest) -> None:

@@ -454,7 +454,7 @@ class Supervisor:
         """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
         one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
         if config.server.workers == 0:
-            raise UnusableError("serving without workers needs a restart of the service")
+            raise UnusableError("serving without workers needs a restart of the service", heals=False)
         await first_of(self._serving.wait(), self._stopping.wait())
         self._change += 1
         change, asked = self._change, list[_Worker]()

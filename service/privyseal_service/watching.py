@@ -30,12 +30,14 @@ class Watch:
         self.paths = tuple(paths)
         self._known = tuple(map(look, self.paths)) if seen is None else seen
         self._last = self._known
+        self.at_rest = True
+        """Whether the last two looks were alike."""
 
     def changed(self) -> bool:
         """Whether the files are other than when it was last said; looks at them, which may take a while."""
         now = tuple(map(look, self.paths))
-        at_rest, self._last = now == self._last, now
-        if not at_rest or now == self._known:
+        self.at_rest, self._last = now == self._last, now
+        if not self.at_rest or now == self._known:
             return False
         self._known = now
         return True

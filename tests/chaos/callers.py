@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from privyseal import Client, SignatureScheme, WrapScheme
 from privyseal.errors import PrivysealError, ServiceError
+from tests.support.background import Background
 
 BATCH = 8
 
@@ -30,7 +32,7 @@ class Met:
     what: str
 
 
-class Callers:
+class Callers(Background):
     """Threads that call a service without a pause; a context manager.
 
     `capgo` callers wrap session keys and sign checksums, one by one and in batches; others sign RSASSA.
@@ -50,22 +52,11 @@ class Callers:
         self._capgo = capgo
         self._pause_s = pause_s
         self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(place,), daemon=True) for place in range(number)]
+        super().__init__(partial(self._run, place) for place in range(number))
         self.met: list[Met] = []
         self.answers: set[str] = set()
         self.wrong: list[str] = []
         self.signed = 0
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join(60)
 
     def since(self, when_s: float) -> collections.Counter[str]:
         """What was met since then, by how often."""
@@ -108,7 +99,7 @@ class Callers:
         )
         with self._connect() as client:
             turn = place
-            while not self._ending.is_set():
+            while not self.ending.is_set():
                 turn += 1
                 begun_s = time.monotonic()
                 try:
@@ -123,7 +114,7 @@ class Callers:
                     self.met.append(Met(now_s, now_s - begun_s, what))
                     self.signed += what == "ok"
                     self.answers.update(hashlib.sha256(each).hexdigest() for each in signatures)
-                self._ending.wait(self._pause_s if what == "ok" else 0.02)
+                self.ending.wait(self._pause_s if what == "ok" else 0.02)
 
     def _sign(self, client: Client) -> list[bytes]:
         checksum = os.urandom(32)

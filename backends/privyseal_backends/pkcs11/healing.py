@@ -153,11 +153,6 @@ class TokenLink:
         """Whether a call hangs inside the module, so that there is nothing to wait for."""
         return self._cause is _Cause.HANGS
 
-    def refuse_pin(self, uri: Pkcs11Uri, error: OperatorError) -> None:
-        """See `interface.Latching.latch`; nothing when the URI is another token's."""
-        if uri.may_be_on_token_of(self._uri):
-            self._hold.login.refuse(error)
-
     def close(self) -> None:
         """Mend nothing more, and let nobody wait."""
         with self._lock:

@@ -258,6 +258,8 @@ class Module:
         self.path = path
         self.refusals: dict[Hashable, OperatorError] = {}
         """What a token answered to a login that is not to be tried again, by what names the token."""
+        self.latched: tuple[tuple[Pkcs11Uri, OperatorError], ...] = ()
+        """What tokens, by a URI that names them, answered to a login of another process."""
         self._pid = os.getpid()
         self._users = 0
         self._calls: set[_Call] = set()
@@ -472,6 +474,11 @@ class Module:
                 self._attached[key] = make()
             return cast("T", self._attached[key])
 
+    def latch(self, uri: Pkcs11Uri, error: OperatorError) -> None:
+        """Let nobody log in to the token of `uri` any more."""
+        with self._state:
+            self.latched = (*self.latched, (uri, error))
+
     def release(self, timeout_s: float) -> bool:
         """Count a user out; the last one waits up to `timeout_s` seconds for calls to come out, then finalises.
 
@@ -541,6 +548,7 @@ class Module:
             was_running, self._running = self._running, False
             attached, self._attached = self._attached, {}
         self.refusals.clear()
+        self.latched = ()
         if was_running:
             for each in attached.values():
                 self._close(each)
@@ -570,11 +578,15 @@ class ModuleRegistry:
 
     def acquire(self, path: str, reserved: str | None) -> Module:
         """The module at `path`, initialised and counted in; `Module.release` counts out. Raises `BackendError`."""
-        real = str(Path(path).resolve())
-        with self._lock:
-            module = self._modules.setdefault(real, Module(real))
+        module = self.at(path)
         module.acquire(reserved)
         return module
+
+    def at(self, path: str) -> Module:
+        """The module at `path`, as it is: it may not be loaded yet."""
+        real = str(Path(path).resolve())
+        with self._lock:
+            return self._modules.setdefault(real, Module(real))
 
 
 MODULES = ModuleRegistry()

@@ -31,7 +31,7 @@ _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
 _NO_PIN_YET = "CKR_USER_PIN_NOT_INITIALIZED"
 _ALREADY = "CKR_USER_ALREADY_LOGGED_IN"
-_HEARD_S = 0.5
+_HEARD_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,11 @@ def find_token(module: Module, uri: Pkcs11Uri) -> pkcs11.Token:
             f"no {uri.token_words} answers, and {len(broken)} slot(s) of {module.path} answered {broken[0]}",
             "check that the token is there and reachable",
         )
-    there = ", ".join(f"{token.label!r} (serial {_serial(token)})" for token in tokens) or "no token at all"
-    raise OperatorError(
-        "token", f"there is no {uri.token_words} in {module.path}", f"it has {there}: correct the URI or the module"
-    )
+    there = ", ".join(f"{token.label!r} (serial {_serial(token)})" for token in tokens)
+    remedy = f"it has {there}: correct the URI or the module"
+    if not tokens:
+        remedy = "it has no token at all: tell it where they are (SoftHSM reads SOFTHSM2_CONF), or correct the URI"
+    raise OperatorError("token", f"there is no {uri.token_words} in {module.path}", remedy)
 
 
 def _tokens(module: Module) -> tuple[list[pkcs11.Token], list[str]]:
@@ -162,8 +163,9 @@ def _serial(token: pkcs11.Token) -> str:
 @contextlib.contextmanager
 def _alone(module_path: str) -> Iterator[None]:
     """Let no other process log in through the module meanwhile: workers that lost their logins together would otherwise
-    try a wrong PIN once each. After a refusal it takes a moment until the others have heard of it."""
-    descriptor = take_turn(module_path)
+    try a wrong PIN once each. After a refusal it takes a moment until the others have heard of it. Raises
+    `UnavailableError` when the turn does not come."""
+    descriptor = take_turn(module_path, must=True)
     try:
         yield
     except OperatorError:
@@ -194,6 +196,7 @@ class TokenLogin:
     def __init__(self, module: Module, token: pkcs11.Token) -> None:
         self._module = module
         self._lib = module.lib
+        self._token = token
         self._slot = token.slot
         self._label = token.label
         self._name = (token.label, _serial(token))
@@ -256,6 +259,9 @@ class TokenLogin:
             self._session = None
 
     def _check_refused(self) -> None:
+        for uri, error in self._module.latched:
+            if _matches(self._token, uri):
+                self._module.refusals.setdefault(self._name, error)
         refused = self._module.refusals.get(self._name)
         if refused is not None:
             raise OperatorError(refused.part, refused.message, refused.remedy)
@@ -289,10 +295,6 @@ class TokenLogin:
             raise self._login_error(meaning_of(error), pin_source) from None
         self._epoch += 1
         return session
-
-    def refuse(self, error: OperatorError) -> None:
-        """Log in no more, since the token refused its PIN to another process."""
-        self._module.refusals.setdefault(self._name, error)
 
     def _open_with(self, token: pkcs11.Token, pin: Pin, settings: Settings) -> pkcs11.Session:
         """A session that is logged in, or none: a login that fails leaves nothing open. Raises `PKCS11Error` and
@@ -343,9 +345,7 @@ class TokenLogin:
             return OperatorError("token", f"the token {self._label!r} has no user PIN yet", what.remedy)
         elif what.fault in (Fault.OPERATOR, Fault.CALLER) or (what.fault is Fault.DOUBTFUL and what.name != _UNLUCKY):
             # An answer that nobody here knows may be a vendor's way to refuse a PIN: it is not tried again either.
-            failure = OperatorError(
-                what.part, f"the token {self._label!r} answered {what.name} to the login", what.remedy
-            )
+            failure = OperatorError("PIN", f"the token {self._label!r} answered {what.name} to the login", what.remedy)
         else:
             return backend_error(what, "to log in")
         self._module.refusals[self._name] = failure

@@ -1,6 +1,7 @@
 """Turns that processes take at what a module bears from one at a time: to initialise it, and to log in through it.
 
-The lock is the module's own file, which all have and need not write. Whoever else holds it is not waited for long.
+The lock is the module's own file, which all have and need not write. Whoever else holds it is not waited for long: a
+start then goes on without its turn, and a login does not.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ from privyseal_backends.interface import UnavailableError
 _PATIENCE_S, _LOOK_EVERY_S = 3.0, 0.005
 
 
-def take_turn(module_path: str) -> int:
-    """A descriptor that has the turn until it is closed. Raises `UnavailableError` where the file cannot be opened."""
+def take_turn(module_path: str, *, must: bool = False) -> int:
+    """A descriptor that has the turn until it is closed; unless it `must`, it may be without. Raises `UnavailableError`
+    where the file cannot be opened, and where a turn that must be had does not come."""
     try:
         descriptor = os.open(module_path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise UnavailableError("module", f"cannot open {module_path}: {error.strerror}", "look at the system") from None
     until_s = time.monotonic() + _PATIENCE_S
-    while not _locked(descriptor) and time.monotonic() < until_s:
-        time.sleep(_LOOK_EVERY_S)
+    while not _locked(descriptor):
+        if time.monotonic() < until_s:
+            time.sleep(_LOOK_EVERY_S)
+        elif must:
+            os.close(descriptor)
+            sentence = f"another process is logging in through {module_path}, or has a lock on that file"
+            raise UnavailableError("module", sentence, "if it stays so, find that process with lslocks")
+        else:
+            break
     return descriptor
 
 
@@ -41,6 +50,8 @@ def turn(module_path: str) -> Iterator[None]:
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        pass  # a file system without locks knows no turns
     return True

@@ -31,8 +31,8 @@ PRIVYSEAL_TOKEN and PRIVYSEAL_TOKEN_FILE, then privyseal.toml in the working fol
 ~/.config/privyseal/config.toml.
 
 \b
-Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;
-3 the service could not be reached in time.
+Exit codes: 0 done; 1 refused, not verified, unfit input, or an output that cannot be written; 2 wrong usage, a missing
+file, wrong configuration; 3 the service could not be reached in time.
 """
 
 

@@ -63,12 +63,16 @@ def read_public_key(path: Path) -> RSAPublicKey:
 
 
 def scheme_of(bundle_format: BundleFormat, package_json: str | None) -> SignatureScheme:
-    """The scheme of a format; auto decides by the app in the working folder, and says so."""
-    if bundle_format is not BundleFormat.AUTO:
+    """The scheme of a format; auto decides by the app in the working folder, and says so. Raises FileUnusableError when
+    one of the files of `package_json` is not there."""
+    files = [Path(name.strip()) for name in (package_json or "").split(",") if name.strip()]
+    if bundle_format is not BundleFormat.AUTO and not files:
         return SignatureScheme(bundle_format.value)
     from privyseal import plugin_version  # noqa: PLC0415
 
-    files = [Path(name.strip()) for name in (package_json or "").split(",") if name.strip()]
+    plugin_version.check_named(Path.cwd(), files)
+    if bundle_format is not BundleFormat.AUTO:
+        return SignatureScheme(bundle_format.value)
     decision = plugin_version.decide(Path.cwd(), files)
     if decision.certain:
         say(f"{plugin_version.PLUGIN} {decision.version} takes {decision.scheme.value}.")

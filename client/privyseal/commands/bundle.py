@@ -15,10 +15,11 @@ from privyseal.commands._context import bundle_version_option, context_from, rec
 from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
 from privyseal.commands._receipts import keeping_receipts, receipt_option
 from privyseal.commands.release import open_, seal
-from privyseal.errors import ConfigurationError
+from privyseal.errors import ConfigurationError, WriteError
 
 if TYPE_CHECKING:
     from privyseal._client import Client
+    from privyseal.sealing import SealedBundle
 
 
 @click.group()
@@ -79,13 +80,14 @@ def encrypt(
 
     A drop-in for `capgo bundle encrypt`: the same files, the same JSON. The checksum is computed from the zip; a
     CHECKSUM (64 hex characters) that differs is an error. The output appears only after the answers of the service
-    were checked against its public key.
+    were checked against its public key, and not at all when the result cannot be printed (exit code 1).
     """
     settings = settings_from(connection, key=key, bundle_format=bundle_format)
     settings.require_connection()
     scheme = scheme_of(settings.format, package_json)
 
     from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
+    from privyseal._files import reason  # noqa: PLC0415
     from privyseal.sealing import seal_bundle  # noqa: PLC0415
 
     context = context_from(app_id, bundle_version, revision, build_url)
@@ -99,6 +101,17 @@ def encrypt(
             keeper.client = stack.enter_context(open_client(settings, timeout_s, context))
             return keeper.client
 
+        def deliver(sealed: SealedBundle) -> None:
+            answer = {"checksum": sealed.checksum, "filename": filename, "ivSessionKey": sealed.iv_session_key}
+            lines = "\n".join(f"{name}: {value}" for name, value in answer.items())
+            try:
+                result(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else lines)
+            except OSError as error:
+                raise WriteError(
+                    f"standard output cannot be written ({reason(error)}), so {filename} was not written either",
+                    remedy="seal again",
+                ) from None
+
         with ProgressLine(f"Sealing {zip_path}", _size(zip_path), wanted=not as_json) as progress:
             sealed = seal_bundle(
                 open_signer,
@@ -109,13 +122,10 @@ def encrypt(
                 expected_checksum=expected,
                 progress=progress,
                 require_receipts=receipt is not None,
+                deliver=deliver,
             )
-        if as_json:
-            answer = {"checksum": sealed.checksum, "filename": filename, "ivSessionKey": sealed.iv_session_key}
-            result(json.dumps(answer, indent=2, ensure_ascii=False))
-        else:
+        if not as_json:
             say(f"Sealed {zip_path} ({sealed.size_bytes} bytes) as {scheme.value} with the key {sealed.key.name}.")
-            result(f"checksum: {sealed.checksum}\nfilename: {filename}\nivSessionKey: {sealed.iv_session_key}")
         keeper.keep(sealed.receipts)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-
 import click
 
-from privyseal._terminal import result
 from privyseal.commands._job import Job, signing_job
+from privyseal.commands._plain import scheme_option, sign_plainly
 from privyseal.model import SignatureScheme
 
 _EPILOG = """\b
@@ -19,14 +17,12 @@ Examples:
 
 @click.group()
 def checksum() -> None:
-    """Sign checksums."""
+    """Sign the checksum of a bundle that you seal by other means."""
 
 
-@checksum.command(epilog=_EPILOG, short_help="Sign a SHA-256 and print the signature.")
+@checksum.command(epilog=_EPILOG, short_help="Sign a SHA-256, and print the signature as Capgo's API takes it.")
 @click.argument("checksum_hex", metavar="HEX")
-@click.option(
-    "--scheme", type=click.Choice([s.value for s in SignatureScheme]), required=True, help="How it is signed."
-)
+@scheme_option
 @click.option(
     "--encoding",
     type=click.Choice(["hex", "base64"]),
@@ -34,15 +30,12 @@ def checksum() -> None:
 )
 @signing_job()
 def sign(*, job: Job, checksum_hex: str, scheme: str, encoding: str | None) -> None:
-    """Sign HEX, a SHA-256 of 64 hex characters, and print the signature.
+    """Sign HEX, a SHA-256 of 64 hex characters, and print the signature as Capgo's API takes it.
 
-    The signature is checked against the service's public key before it is printed.
+    The signature is checked against the service's public key before it is printed. For other uses, `privyseal sign
+    digest` writes raw bytes or a file too, and `privyseal sign file` computes the SHA-256.
     """
     from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
 
     digest = capgo.parse_plain_checksum(checksum_hex, "HEX")
-    chosen = SignatureScheme(scheme)
-    encoding = encoding or ("hex" if chosen is SignatureScheme.CAPGO_V3 else "base64")
-    with job.signer() as signer:
-        signature = signer.sign(digest, chosen)
-        result(signature.hex() if encoding == "hex" else base64.b64encode(signature).decode())
+    sign_plainly(job, digest, scheme, encoding or ("hex" if scheme == SignatureScheme.CAPGO_V3.value else "base64"))

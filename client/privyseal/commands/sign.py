@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import errno
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -13,14 +9,14 @@ import click
 
 from privyseal._terminal import result, say, warn
 from privyseal.commands._job import Job, signing_job
-from privyseal.model import SignatureScheme
+from privyseal.commands._plain import scheme_option, sign_plainly
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(short_help="Sign for other updaters, or any file or digest.")
 def sign() -> None:
-    """Sign a file, a folder or a digest.
+    """Sign for Expo Updates, Capawesome, hot-updater or CodePush, in the form that each wants, or any file or digest.
 
     The file stays here: the service signs its SHA-256. Every signature is checked against the service's public key
     before it is written.
@@ -209,9 +205,6 @@ def codepush(*, job: Job, folder: Path, output: Path | None) -> None:
         result(str(target))
 
 
-_scheme_option = click.option(
-    "--scheme", type=click.Choice([s.value for s in SignatureScheme]), required=True, help="How it is signed."
-)
 _encoding_option = click.option(
     "--encoding",
     type=click.Choice(["base64", "hex", "raw"]),
@@ -231,15 +224,18 @@ Example:
 
 @sign.command(epilog=_DIGEST_EPILOG, short_help="Sign a SHA-256.")
 @click.argument("digest_hex", metavar="HEX")
-@_scheme_option
+@scheme_option
 @_encoding_option
 @_output_option
 @signing_job()
 def digest(*, job: Job, digest_hex: str, scheme: str, encoding: str, output: Path | None) -> None:
-    """Sign HEX, a SHA-256 of 64 hex characters."""
+    """Sign HEX, a SHA-256 of 64 hex characters.
+
+    `privyseal checksum sign` is the same for Capgo's checksums, written as Capgo's API takes them.
+    """
     from privyseal import capgo  # noqa: PLC0415 - help and version need none of it
 
-    _sign_plainly(job, capgo.parse_plain_checksum(digest_hex, "HEX"), scheme, encoding, output)
+    sign_plainly(job, capgo.parse_plain_checksum(digest_hex, "HEX"), scheme, encoding, output)
 
 
 _FILE_EPILOG = """\b
@@ -251,7 +247,7 @@ Example:
 
 @sign.command(epilog=_FILE_EPILOG, short_help="Sign a file.")
 @click.argument("path", type=_FILE, metavar="FILE")
-@_scheme_option
+@scheme_option
 @_encoding_option
 @_output_option
 @signing_job()
@@ -262,36 +258,4 @@ def file(*, job: Job, path: Path, scheme: str, encoding: str, output: Path | Non
 
     if output is not None:
         check_apart(output, [path])
-    _sign_plainly(job, file_digest(path), scheme, encoding, output)
-
-
-def _sign_plainly(job: Job, checksum: bytes, scheme: str, encoding: str, output: Path | None) -> None:
-    from privyseal._files import AtomicOutput, write_all  # noqa: PLC0415
-
-    if output is None:
-        if encoding == "raw" and sys.stdout is not None and sys.stdout.isatty():
-            raise click.UsageError(
-                "raw bytes would spoil the terminal: add --output FILE, or choose another --encoding"
-            )
-        with job.signer() as signer:
-            _print(_encoded(signer.sign(checksum, SignatureScheme(scheme)), encoding))
-        return
-    with AtomicOutput(output) as written, job.signer() as signer:
-        signature = signer.sign(checksum, SignatureScheme(scheme))
-        with written.writing():
-            write_all(written.file, _encoded(signature, encoding))
-        written.publish()
-
-
-def _encoded(signature: bytes, encoding: str) -> bytes:
-    if encoding == "raw":
-        return signature
-    text = signature.hex() if encoding == "hex" else base64.b64encode(signature).decode()
-    return f"{text}\n".encode()
-
-
-def _print(data: bytes) -> None:
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    sign_plainly(job, file_digest(path), scheme, encoding, output)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -14,8 +16,9 @@ from privyseal.transparency.errors import AuditError
 from privyseal.transparency.merkle import HASH_BYTES
 from privyseal_service import errors
 from privyseal_service.audit.errors import NotInLogError
-from privyseal_service.audit.reader import Inclusion, LogReader
+from privyseal_service.audit.reader import NEWEST_ENTRIES, Inclusion, LogReader, OlderError
 from privyseal_service.audit.selection import Selection, parse
+from privyseal_service.buckets import CallerBuckets
 from privyseal_service.grants import Operation
 from privyseal_service.operations import InputError
 
@@ -31,6 +34,8 @@ MOST_PAGE_BYTES = 2 << 20
 """Bytes of records in one answer: gRPC's clients take 4 MiB."""
 
 RETRY_AFTER_S = 1.0
+SEARCHES_PER_S, SEARCHES_AT_ONCE = 3.0, 20.0
+"""Leaf hashes that a caller may look for beyond the newest records: each takes some 0.1 s, found or not."""
 _MOST_WAITING = 64
 _OUTCOMES = ("", "answered", "denied", "refused", "failed", "cancelled")
 
@@ -79,8 +84,8 @@ class AuditCalls:
     """The calls of AuditService. `read` gives what was asked for, or raises InputError or ServiceError.
 
     Every call raises ServiceError: NOT_FOUND for what is not in the log (yet), UNAVAILABLE when its files cannot be
-    read or contradict each other, or another log is meant, RESOURCE_EXHAUSTED when too many ask. One thread reads, so
-    that looking for old records takes no more than its share.
+    read or contradict each other, or another log is meant, RESOURCE_EXHAUSTED when too many ask, or when one caller
+    looks for too many old records. One thread reads, so that looking for them takes no more than its share.
     """
 
     def __init__(self, config: AuditConfig, path: CallPath) -> None:
@@ -90,6 +95,7 @@ class AuditCalls:
         self._reader = LogReader(config.root)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="audit-read")
         self._waiting = 0
+        self._searches = CallerBuckets(per_s=SEARCHES_PER_S, at_once=SEARCHES_AT_ONCE)  # of the thread
 
     def close(self) -> None:
         """Read no more."""
@@ -116,7 +122,7 @@ class AuditCalls:
                 raise InputError("leaf_hash", f"must be {HASH_BYTES} bytes, not {len(query.leaf_hash)}")
             if query.index is not None and not asking.lists:
                 raise errors.permission_denied()
-            found = await self._run(partial(self._reader.inclusion, index=query.index, leaf=query.leaf_hash))
+            found = await self._run(partial(self._inclusion, query, asking.caller))
             if asking.lists or _is_of(found.record, asking.caller):
                 return found
             return Inclusion(found.index, b"", found.proof, found.checkpoint)
@@ -169,6 +175,16 @@ class AuditCalls:
             raise errors.log_unreadable(RETRY_AFTER_S) from error
         finally:
             self._waiting -= 1
+
+    def _inclusion(self, query: InclusionQuery, caller: str) -> Inclusion:
+        if query.leaf_hash is None:
+            return self._reader.inclusion(index=query.index)
+        with suppress(OlderError):
+            return self._reader.inclusion(leaf=query.leaf_hash, searched=NEWEST_ENTRIES)
+        wait_s = self._searches.wait_s(caller, time.monotonic())
+        if wait_s:
+            raise errors.too_many_log_calls(wait_s)
+        return self._reader.inclusion(leaf=query.leaf_hash)
 
     def _checkpoints(self) -> tuple[bytes, list[bytes]]:
         note, _ = self._reader.checkpoint()

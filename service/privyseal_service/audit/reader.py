@@ -20,6 +20,8 @@ from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
 from privyseal_service.audit.layout import Layout
 from privyseal_service.audit.tiles import TILE_WIDTH, TileReader, tile_width
 
+NEWEST_ENTRIES = 1 << 16
+"""How far back it takes next to nothing: a reader keeps these hashes in memory."""
 SEARCHED_ENTRIES = 1_000_000
 """How far back a record is looked for by its leaf hash alone: some 0.1 s. An older one is asked for by its index."""
 
@@ -36,6 +38,10 @@ class Inclusion:
     record: bytes
     proof: tuple[bytes, ...]
     checkpoint: bytes
+
+
+class OlderError(NotInLogError):
+    """It is not among the newest records, and there are older ones that may be looked at."""
 
 
 class LogReader:
@@ -57,11 +63,16 @@ class LogReader:
             raise NotInLogError("there is no checkpoint yet") from None
         return data, Checkpoint.parse(Note.parse(data).text)
 
-    def inclusion(self, *, index: int | None = None, leaf: bytes | None = None) -> Inclusion:
-        """Where a record, named by its index or its leaf hash, is in the tree of the newest checkpoint, with proof."""
+    def inclusion(
+        self, *, index: int | None = None, leaf: bytes | None = None, searched: int | None = None
+    ) -> Inclusion:
+        """Where a record, named by its index or its leaf hash, is in the tree of the newest checkpoint, with proof. A
+        leaf hash is looked for among so many of the newest entries; left out, SEARCHED_ENTRIES. Raises OlderError where
+        there are others."""
         note, checkpoint = self.checkpoint()
         if leaf is not None:
-            index = self._find(leaf, checkpoint.size) if len(leaf) == HASH_BYTES else None
+            searched = min(searched or SEARCHED_ENTRIES, SEARCHED_ENTRIES)
+            index = self._find(leaf, checkpoint.size, searched) if len(leaf) == HASH_BYTES else None
         if index is None or not 0 <= index < checkpoint.size:
             raise NotInLogError(f"the log has {checkpoint.size} records now")
         bundle, within = divmod(index, TILE_WIDTH)
@@ -75,10 +86,10 @@ class LogReader:
             ) from None
         return Inclusion(index, record, tuple(proof), note)
 
-    def _find(self, leaf: bytes, size: int) -> int:
+    def _find(self, leaf: bytes, size: int, searched: int) -> int:
         """The index of a leaf hash, looked for from the newest tile backwards."""
         last = (size - 1) // TILE_WIDTH
-        first = max(0, (size - SEARCHED_ENTRIES) // TILE_WIDTH)
+        first = max(0, (size - searched) // TILE_WIDTH)
         for tile in range(last, first - 1, -1):
             hashes = self._tiles.tile(0, tile, tile_width(0, tile, size))
             at = hashes.find(leaf)
@@ -86,9 +97,8 @@ class LogReader:
                 at = hashes.find(leaf, at + 1)
             if at >= 0:
                 return tile * TILE_WIDTH + at // HASH_BYTES
-        raise NotInLogError(
-            "no such record among the newest in the tree; one that was just written is there within a second"
-        )
+        kind = OlderError if first and searched < SEARCHED_ENTRIES else NotInLogError
+        raise kind("no such record among the newest in the tree; one that was just written is there within a second")
 
     def consistency(self, old_size: int, size: int) -> list[bytes]:
         """The proof that the tree of `size` entries begins with that of `old_size` (RFC 6962, section 2.1.2)."""

@@ -8,45 +8,38 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from privyseal import Client, SignatureScheme
 from privyseal.errors import PrivysealError
 from tests.integration.audit.conftest import Farm
 from tests.integration.service.conftest import Serving
+from tests.support.background import Background
 
 BUILDS = 4
 ROUNDS, KILLED_WORKERS = 2, 2
 TORN = b'{"v":1,"n":999999,"time":"20'
 
 
-class Load:
+class Load(Background):
     """Builds that sign without a pause; what was answered is kept."""
 
     def __init__(self, farm: Farm, serving: Serving, round_: int) -> None:
         self.answered: list[bytes] = []
         self._round = round_
-        self._stop = threading.Event()
         self._clients = [farm.client(serving, timeout_s=5.0) for _ in range(BUILDS)]
-        self._threads = [
-            threading.Thread(target=self._run, args=(number, client)) for number, client in enumerate(self._clients)
-        ]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
+        super().__init__(partial(self._run, number, client) for number, client in enumerate(self._clients))
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self.ending.set()
         for client in self._clients:
             client.close()
-        for thread in self._threads:
-            thread.join()
+        super().__exit__()
 
     def _run(self, number: int, client: Client) -> None:
         turn = 0
-        while not self._stop.is_set():
+        while not self.ending.is_set():
             turn += 1
             checksum = hashlib.sha256(f"{self._round} {number} {turn}".encode()).digest()
             with contextlib.suppress(PrivysealError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.integration.service.conftest import (  # noqa: F401 - fixtures among 
     private_key,
     session_ca,
 )
+from tests.support.background import Background
 from tests.support.service import entry_point
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
@@ -63,29 +63,18 @@ def sign(client: Client) -> None:
     assert len(client.sign_checksum(CHECKSUM, scheme=SignatureScheme.CAPGO_V3).signature) == 256
 
 
-class Builds:
+class Builds(Background):
     """Builds that sign without a pause, each over a connection of its own; what they met is in `errors`."""
 
     def __init__(self, serving: Serving, number: int = 4) -> None:
         self.signed = 0
         self.errors: list[Exception] = []
         self._serving = serving
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(number)]
-
-    def __enter__(self) -> Builds:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__([self._run] * number)
 
     def _run(self) -> None:
         with sdk(self._serving) as client:
-            while not self._ending.is_set():
+            while not self.ending.is_set():
                 try:
                     sign(client)
                     self.signed += 1

@@ -146,6 +146,24 @@ def test_a_wrong_pin_is_tried_once_by_serve_and_check_together(tmp_path: Path) -
     assert stage.shim.calls("C_Login") == 1
 
 
+def test_a_wrong_pin_is_tried_once_by_workers_that_open_a_key_in_the_background(tmp_path: Path) -> None:
+    """The token is slow to refuse it, so that both workers are at it at once, and its flags do not warn them."""
+    stage = Stage(tmp_path, workers=2, settings="try_low_pin_count = true", server="open_wait_s = 0.4")
+    second = make_token(stage.token.tokens_folder.parent, "second")
+    second.pin_file.write_text("wrong\n")
+    with stage:
+        until(lambda: sorted(stage.shim.sessions.values())[-2:] >= [1, 1], what="both workers")
+        logins = stage.shim.calls("C_Login")
+        stage.shim.delay("C_Login", 1.5)
+        uri = second.uri("demo", module_path=stage.shim.path)
+        with (tmp_path / "privyseal.toml").open("a") as file:
+            file.write(f'\n[[keys]]\nname = "second"\nuri = "{uri}"\nschemes = ["capgo-v3"]\n')
+        stage.program.hang_up()
+        blocked = "key 'second' is blocked until somebody acts: PIN: the token 'second' refused the PIN"
+        until(lambda: stage.program.log.count(blocked) == 2, what="two workers that know it")
+    assert stage.shim.calls("C_Login") == logins + 1  # a stop waits for who is still at it
+
+
 def test_workers_that_take_over_have_the_configuration_of_the_day(tmp_path: Path) -> None:
     farm = Farm(tmp_path)
     with farm.stage as stage:

@@ -410,6 +410,14 @@ class TestFormat:
         result = served.run(*ENCRYPT, "bundle.zip", "--json", "--package-json", "app/package.json")
         assert len(json.loads(result.out)["checksum"]) == 512
 
+    @pytest.mark.parametrize("how", [V3, ()])
+    def test_package_json_that_is_not_there(self, served, bundle, how):
+        (served.folder / "package.json").write_text("{}")
+        result = served.run(*ENCRYPT, "bundle.zip", *how, "--package-json", "package.json, app/package.json")
+        assert result.code == 2
+        assert "app/package.json: no such file; correct --package-json" in result.sentence()
+        assert served.files() == {"bundle.zip", "package.json"}
+
 
 class TestInterruption:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -452,19 +460,26 @@ class TestStreams:
         result = served.run(*ENCRYPT, "bundle.zip", *V3, "--json", stdout=writer)
         os.close(writer)
         assert result.code == 1
-        assert "Traceback" not in result.err
-        assert "BrokenPipe" not in result.err
+        assert "standard output cannot be written (Broken pipe), so bundle.zip_encrypted.zip" in result.sentence()
+        assert served.files() == {"bundle.zip"}
 
-    def test_full_stdout(self, served, bundle):
+    @pytest.mark.parametrize("how", [("--json",), ()])
+    def test_full_stdout(self, served, bundle, how):
+        """An output without its values could not be opened, so what was there before stays."""
+        output = served.folder / "bundle.zip_encrypted.zip"
+        output.write_bytes(b"before")
         with Path("/dev/full").open("wb") as full:
-            result = served.run(*ENCRYPT, "bundle.zip", *V3, "--json", stdout=full)
+            result = served.run(*ENCRYPT, "bundle.zip", *V3, *how, stdout=full)
         assert result.code == 1
         assert "No space left on device" in result.sentence()
+        assert output.read_bytes() == b"before"
+        assert served.files() == {"bundle.zip", output.name}
 
     def test_closed_stdout(self, served, bundle):
         result = served.run_after("os.close(1)", *ENCRYPT, "bundle.zip", *V3, "--json")
         assert result.code == 1
         assert "Bad file descriptor" in result.sentence()
+        assert served.files() == {"bundle.zip"}
 
     def test_closed_stderr(self, served, bundle):
         result = served.run_after("os.close(2)", *ENCRYPT, "bundle.zip", *V3, "--json")

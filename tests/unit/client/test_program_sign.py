@@ -156,6 +156,14 @@ class TestPlain:
         pss = padding.PSS(mgf=padding.MGF1(SHA256()), salt_length=32)
         verify(server, bytes.fromhex(done.out.strip()), b"content", pss)
 
+    @pytest.mark.parametrize("scheme", [PKCS1, "capgo-v2", "capgo-v3"])
+    def test_checksum_sign_is_the_same_as_capgo_writes_it(self, signing, scheme):
+        digest = sha256(b"data").hexdigest()
+        encoding = "hex" if scheme == "capgo-v3" else "base64"
+        wanted = signing.run("sign", "digest", digest, "--scheme", scheme, "--encoding", encoding)
+        done = signing.run("checksum", "sign", digest, "--scheme", scheme)
+        assert (done.code, done.out) == (0, wanted.out), done.err
+
     def test_what_is_no_digest(self, signing, server):
         done = signing.run("sign", "digest", "abc", "--scheme", PKCS1)
         assert (done.code, server.calls) == (1, [])

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_backends.pkcs11 import Pkcs11Store, open_store
 from privyseal_backends.pkcs11.module import MODULES
+from privyseal_backends.pkcs11.turns import turn
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, delete_objects, import_rsa_key, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened, type1, until, until_it_signs, values
@@ -232,6 +233,52 @@ def test_a_pin_that_another_process_was_refused_is_not_tried_here(token: SoftHsm
             assert shim.calls("C_Login") == logins + 1
 
     asyncio.run(sign())
+
+
+@contextlib.contextmanager
+def another_process_logging_in(shim: FaultShim) -> Iterator[None]:
+    """While it does; the module is initialised here, which takes no turn any more."""
+    module = MODULES.acquire(str(shim.path), None)
+    with turn(str(shim.path)):
+        yield
+    assert module.release(10.0)
+
+
+def test_a_pin_that_another_process_is_refused_meanwhile_is_not_tried(token: SoftHsmToken, shim: FaultShim) -> None:
+    """Nothing is open on the token here yet: this process waits for its turn, with the same wrong PIN."""
+    uri = token.uri("demo", module_path=shim.path)
+
+    async def refuse() -> None:
+        async with opened() as store:
+            with another_process_logging_in(shim):
+                looks = shim.calls("C_GetTokenInfo")
+                waiting = asyncio.create_task(store.open_key(uri))
+                await until(lambda: shim.calls("C_GetTokenInfo") > looks)
+                store.latch(uri, OperatorError("PIN", "the token refused the PIN", "correct it"))
+            with pytest.raises(OperatorError, match="refused the PIN"):
+                await waiting
+            assert shim.calls("C_Login") == 0
+
+    asyncio.run(refuse())
+
+
+def test_nobody_logs_in_while_another_process_does(
+    token: SoftHsmToken, shim: FaultShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its PIN may be about to be refused, however long the token takes to say so."""
+    monkeypatch.setattr("privyseal_backends.pkcs11.turns._PATIENCE_S", 0.1)
+    uri = token.uri("demo", module_path=shim.path)
+
+    async def wait() -> None:
+        async with opened() as store:
+            with another_process_logging_in(shim):
+                with pytest.raises(UnavailableError, match="another process is logging in"):
+                    await store.open_key(uri)
+                assert shim.calls("C_Login") == 0
+            await store.open_key(uri)
+            assert shim.calls("C_Login") == 1
+
+    asyncio.run(wait())
 
 
 LOGIN = """

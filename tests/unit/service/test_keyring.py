@@ -384,6 +384,21 @@ def followers(store: SoftwareStore) -> dict[str, list[Follower]]:
 LOST = LostError("token", "it is gone")
 
 
+class Missing:
+    """What of a store is not there, until `error` is None."""
+
+    def __init__(self, store: SoftwareStore, error: OperatorError | None, uri: str | None = None) -> None:
+        self.error, self.tries = error, 0
+        self._original, self._uri = store.open_key, uri
+        store.open_key = self._open_key  # type: ignore[method-assign]
+
+    async def _open_key(self, uri: str, fingerprint: str | None = None) -> Any:
+        self.tries += 1
+        if self.error is not None and uri == (self._uri or uri):
+            raise OperatorError(self.error.part, self.error.message)
+        return await self._original(uri, fingerprint)
+
+
 def unprepared(*keys: KeyConfig) -> PreparedKeys:
     """Keys of which the one that is asked did not look at any beforehand."""
     return PreparedKeys(keys, {}, {})
@@ -482,19 +497,12 @@ def test_keys_of_a_change_that_is_called_off_are_let_go(
 def test_a_token_that_is_not_there_stops_a_change_unless_it_is_one_that_was_lost(
     store: SoftwareStore, followers: dict[str, list[Follower]]
 ) -> None:
-    original, gone = store.open_key, False
-
-    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
-        if gone:
-            raise OperatorError("token", "there is none")
-        return await original(uri, fingerprint)
+    missing = Missing(store, None)
 
     async def main() -> None:
-        nonlocal gone
-        store.open_key = open_key  # type: ignore[method-assign]
         ring = keyring(store, key_config("a"))
         await ring.open(10)
-        gone = True
+        missing.error = OperatorError("token", "there is none")
         keys = [key_config("a"), key_config("b", uri="software:a")]
         with pytest.raises(KeyringError, match="key 'b': token: there is none"):
             await ring.prepare(keys, 10)
@@ -505,7 +513,7 @@ def test_a_token_that_is_not_there_stops_a_change_unless_it_is_one_that_was_lost
             await ring.prepare([*keys[:1], key_config("b")], 10)  # another token, as far as anybody knows
         ring.adopt(await ring.prepare(keys, 10))
         assert ring.keys["b"].state is KeyState.UNAVAILABLE
-        gone = False
+        missing.error = None
         await until(lambda: ring.keys["b"].state is KeyState.SERVING)
         await ring.close()
 
@@ -529,21 +537,14 @@ def test_what_was_believed_of_a_key_ends_when_it_is_shut(store: SoftwareStore, m
 
 @pytest.mark.parametrize("part", ["token", "module"])
 def test_a_key_that_is_added_while_its_token_is_away_is_looked_for(store: SoftwareStore, part: str) -> None:
-    original, gone = store.open_key, True
-
-    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
-        if gone and uri == "software:b":
-            raise OperatorError(part, "there is none")
-        return await original(uri, fingerprint)
+    missing = Missing(store, OperatorError(part, "there is none"), "software:b")
 
     async def main() -> None:
-        nonlocal gone
-        store.open_key = open_key  # type: ignore[method-assign]
         ring = keyring(store, key_config("a"))
         await ring.open(10)
         ring.adopt(unprepared(key_config("a"), key_config("b")))
         await until(lambda: ring.keys["b"].state is KeyState.BLOCKED)
-        gone = False
+        missing.error = None
         await until(lambda: ring.keys["b"].state is KeyState.SERVING)
         await ring.close()
 
@@ -553,29 +554,20 @@ def test_a_key_that_is_added_while_its_token_is_away_is_looked_for(store: Softwa
 @pytest.mark.parametrize(("part", "heals"), [("token", True), ("object", True), ("module", True), ("PIN", False)])
 def test_what_has_served_before_is_away_and_not_misconfigured(store: SoftwareStore, part: str, heals: bool) -> None:
     """A process that replaces another finds no token where there was one; a PIN is never tried again."""
-    original, gone, tries = store.open_key, True, 0
-
-    async def open_key(uri: str, fingerprint: str | None = None) -> Any:
-        nonlocal tries
-        tries += 1
-        if gone:
-            raise OperatorError(part, "there is none")
-        return await original(uri, fingerprint)
+    missing = Missing(store, OperatorError(part, "there is none"))
 
     async def main() -> None:
-        nonlocal gone
-        store.open_key = open_key  # type: ignore[method-assign]
         ring = keyring(store, key_config("a"))
         await ring.open(10, strict=False)
         key = ring.keys["a"]
         assert key.state is (KeyState.UNAVAILABLE if heals else KeyState.BLOCKED)
         if heals:
-            await until(lambda: tries >= 3)
-            gone = False
+            await until(lambda: missing.tries >= 3)
+            missing.error = None
             await until(lambda: key.state is KeyState.SERVING)
         else:
             await asyncio.sleep(0.05)
-            assert tries == 1
+            assert missing.tries == 1
         await ring.close()
 
     asyncio.run(main())

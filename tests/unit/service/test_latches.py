@@ -73,6 +73,39 @@ def test_a_pin_that_is_refused_while_serving_is_latched_as_well() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_pin_that_is_refused_after_whoever_opened_the_key_gave_up_is_latched(refuses: bool) -> None:
+    """As when a key store is silent for longer than a reload waits for it: the token counts the try all the same."""
+
+    class Slow(Store):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer, self.forgotten = asyncio.Event(), asyncio.Event()
+
+        async def open_key(self, uri: str, fingerprint: str | None = None) -> Any:
+            await self.answer.wait()
+            if refuses:
+                raise OperatorError("PIN", "the token 'a' refused the PIN", "correct it")
+            return self
+
+        def forget(self) -> None:
+            self.forgotten.set()
+
+    async def main() -> None:
+        told = asyncio.Queue[Latch]()
+        latches, store = Latches(tell=told.put_nowait), Slow()
+        guarded = latches.guard(lambda _: lambda _: store)("pkcs11")({})
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(guarded.open_key(URI), 0.01)
+        store.answer.set()
+        if refuses:
+            assert (await told.get()).uri == URI
+        else:
+            await store.forgotten.wait()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "word",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import datetime
 import hashlib
@@ -32,6 +33,7 @@ from privyseal_service.decisions import Outcome
 from privyseal_service.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
 from privyseal_service.problems import Problems
 from privyseal_service.reloading import Reloader, UnusableError, check
+from privyseal_service.watching import Watch
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.service import RunningService, secure_channel
@@ -634,6 +636,61 @@ def test_a_bad_configuration_changes_nothing(
     assert running.run(reading.reloader.reload()) is True
     assert (reading.problems.now, reading.problems.counters.all()[RELOADS]) == ({}, 1)
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "NO_GRANT"
+
+
+def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
+    running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What refused it may have been away for a moment, and no file of the configuration changes when it is back."""
+    for name in ("LOOK_EVERY_S", "FIRST_RETRY_S", "LONGEST_RETRY_S"):
+        monkeypatch.setattr(f"privyseal_service.reloading.{name}", 0.01)
+    watched = {**config, "server": {**config["server"], "watch": True}}
+    reading = Reading(running, watched)
+    reading.data = ConfigError("the folder of grants cannot be read")
+    counted = reading.problems.counters
+
+    async def heal() -> None:
+        assert not await reading.reloader.reload()
+        assert "is tried again from time to time: the folder" in reading.problems.now["configuration"]
+        watching = asyncio.create_task(reading.reloader.keep_watching())
+        while counted.all()[RELOAD_FAILURES] < 3:
+            await asyncio.sleep(0.01)
+        reading.data = {**watched, "grants": []}
+        while reading.problems.now:
+            await asyncio.sleep(0.01)
+        watching.cancel()
+
+    running.run(heal())
+    assert counted.all()[RELOADS] == 1
+
+
+def test_a_change_that_needs_a_restart_is_not_tried_again(
+    running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def look(watch: Watch) -> bool:
+        looks.append(watch)
+        return False
+
+    for name in ("LOOK_EVERY_S", "FIRST_RETRY_S"):
+        monkeypatch.setattr(f"privyseal_service.reloading.{name}", 0.0)
+    monkeypatch.setattr(Watch, "changed", look)
+    watched = {**config, "server": {**config["server"], "watch": True}}
+    reading = Reading(running, watched)
+    reading.data = copy.deepcopy(watched)
+    reading.data["listeners"][0]["address"] = "127.0.0.1:7"
+
+    async def wait() -> None:
+        assert not await reading.reloader.reload()
+        watching = asyncio.create_task(reading.reloader.keep_watching())
+        while len(looks) < 5:
+            await asyncio.sleep(0.01)
+        watching.cancel()
+
+    running.run(wait())
+    assert reading.problems.counters.all() == {RELOAD_FAILURES: 1}
+    assert "tried again" not in reading.problems.now["configuration"]
 
 
 def test_issuers_files_are_looked_at_before(oidc: dict[str, Any], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import hashlib
 import logging
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -434,6 +435,20 @@ def test_the_log_names_each_key_at_the_start(
     caplog.set_level(logging.INFO)
     with RunningService(config, store.backends):
         assert caplog.text.count(" serves: PublicKey(RSA-2048, ") == 3
+
+
+def test_callers_without_a_name_do_not_flood_the_log(
+    config: dict[str, Any], store: SoftwareStore, ca: CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunningService(config, store.backends) as running:
+        nobody = ca.issue(uris=["spiffe://example/a", "spiffe://example/b"])
+        with secure_channel(running.address(), ca, nobody) as channel:
+            for _ in range(60):
+                with pytest.raises(grpc.RpcError):
+                    SigningServiceStub(channel).SignChecksum(SIGN, timeout=10)
+    counted = re.findall(r"(\d+) more calls from ipv4:127\.0\.0\.1 proved no name and were denied", caplog.text)
+    assert counted
+    assert caplog.text.count("another URI beside it") + sum(map(int, counted)) == 60
 
 
 def test_a_watch_hears_of_a_stop_that_comes_while_it_is_answered() -> None:
