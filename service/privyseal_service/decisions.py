@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from privyseal.transparency.receipts import Receipt
 from privyseal_backends.interface import KeyDescription, Plaintext, Signature
@@ -39,8 +39,7 @@ class Outcome(enum.Enum):
     """The caller went away, or its deadline passed, before there was an answer; the store may have done the work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One thing that a key was asked for, and what became of it: a checksum, or a session key to wrap or unwrap.
 
     `checksum` is what was to be signed, as the caller sent it. `signature_sha256` and `wrapped_key_sha256`, 32 bytes,
@@ -59,8 +58,7 @@ class Item:
     place: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """One call: who, how proven and from where; what was asked; what was decided, why, and what it took.
 
     `call_id` is the caller's own name for the call, the same in each of its attempts: never believed, only recorded.
@@ -90,10 +88,14 @@ class Decision:
     store_s: float = 0.0
     key_fingerprint: str = ""
     batch: int = 0
-    items: tuple[Item, ...] = field(default=(), repr=False)
+    items: tuple[Item, ...] = ()
     items_recorded: bool = False
     """Whether each item of a long batch is on record already, with what became of it (`Recorder.record_part`)."""
     call_id: str = ""
+
+    def __repr__(self) -> str:
+        """Without the items: what was to be signed is no business of a log."""
+        return f"Decision({', '.join(f'{n}={v!r}' for n, v in self._asdict().items() if n != 'items')})"
 
 
 @dataclass(slots=True)
@@ -196,7 +198,7 @@ class Trail:
         items = tuple(
             _signed(*each, place) for place, each in enumerate(zip(checksums, told, results, strict=True), start)
         )
-        return dataclasses.replace(self.decision(Outcome.ANSWERED, Code.OK), items=items)
+        return self.decision(Outcome.ANSWERED, Code.OK)._replace(items=items)
 
     def _items(self) -> Iterator[Item]:
         """What the key was asked for, each with what became of it as far as that is known."""
@@ -330,4 +332,4 @@ def fields(decision: Decision) -> dict[str, object]:
 
 _DIGEST_BYTES = 32
 _WORDED = frozenset({"proof", "context", "outcome", "code", "items"})
-_NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in _WORDED)
+_NAMES = tuple(name for name in Decision._fields if name not in _WORDED)

@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.record import Record
@@ -17,14 +17,12 @@ _GROUP_RECORDS = 1_024
 _MAX_WAITING_RECORDS = 8_192
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     records: Sequence[Record]
     future: asyncio.Future[list[Written]]
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     call: _Call
     written: list[Written] | None
     error: Exception | None
@@ -112,14 +110,19 @@ class AuditFront:
     def _write(self, group: list[_Call]) -> list[_Answer]:
         """Write a group by one append; when a record of it cannot be encoded, call by call, so that it fails alone."""
         try:
-            written = iter(self._journal.append([record for call in group for record in call.records]))
+            written = self._journal.append([record for call in group for record in call.records])
         except AuditUnavailableError as error:
             return [_Answer(call, None, error.again()) for call in group]
         except Exception as error:  # noqa: BLE001  # it reaches the caller whose record it was
             if len(group) == 1:
                 return [_Answer(group[0], None, error)]
             return [answer for call in group for answer in self._write([call])]
-        return [_Answer(call, [next(written) for _ in call.records], None) for call in group]
+        answers, start = [], 0
+        for call in group:
+            end = start + len(call.records)
+            answers.append(_Answer(call, written[start:end], None))
+            start = end
+        return answers
 
     def _answer(self, answers: list[_Answer]) -> None:
         """On the loop: wake every call of a group."""

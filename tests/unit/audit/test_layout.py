@@ -18,8 +18,8 @@ from privyseal_service.audit.layout import (
     read_synced,
     survey,
 )
-from privyseal_service.audit.record import EndReason, Stop, encode
-from tests.unit.audit.helpers import SOURCE, START_US, decision
+from privyseal_service.audit.record import EndReason, Stop
+from tests.unit.audit.helpers import SOURCE, START_US, decision, encode
 
 LINES = [encode(decision(i), SOURCE, i) for i in range(1, 5)]
 STOP = encode(Stop(START_US), SOURCE, 5)
