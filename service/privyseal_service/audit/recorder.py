@@ -135,7 +135,7 @@ class AuditRecorder:
         except AuditUnavailableError as error:
             raise errors.audit_unavailable(RETRY_AFTER_S) from error
         log = self._config.log
-        return [Receipt(log, leaf_hash, *position) for position, leaf_hash in written]
+        return [Receipt(log, *one) for one in written]
 
     async def _append_in_chunks(self, records: Sequence[Record]) -> list[Written]:
         written: list[Written] = []

@@ -40,20 +40,15 @@ _ENDS_KEPT = 16
 _MOST_WORKERS = 256
 
 
-class Position(NamedTuple):
-    """Where a record stands: the worker, its segment, the byte at which its line begins, and the record's number."""
+class Written(NamedTuple):
+    """A record that is safely on disk, as in a receipt: `leaf_hash`, 32 bytes, is RFC 6962's hash of the line without
+    its newline; then where it stands, the worker, its segment and the byte at which the line begins, and its number."""
 
+    leaf_hash: bytes
     worker: str
     segment: int
     offset: int
     number: int
-
-
-class Written(NamedTuple):
-    """A record that is safely on disk. `leaf_hash` is 32 bytes, RFC 6962's hash of the line without its newline."""
-
-    position: Position
-    leaf_hash: bytes
 
 
 @dataclass
@@ -258,7 +253,7 @@ class Journal:
                 continue
             results = []
             for line in encoded:
-                results.append(Written(Position(self._worker, segment.number, offset, number), leaf_hash(line)))
+                results.append(Written(leaf_hash(line), self._worker, segment.number, offset, number))
                 number += 1
                 offset += len(line) + 1
             lines += encoded

@@ -73,7 +73,7 @@ def test_calls_that_wait_together_share_a_sync_and_a_wake_up(tmp_path):
     written = with_front(tmp_path, steps)
     assert [len(one) for one in written] == [1] + [2] * 29
     assert_on_record(tmp_path, [one for call in written for one in call])
-    assert [one.position.number for call in written for one in call] == list(range(2, 61))
+    assert [one.number for call in written for one in call] == list(range(2, 61))
 
 
 def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path):
@@ -130,7 +130,7 @@ def test_a_cancelled_call_is_still_recorded(tmp_path):
         gate.open.set()
         await first
         third = await front.append([decision(2)])
-        assert third[0].position.number == 4
+        assert third[0].number == 4
 
     with_front(tmp_path, steps)
 
@@ -213,5 +213,5 @@ def test_a_thread_and_the_front_may_use_one_journal(tmp_path):
         return written + direct
 
     written = with_front(tmp_path, steps)
-    assert sorted(one.position.number for one in written) == list(range(2, 402))
+    assert sorted(one.number for one in written) == list(range(2, 402))
     assert_on_record(tmp_path, written[::40])
