@@ -110,8 +110,7 @@ class Caller:
         return orjson.Fragment(orjson.dumps(body))
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a request said it was for; as in privyseal.v1.RequestContext."""
 
     app_id: str = ""
@@ -121,7 +120,7 @@ class Context:
 
     def to_json(self) -> dict[str, object]:
         """Its form in a record: the fields that are set."""
-        return {name: _clip(value, _LONG) for name, value in vars(self).items() if value}
+        return {name: _clip(value, _LONG) for name, value in zip(self._fields, self, strict=True) if value}
 
 
 NO_CONTEXT = Context()
