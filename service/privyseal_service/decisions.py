@@ -168,6 +168,9 @@ class Trail:
 
     def decision(self, outcome: Outcome, code: Code, reason: str = "") -> Decision:
         """How the call ended."""
+        return self._decision(outcome, code, reason, () if self.items_recorded else self._items())
+
+    def _decision(self, outcome: Outcome, code: Code, reason: str, items: tuple[Item, ...]) -> Decision:
         return Decision(
             self.request_id,
             self.caller,
@@ -188,7 +191,7 @@ class Trail:
             self.store_s,
             self.key_fingerprint,
             self.batch,
-            () if self.items_recorded else self._items(),
+            items,
             self.items_recorded,
             self.call_id,
         )
@@ -199,7 +202,7 @@ class Trail:
         items = tuple(
             _signed(*each, place) for place, each in enumerate(zip(checksums, told, results, strict=True), start)
         )
-        return self.decision(Outcome.ANSWERED, Code.OK)._replace(items=items)
+        return self._decision(Outcome.ANSWERED, Code.OK, "", items)
 
     def _items(self) -> tuple[Item, ...]:
         """What the key was asked for, each with what became of it as far as that is known."""
