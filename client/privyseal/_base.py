@@ -31,7 +31,7 @@ PROVE_S = 10.0
 """How long to ask for a proof: a record is in the tree within a second, where all is well."""
 
 PROVE_FIRST_S, PROVE_EVERY_S = 0.3, 0.25
-"""When the proof is asked for first, and how often after that: the sequencer merges four times a second."""
+"""When the proof is asked for first, and how often after that: the sequencer merges twice a second."""
 
 PROVE_AT_ONCE = 8
 """How many proofs are asked for at a time."""

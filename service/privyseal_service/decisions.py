@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from privyseal.transparency.receipts import Receipt
 from privyseal_backends.interface import KeyDescription, Plaintext, Signature
@@ -39,8 +39,7 @@ class Outcome(enum.Enum):
     """The caller went away, or its deadline passed, before there was an answer; the store may have done the work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One thing that a key was asked for, and what became of it: a checksum, or a session key to wrap or unwrap.
 
     `checksum` is what was to be signed, as the caller sent it. `signature_sha256` and `wrapped_key_sha256`, 32 bytes,
@@ -59,8 +58,7 @@ class Item:
     place: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """One call: who, how proven and from where; what was asked; what was decided, why, and what it took.
 
     `call_id` is the caller's own name for the call, the same in each of its attempts: never believed, only recorded.
@@ -90,10 +88,14 @@ class Decision:
     store_s: float = 0.0
     key_fingerprint: str = ""
     batch: int = 0
-    items: tuple[Item, ...] = field(default=(), repr=False)
+    items: tuple[Item, ...] = ()
     items_recorded: bool = False
     """Whether each item of a long batch is on record already, with what became of it (`Recorder.record_part`)."""
     call_id: str = ""
+
+    def __repr__(self) -> str:
+        """Without the items: what was to be signed is no business of a log."""
+        return f"Decision({', '.join(f'{n}={v!r}' for n, v in self._asdict().items() if n != 'items')})"
 
 
 @dataclass(slots=True)
@@ -159,12 +161,16 @@ class Trail:
         done = [result for result in results if isinstance(result, (Signature, Plaintext))]
         self.signatures = len(done)
         if done:
-            self.store_request_id = " ".join(dict.fromkeys(result.request_id for result in done if result.request_id))
-            self.queued_s = max(result.queued_s for result in done)
-            self.store_s = max(result.store_s for result in done)
+            # Lists, since generators take twice as long, and this is done for every signature.
+            self.store_request_id = " ".join(dict.fromkeys([result.request_id for result in done if result.request_id]))
+            self.queued_s = max([result.queued_s for result in done])
+            self.store_s = max([result.store_s for result in done])
 
     def decision(self, outcome: Outcome, code: Code, reason: str = "") -> Decision:
         """How the call ended."""
+        return self._decision(outcome, code, reason, () if self.items_recorded else self._items())
+
+    def _decision(self, outcome: Outcome, code: Code, reason: str, items: tuple[Item, ...]) -> Decision:
         return Decision(
             self.request_id,
             self.caller,
@@ -185,7 +191,7 @@ class Trail:
             self.store_s,
             self.key_fingerprint,
             self.batch,
-            () if self.items_recorded else tuple(self._items()),
+            items,
             self.items_recorded,
             self.call_id,
         )
@@ -196,19 +202,20 @@ class Trail:
         items = tuple(
             _signed(*each, place) for place, each in enumerate(zip(checksums, told, results, strict=True), start)
         )
-        return dataclasses.replace(self.decision(Outcome.ANSWERED, Code.OK), items=items)
+        return self._decision(Outcome.ANSWERED, Code.OK, "", items)
 
-    def _items(self) -> Iterator[Item]:
+    def _items(self) -> tuple[Item, ...]:
         """What the key was asked for, each with what became of it as far as that is known."""
         if self.told:
-            for place, each in enumerate(zip(self.checksums, self.told, self.results, strict=True)):
-                yield _signed(*each, place if self.batch else None)
-        elif self.batch or not (self.checksums or self.wrapped_key_sha256):
-            return
-        else:
-            asked = self.checksums[0] if self.checksums else None
-            timed = _timed(self.results[0] if self.results else None)
-            yield Item(asked, None, self.wrapped_key_sha256, None, *timed)
+            if not self.batch:
+                return (_signed(self.checksums[0], self.told[0], self.results[0], None),)
+            each = zip(self.checksums, self.told, self.results, range(self.batch), strict=True)
+            return tuple([_signed(*one) for one in each])
+        if self.batch or not (self.checksums or self.wrapped_key_sha256):
+            return ()
+        asked = self.checksums[0] if self.checksums else None
+        timed = _timed(self.results[0] if self.results else None)
+        return (Item(asked, None, self.wrapped_key_sha256, None, *timed),)
 
     def answered(self) -> Decision:
         """The decision of a call that is answered; a batch without a single signature failed."""
@@ -263,9 +270,10 @@ class Recorder(Protocol):
         """Raise ServiceError when a decision could not be recorded now: then no key store is asked. It costs nothing,
         and is looked at right before a key is used."""
 
-    async def record(self, decision: Decision) -> Sequence[Receipt]:
+    async def record(self, decision: Decision, *, under_way: int = 0) -> Sequence[Receipt]:
         """Record one. It is awaited before the answer leaves: what it raises becomes the answer, and nothing else
-        leaves. A ServiceError reaches the caller as it is, anything else as INTERNAL.
+        leaves. A ServiceError reaches the caller as it is, anything else as INTERNAL. `under_way` calls, this one among
+        them, are on their way to their decisions.
 
         Returns where the record of each item is, as a receipt without proof; nothing where there are no receipts.
         """
@@ -290,7 +298,7 @@ class LogRecorder:
     def require_ready(self) -> None:
         """The log is always ready."""
 
-    async def record(self, decision: Decision) -> Sequence[Receipt]:
+    async def record(self, decision: Decision, *, under_way: int = 0) -> Sequence[Receipt]:  # noqa: ARG002 - as above
         """Write the line."""
         log(decision)
         return ()
@@ -330,4 +338,4 @@ def fields(decision: Decision) -> dict[str, object]:
 
 _DIGEST_BYTES = 32
 _WORDED = frozenset({"proof", "context", "outcome", "code", "items"})
-_NAMES = tuple(f.name for f in dataclasses.fields(Decision) if f.name not in _WORDED)
+_NAMES = tuple(name for name in Decision._fields if name not in _WORDED)

@@ -7,7 +7,6 @@ steps, in the order in which they are taken.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -205,9 +204,9 @@ class CallPath:
     async def _record(self, decision: Decision) -> Sequence[Receipt]:
         """Put a decision on record, and count it as it ends: where the record fails, so does the call."""
         try:
-            receipts = await self._recorder.record(decision)
+            receipts = await self._recorder.record(decision, under_way=self._under_way)
         except ServiceError as error:
-            self._counters.called(dataclasses.replace(decision, code=error.code, reason=error.reason, signatures=0))
+            self._counters.called(decision._replace(code=error.code, reason=error.reason, signatures=0))
             raise
         self._counters.called(decision)
         return receipts
@@ -473,7 +472,7 @@ class Parts:
     def _flush(self) -> None:
         if self._waiting:
             items = tuple(item for part in self._waiting for item in part.items)
-            whole = dataclasses.replace(self._waiting[0], items=items)
+            whole = self._waiting[0]._replace(items=items)
             # A task of its own: whoever waits for it may go away.
             self._tasks.append((whole.items, asyncio.ensure_future(self._recorder.record_part(whole))))
             self._waiting = []

@@ -30,7 +30,7 @@ def make_log(root: Path) -> list[bytes]:
     journal = Journal(root, Source("replica-1", "w0"))
     sequencer = Sequencer(root, SIGNER, publish=notes.append)
     for step in (1, 200, 54, 1, 255, 256, 257, 1_000, 16_000):
-        journal.append([decision(i, context=decision().context) for i in range(step)])
+        journal.append([decision(i) for i in range(step)])
         sequencer.merge()
     journal.close()
     sequencer.merge()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 from privyseal.transparency.checkpoint import Checkpoint, Note, VerifierKey, cosigned_by, open_checkpoint
 from privyseal.transparency.errors import NoteError, ReceiptError
@@ -30,8 +31,7 @@ class Proven:
     checkpoint: str
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """A record's receipt. `log` is the origin of the log's checkpoints, `leaf_hash` 32 bytes; the position (worker,
     segment, byte, the record's number) is where an operator finds the line, and proves nothing."""
 
@@ -87,7 +87,7 @@ def complete(receipt: Receipt, proven: Proven) -> Receipt:
     `check`. Raises ReceiptError and NoteError."""
     checkpoint = Checkpoint.parse(Note.parse(proven.checkpoint.encode(errors="replace")).text)
     _check_place(receipt, proven, checkpoint)
-    return replace(receipt, proven=proven)
+    return receipt._replace(proven=proven)
 
 
 def _check_place(receipt: Receipt, proven: Proven, checkpoint: Checkpoint) -> None:

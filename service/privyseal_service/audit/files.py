@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -81,9 +82,11 @@ def write_whole(files: Files, path: Path, data: bytes) -> None:
     is fixed, since each file of the audit trail has one writer: a left-over from a crash is replaced.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    if temporary.exists():
+    try:
+        descriptor = files.create(temporary)
+    except FileExistsError:
         files.remove(temporary)
-    descriptor = files.create(temporary)
+        descriptor = files.create(temporary)
     try:
         files.write(descriptor, data)
         files.sync(descriptor)
@@ -97,8 +100,12 @@ def make_folder(files: Files, folder: Path) -> None:
 
     Raises OSError, among it PermissionError when others may write to a folder that was there already.
     """
-    if folder.is_dir():
-        if folder.stat().st_mode & 0o022:
+    try:
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        mode = 0
+    if stat.S_ISDIR(mode):
+        if mode & 0o022:
             raise PermissionError(f"{folder} is writable by others; take that away with chmod go-w")
         return
     if not folder.parent.is_dir():

@@ -81,6 +81,20 @@ def head_of(line: bytes) -> re.Match[bytes] | None:
     return HEAD.match(line)
 
 
+def timed_lines(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The times, without their Z, and lines of all in `data` that has the form of a record. As `head_of`, which says
+    what that is, for many lines at once."""
+    lines = data.split(b"\n")
+    if b"\0" in data:
+        lines = [line for line in lines if b"\0" not in line]
+    match = HEAD.match
+    return [
+        (head["time"], line)
+        for line in lines
+        if len(line) <= MAX_LINE_BYTES and line.endswith(b"}") and (head := match(line)) is not None
+    ]
+
+
 def read_fresh(path: Path) -> bytes:
     """A file's bytes as the device has them: cached pages that are not waiting to be written are dropped first, since
     after a failed sync they may differ from what is on the device. Raises OSError."""

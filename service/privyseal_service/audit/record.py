@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property, lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
@@ -19,6 +19,7 @@ MAX_CLAIMS = 12
 """Claims of a token that a record keeps; the caller chooses those that mattered."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DECISION = "decision"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SHORT, _NAME_LENGTH, _MEDIUM, _LONG = 64, 256, 128, 512
 
@@ -52,9 +53,10 @@ def _clip(text: str, limit: int) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _check_digest(name: str, value: bytes | None) -> None:
-    if value is not None and len(value) != 32:
+def _digest(name: str, value: bytes) -> str:
+    if len(value) != 32:
         raise ValueError(f"{name} must be the 32 bytes of a SHA-256, not {len(value)}")
+    return value.hex()
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,7 @@ class Caller:
         return orjson.Fragment(orjson.dumps(body))
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a request said it was for; as in privyseal.v1.RequestContext."""
 
     app_id: str = ""
@@ -119,21 +120,17 @@ class Context:
 
     def to_json(self) -> dict[str, object]:
         """Its form in a record: the fields that are set."""
-        return {name: _clip(value, _LONG) for name, value in vars(self).items() if value}
+        return {name: _clip(value, _LONG) for name, value in zip(self._fields, self, strict=True) if value}
 
 
 NO_CONTEXT = Context()
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A decision of the service on one call, or on one checksum of a batch.
+class Call(NamedTuple):
+    """What the records of one call have alike: who called, what for, and how it ended.
 
-    Times are microseconds since 1970 (`time_us`) and seconds (`queue_s`, `store_s`). Texts are cut at the schema's
-    bounds, since what a caller sends must not keep its own denial off the record. There is no field for a session key:
-    `checksum` is the public SHA-256 that was signed, `wrapped_key_sha256` the SHA-256 of a wrapped key and
-    `signature_sha256` that of a signature, each exactly 32 bytes (ValueError otherwise) or None. `batch` is the number
-    of checksums in a batch (0: none), `item` the place of this one.
+    `time_us` is microseconds since 1970. Texts are cut at the schema's bounds, since what a caller sends must not keep
+    its own denial off the record. `batch` is the number of checksums in a batch (0: none).
     """
 
     time_us: int
@@ -148,27 +145,13 @@ class Decision:
     key_version: str = ""
     key_fingerprint: str = ""
     scheme: str = ""
-    checksum: bytes | None = None
-    signature_sha256: bytes | None = None
-    wrapped_key_sha256: bytes | None = None
-    item: int | None = None
+    grant: str = ""
+    call_id: str = ""
     batch: int = 0
     context: Context = NO_CONTEXT
-    grant: str = ""
-    store_request_id: str = ""
-    queue_s: float | None = None
-    store_s: float | None = None
-    call_id: str = ""
 
-    kind = "decision"
-
-    def __post_init__(self) -> None:
-        _check_digest("checksum", self.checksum)
-        _check_digest("signature_sha256", self.signature_sha256)
-        _check_digest("wrapped_key_sha256", self.wrapped_key_sha256)
-
-    def to_json(self) -> dict[str, object]:
-        """Its form in a record, without the head; what is not known is left out."""
+    def opening(self) -> dict[str, object]:
+        """The fields of a record that come before those of a decision's own; what is not known is left out."""
         body: dict[str, object] = {
             "request_id": _clip(self.request_id, _SHORT),
             "caller": self.caller.json,
@@ -185,27 +168,66 @@ class Decision:
             ("key_fingerprint", self.key_fingerprint, _SHORT),
             ("scheme", self.scheme, _SHORT),
             ("grant", self.grant, _NAME_LENGTH),
-            ("store_request_id", self.store_request_id, _MEDIUM),
         ):
             if text:
                 body[name] = _clip(text, limit)
-        for name, digest in (
-            ("checksum", self.checksum),
-            ("signature_sha256", self.signature_sha256),
-            ("wrapped_key_sha256", self.wrapped_key_sha256),
-        ):
-            if digest is not None:
-                body[name] = digest.hex()
-        if self.item is not None:
-            body["item"] = self.item
+        return body
+
+    def middle(self) -> dict[str, object]:
+        """The fields that stand between a decision's place in its batch and its times."""
+        body: dict[str, object] = {}
         if self.batch:
             body["batch"] = self.batch
         if self.context is not NO_CONTEXT and (context := self.context.to_json()):
-            body["context"] = context
+            body["context"] = orjson.Fragment(orjson.dumps(context))
+        return body
+
+
+class Decision(NamedTuple):
+    """A decision of the service on one call, or on one checksum of a batch.
+
+    There is no field for a session key: `checksum` is the public SHA-256 that was signed, `wrapped_key_sha256` the
+    SHA-256 of a wrapped key and `signature_sha256` that of a signature, each exactly 32 bytes or None: a record with
+    any other is not encoded. `item` is the place in the batch; times are seconds.
+    """
+
+    call: Call
+    checksum: bytes | None = None
+    signature_sha256: bytes | None = None
+    wrapped_key_sha256: bytes | None = None
+    item: int | None = None
+    store_request_id: str = ""
+    queue_s: float | None = None
+    store_s: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the record is."""
+        return _DECISION
+
+    @property
+    def time_us(self) -> int:
+        """When its call was decided."""
+        return self.call.time_us
+
+    def to_json(self, middle: Mapping[str, object]) -> dict[str, object]:
+        """The fields of its own, around the `middle` of its call. Raises ValueError for a digest that is none."""
+        body: dict[str, object] = {}
+        if self.store_request_id:
+            body["store_request_id"] = _clip(self.store_request_id, _MEDIUM)
+        if self.checksum is not None:
+            body["checksum"] = _digest("checksum", self.checksum)
+        if self.signature_sha256 is not None:
+            body["signature_sha256"] = _digest("signature_sha256", self.signature_sha256)
+        if self.wrapped_key_sha256 is not None:
+            body["wrapped_key_sha256"] = _digest("wrapped_key_sha256", self.wrapped_key_sha256)
+        if self.item is not None:
+            body["item"] = self.item
+        body.update(middle)
         if self.queue_s is not None:
-            body["queue_s"] = round(self.queue_s, 6)
+            body["queue_s"] = round(self.queue_s * 1e6) / 1e6
         if self.store_s is not None:
-            body["store_s"] = round(self.store_s, 6)
+            body["store_s"] = round(self.store_s * 1e6) / 1e6
         return body
 
 
@@ -379,15 +401,42 @@ class Source:
         return f'"replica":"{self.replica}","worker":"{self.worker}"'
 
 
-def encode(record: Record, source: Source, number: int) -> bytes:
-    """The record's line without its newline: fields in a fixed order, at most `MAX_LINE_BYTES` bytes of UTF-8.
+class Encoder:
+    """Makes the lines of one worker's records. For one thread at a time.
 
-    `number` counts the worker's records from 1, without a gap, over all its segments.
-    Raises ValueError for a record that is longer still, which the bounds rule out.
+    It keeps what the records of the last call have alike, since those of a batch come one after the other.
     """
-    head = f'{{"v":1,"n":{number},"time":"{format_time(record.time_us)}",{source.json},"kind":"{record.kind}"'
-    body = record.to_json()
-    line = head.encode() + (b"," + orjson.dumps(body)[1:] if body else b"}")
-    if len(line) > MAX_LINE_BYTES:
-        raise ValueError(f"a record of {len(line)} bytes is longer than {MAX_LINE_BYTES}")
-    return line
+
+    def __init__(self, source: Source) -> None:
+        self._source = source.json
+        self._call: Call | None = None
+        self._opening = b""
+        self._middle: dict[str, object] = {}
+
+    def line(self, record: Record, number: int) -> bytes:
+        """The record's line without its newline: fields in a fixed order, at most `MAX_LINE_BYTES` bytes of UTF-8.
+
+        `number` counts the worker's records from 1, without a gap, over all its segments.
+        Raises ValueError for a digest of another length, and for a record that is longer still, which the bounds rule
+        out.
+        """
+        if isinstance(record, Decision):
+            if record.call is not self._call:
+                self._open(record.call)
+            opening, body = self._opening, record.to_json(self._middle)
+        else:
+            opening, body = self._head(record.time_us, record.kind), record.to_json()
+        rest = b"," + orjson.dumps(body)[1:] if body else b"}"
+        line = b'{"v":1,"n":%d%b%b' % (number, opening, rest)
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(f"a record of {len(line)} bytes is longer than {MAX_LINE_BYTES}")
+        return line
+
+    def _head(self, time_us: int, kind: str) -> bytes:
+        return f',"time":"{format_time(time_us)}",{self._source},"kind":"{kind}"'.encode()
+
+    def _open(self, call: Call) -> None:
+        self._call = None
+        self._opening = self._head(call.time_us, _DECISION) + b"," + orjson.dumps(call.opening())[1:-1]
+        self._middle = call.middle()
+        self._call = call

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from privyseal.transparency.receipts import Receipt
@@ -16,6 +16,7 @@ from privyseal_service.audit.flood import DenialMeter
 from privyseal_service.audit.front import AuditFront
 from privyseal_service.audit.record import (
     NO_CONTEXT,
+    Call,
     Caller,
     Certificate,
     Context,
@@ -27,7 +28,7 @@ from privyseal_service.audit.record import (
     Token,
 )
 from privyseal_service.audit.segments import Journal, open_journal
-from privyseal_service.errors import Code
+from privyseal_service.errors import Code, ServiceError
 from privyseal_service.requests import NO_CONTEXT as NOTHING_SAID
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class AuditRecorder:
         if self._journal.failure is not None:
             raise errors.audit_unavailable(RETRY_AFTER_S)
 
-    async def record(self, decision: decisions.Decision) -> Sequence[Receipt]:
+    async def record(self, decision: decisions.Decision, *, under_way: int = 0) -> Sequence[Receipt]:
         """Put a decision on disk: a record for each item of it. A denial that is one too many is counted instead.
 
         Returns a receipt for each item. Raises ServiceError (AUDIT_UNAVAILABLE) when the records are not safe.
@@ -118,23 +119,23 @@ class AuditRecorder:
             decisions.log(decision)
         if decision.items_recorded:
             return ()
-        return await self._put_down(list(self._records(decision, time_us)))
+        return await self._put_down(self._records(decision, time_us), under_way)
 
     async def record_part(self, decision: decisions.Decision) -> Sequence[Receipt]:
         """Put a part of a batch on disk: a record for each item of it. Raises ServiceError as `record` does."""
-        return await self._put_down(list(self._records(decision, time.time_ns() // 1000)))
+        return await self._put_down(self._records(decision, time.time_ns() // 1000))
 
-    async def _put_down(self, records: Sequence[Record]) -> Sequence[Receipt]:
+    async def _put_down(self, records: Sequence[Record], under_way: int = 0) -> Sequence[Receipt]:
         try:
             if len(records) <= _CHUNK:
-                written = await self._front.append(records)
+                written = await self._front.append(records, under_way=under_way)
             else:
                 # Not to be cut short by a caller that goes away: the key was used for all of it.
                 written = await asyncio.shield(asyncio.ensure_future(self._append_in_chunks(records)))
         except AuditUnavailableError as error:
             raise errors.audit_unavailable(RETRY_AFTER_S) from error
         log = self._config.log
-        return [Receipt(log, leaf_hash, *position) for position, leaf_hash in written]
+        return [Receipt(log, *one) for one in written]
 
     async def _append_in_chunks(self, records: Sequence[Record]) -> list[Written]:
         written: list[Written] = []
@@ -161,40 +162,48 @@ class AuditRecorder:
         except AuditUnavailableError:
             self._meter.restore(summaries)
 
-    def _records(self, decision: decisions.Decision, time_us: int) -> Iterator[Decision]:
-        caller = self._caller(decision.caller, decision.proof)
-        context = _context(decision.context)
-        batched = bool(decision.batch)
-        for place, item in enumerate(decision.items or (_WHOLE,)):
-            failure = item.failure
-            answered = failure is None and decision.outcome is decisions.Outcome.ANSWERED
-            outcome = decision.outcome if failure is None else decisions.outcome_of(failure)
-            unwrapping = decision.operation == _UNWRAP
-            yield Decision(
-                time_us=time_us,
-                request_id=decision.request_id,
-                call_id=decision.call_id,
-                caller=caller,
-                peer=decision.peer,
-                operation=decision.operation,
-                outcome=_OUTCOMES[outcome],
-                code=(decision.code if failure is None else failure.code).name,
-                reason=decision.reason if failure is None else failure.reason,
-                key=decision.key,
-                key_version=decision.key_version,
-                key_fingerprint=decision.key_fingerprint,
-                scheme=decision.scheme,
-                checksum=item.checksum if item.checksum is not None and len(item.checksum) == _DIGEST_BYTES else None,
-                signature_sha256=item.signature_sha256 if answered else None,
-                wrapped_key_sha256=item.wrapped_key_sha256 if answered or unwrapping else None,
-                item=(place if item.place is None else item.place) if batched and decision.items else None,
-                batch=decision.batch,
-                context=context,
-                grant=decision.grant,
-                store_request_id=item.store_request_id,
-                queue_s=item.queued_s,
-                store_s=item.store_s,
-            )
+    def _records(self, decision: decisions.Decision, time_us: int) -> list[Record]:
+        """The records of a decision: one for each of its items, or one where it has none."""
+        call = self._call(decision, time_us)
+        calls: dict[ServiceError, Call] = {}
+        if not decision.items:
+            return [Decision(call)]
+        answered, unwrapping = decision.outcome is decisions.Outcome.ANSWERED, decision.operation == _UNWRAP
+        records: list[Record] = []
+        for place, item in enumerate(decision.items):
+            checksum, signature, wrapped, failure, store_request_id, queued_s, store_s, said_place = item
+            if checksum is not None and len(checksum) != _DIGEST_BYTES:
+                checksum = None
+            own = call
+            if failure is not None:
+                # What befell many items alike is one object.
+                own = calls.get(failure) or calls.setdefault(failure, _failed(call, failure))
+            if not answered or failure is not None:
+                signature, wrapped = None, wrapped if unwrapping else None
+            number = (place if said_place is None else said_place) if decision.batch else None
+            records.append(Decision(own, checksum, signature, wrapped, number, store_request_id, queued_s, store_s))
+        return records
+
+    def _call(self, decision: decisions.Decision, time_us: int) -> Call:
+        """What the records of a decision have alike."""
+        return Call(
+            time_us,
+            decision.request_id,
+            self._caller(decision.caller, decision.proof),
+            decision.peer,
+            decision.operation,
+            _OUTCOMES[decision.outcome],
+            decision.code.name,
+            decision.reason,
+            decision.key,
+            decision.key_version,
+            decision.key_fingerprint,
+            decision.scheme,
+            decision.grant,
+            decision.call_id,
+            decision.batch,
+            _context(decision.context),
+        )
 
     def _caller(self, name: str, proof: ServiceProof) -> Caller:
         """The caller as records have it. Kept by the proof, which lives as long as an identity, since its JSON is worth
@@ -211,8 +220,12 @@ class AuditRecorder:
 
 _DIGEST_BYTES = 32
 _UNWRAP = "unwrap-session-key"
-_WHOLE = decisions.Item()
-"""Stands for a call that has no items."""
+
+
+def _failed(call: Call, failure: ServiceError) -> Call:
+    """What the record of an item says that has failed in a call that went on."""
+    outcome = _OUTCOMES[decisions.outcome_of(failure)]
+    return call._replace(outcome=outcome, code=failure.code.name, reason=failure.reason)
 
 
 def _proof(proof: ServiceProof) -> Proof | None:

@@ -26,7 +26,7 @@ from privyseal_service.audit.layout import (
     segment_path,
     survey,
 )
-from privyseal_service.audit.record import EndReason, Record, SegmentEnd, SegmentStart, Source, Stop, encode
+from privyseal_service.audit.record import Encoder, EndReason, Record, SegmentEnd, SegmentStart, Source, Stop
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -40,20 +40,15 @@ _ENDS_KEPT = 16
 _MOST_WORKERS = 256
 
 
-class Position(NamedTuple):
-    """Where a record stands: the worker, its segment, the byte at which its line begins, and the record's number."""
+class Written(NamedTuple):
+    """A record that is safely on disk, as in a receipt: `leaf_hash`, 32 bytes, is RFC 6962's hash of the line without
+    its newline; then where it stands, the worker, its segment and the byte at which the line begins, and its number."""
 
+    leaf_hash: bytes
     worker: str
     segment: int
     offset: int
     number: int
-
-
-class Written(NamedTuple):
-    """A record that is safely on disk. `leaf_hash` is 32 bytes, RFC 6962's hash of the line without its newline."""
-
-    position: Position
-    leaf_hash: bytes
 
 
 @dataclass
@@ -114,7 +109,7 @@ class Journal:
         on_change: StateListener = _ignore,
         lock_patience_s: float = _LOCK_PATIENCE_S,
     ) -> None:
-        self._source = source
+        self._worker, self._encoder = source.worker, Encoder(source)
         self._folder = Layout(root).worker(source.worker)
         self._rotate_bytes = rotate_bytes
         self._files = files if files is not None else SystemFiles()
@@ -227,8 +222,8 @@ class Journal:
             if segment is None or segment.size_bytes >= self._rotate_bytes:
                 segment = self._begin_segment()
             lines, written = self._encode(group, segment)
-            data = b"".join(lines)
-            if data:
+            if lines:
+                data = b"\n".join([*lines, b""])
                 self._files.write(segment.descriptor, data)
                 reason = EndReason.SYNC_FAILED
                 self._files.sync(segment.descriptor)
@@ -249,19 +244,19 @@ class Journal:
         its own call alone."""
         lines: list[bytes] = []
         written: list[tuple[_Waiter, list[Written]]] = []
-        offset, number, worker = segment.size_bytes, self._number, self._source.worker
+        offset, number = segment.size_bytes, self._number + 1
         for waiter in group:
             try:
-                encoded = [encode(record, self._source, number + i) for i, record in enumerate(waiter.records, 1)]
+                encoded = [self._encoder.line(record, at) for at, record in enumerate(waiter.records, number)]
             except Exception as error:  # noqa: BLE001  # it is raised again in the thread of its own call
                 waiter.error = error
                 continue
             results = []
             for line in encoded:
+                results.append(Written(leaf_hash(line), self._worker, segment.number, offset, number))
                 number += 1
-                results.append(Written(Position(worker, segment.number, offset, number), leaf_hash(line)))
-                lines.append(line + b"\n")
                 offset += len(line) + 1
+            lines += encoded
             written.append((waiter, results))
         return lines, written
 
@@ -290,7 +285,7 @@ class Journal:
         self._last_segment = number
         self._segment = segment = _Segment(number, path, descriptor)
         start = SegmentStart(self._now_us(), number, tuple(self._ended[-_ENDS_KEPT:]))
-        line = encode(start, self._source, self._number + 1) + b"\n"
+        line = self._encoder.line(start, self._number + 1) + b"\n"
         self._files.write(descriptor, line)
         self._files.sync(descriptor)
         self._files.sync_folder(self._folder)

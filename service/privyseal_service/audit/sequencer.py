@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,12 +27,16 @@ from privyseal.transparency.errors import AuditError
 from privyseal.transparency.merkle import EMPTY_ROOT
 from privyseal_service.audit.errors import LogIntegrityError, SequencerBusyError
 from privyseal_service.audit.files import Files, SystemFiles, make_folder, write_whole
-from privyseal_service.audit.layout import Layout, head_of, open_lock, segment_numbers, segment_path
+from privyseal_service.audit.layout import Layout, open_lock, segment_numbers, segment_path, timed_lines
 from privyseal_service.audit.progress import Cursor, WorkerSegments
 from privyseal_service.audit.tiles import GrowingTree, TileReader, last_full_tiles
 
-MERGE_INTERVAL_S = 0.25
-"""How long the sequencer rests between merges; with the merge itself the delay stays below a second."""
+MERGE_INTERVAL_S = 0.5
+"""From one merge's begin to the next one's. Each costs some ten syncs, whatever it merges."""
+
+_LEAST_REST = 0.2
+"""How much of the interval is rest where the disk is slow. A record waits for the merge under way, for the rest and for
+its own merge: less than a second where a merge takes less than 0.45."""
 
 _MERGE_BYTES = 16 << 20
 _SMALLEST_SHARE_BYTES = 256 << 10
@@ -100,18 +105,24 @@ _NEW = _State(0, EMPTY_ROOT, {})
 
 def merge_order(pieces: Iterable[tuple[str, list[tuple[bytes, bytes]]]]) -> list[bytes]:
     """The records of some workers, in order, in the order in which the tree takes them: by time, each worker's as they
-    came. It depends on the pieces (worker, times and records) alone."""
-    keyed: list[tuple[bytes, str, int, bytes]] = []
-    latest: dict[str, bytes] = {}
+    came, those of one time by the workers' names. It depends on the pieces (worker, times and records) alone."""
+    by_worker: dict[str, list[tuple[bytes, bytes]]] = {}
     for worker, records in pieces:
-        newest = latest.get(worker, b"")
+        by_worker.setdefault(worker, []).extend(records)
+    timed: list[tuple[bytes, bytes]] = []
+    for _, records in sorted(by_worker.items()):
+        newest = b""
         for time_, record in records:
             # A clock that was set back must not put a worker's record before an earlier one of its own.
             newest = max(newest, time_)
-            keyed.append((newest, worker, len(keyed), record))
-        latest[worker] = newest
-    keyed.sort()
-    return [record for _, _, _, record in keyed]
+            timed.append((newest, record))
+    timed.sort(key=itemgetter(0))
+    return [record for _, record in timed]
+
+
+def rest_s(took_s: float, interval_s: float) -> float:
+    """How long to rest, in seconds, after a merge that took so long."""
+    return max(interval_s * _LEAST_REST, interval_s - took_s)
 
 
 class Sequencer:
@@ -147,6 +158,8 @@ class Sequencer:
         self._workers: dict[str, WorkerSegments] = {}
         self._tree: GrowingTree | None = None
         self._state = _NEW
+        self._partial: set[str] = set()
+        """The partial tiles of the last merge, safely there: one of a high level stays the same for many merges."""
         self.problem: str | None = None
         for folder in (self._layout.segments, self._layout.sequencer, self._layout.log):
             make_folder(self._files, folder)
@@ -166,10 +179,13 @@ class Sequencer:
             self._lock = None
 
     def run(self, stop: threading.Event, interval_s: float = MERGE_INTERVAL_S) -> None:
-        """Merge again and again until `stop` is set, then once more. Never raises for what the files or the disk do:
-        it says so (`problem`, `report`), and tries again from what is on disk."""
-        while not stop.wait(interval_s if self.problem is None else _RETRY_S):
+        """Merge every `interval_s` seconds until `stop` is set, then once more. Never raises for what the files or the
+        disk do: it says so (`problem`, `report`), and tries again from what is on disk."""
+        next_s = interval_s
+        while not stop.wait(next_s):
+            began_s = time.monotonic()
             self._try_merge()
+            next_s = _RETRY_S if self.problem is not None else rest_s(time.monotonic() - began_s, interval_s)
         self._try_merge()
 
     def _try_merge(self) -> None:
@@ -218,6 +234,7 @@ class Sequencer:
     def _load(self) -> None:
         """Find out how far the log is, and finish a merge that was not."""
         path = self._layout.log / "checkpoint"
+        self._partial = set()
         state = self._read_state()
         if not path.exists():
             if state not in (None, _NEW) or (self._layout.log / "tile").exists():
@@ -299,8 +316,7 @@ class Sequencer:
 
     def _grow(self, tree: GrowingTree, spans: Iterable[Span]) -> None:
         """Add the records of some spans to the tree."""
-        for record in merge_order((span.worker, self._read(span)) for span in spans):
-            tree.append(record)
+        tree.extend(merge_order((span.worker, self._read(span)) for span in spans))
 
     def _read(self, span: Span) -> list[tuple[bytes, bytes]]:
         """The times and records of a span. What has not the form of a record cannot be an entry; it is reported."""
@@ -310,7 +326,7 @@ class Sequencer:
             start, end = (min(at, os.fstat(file.fileno()).st_size) for at in (span.start, span.end))
             file.seek(start)
             data = file.read(end - start)
-        records = [(head["time"], line) for line in data.split(b"\n") if (head := head_of(line)) is not None]
+        records = timed_lines(data)
         damaged = span.end - span.start - sum(len(line) + 1 for _, line in records)
         if damaged:
             self._report(f"{damaged} bytes of synced audit records are damaged in {path} after byte {span.start}")
@@ -318,13 +334,13 @@ class Sequencer:
 
     def _finish(self, tree: GrowingTree) -> None:
         """Write the tiles of the tree that the state names, then the checkpoint."""
-        full = tree.take_full()
-        for path, data in full:
+        full, partial = tree.take_full(), tree.partial()
+        wanted = [(path, data) for path, data in full + partial if path not in self._partial]
+        for path, data in wanted:
             self._write_tile(path, data)
-        for path, data in tree.partial():
-            self._write_tile(path, data)
-        for folder in {(self._layout.log / path).parent for path, _ in full + tree.partial()}:
+        for folder in {(self._layout.log / path).parent for path, _ in wanted}:
             self._files.sync_folder(folder)
+        self._partial = {path for path, _ in partial}
         head = (self._state.next_size, self._state.next_root)
         self._write_checkpoint(Checkpoint(self._signer.verifier.name, *head))
         self._state = _State(*head, self._state.next_cursors, (), *head)

@@ -6,7 +6,7 @@ A tile holds up to 256 hashes; hash i of tile n at level l is the root over the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from privyseal.transparency.merkle import HASH_BYTES, Node, edge_root, leaf_hash, root_of
@@ -56,7 +56,7 @@ def last_full_tiles(size: int) -> Iterator[str]:
 
 def pack_entries(entries: list[bytes]) -> bytes:
     """An entry bundle: each entry after its length in two bytes."""
-    return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
+    return b"".join([part for entry in entries for part in (len(entry).to_bytes(2, "big"), entry)])
 
 
 def unpack_entries(data: bytes) -> list[bytes]:
@@ -86,17 +86,22 @@ class GrowingTree:
         self._bundle: list[bytes] = []
         self._full: list[tuple[str, bytes]] = []
 
-    def append(self, entry: bytes) -> None:
-        """Add an entry of 1 to 65,535 bytes."""
-        if not 0 < len(entry) <= _MAX_ENTRY_BYTES:
-            raise ValueError(f"an entry has {len(entry)} bytes, not 1 to {_MAX_ENTRY_BYTES}")
-        self._bundle.append(entry)
-        self._levels[0].append(leaf_hash(entry))
-        self.size += 1
-        if len(self._bundle) == TILE_WIDTH:
-            self._full.append((tile_path(ENTRIES, self.size // TILE_WIDTH - 1), pack_entries(self._bundle)))
-            self._bundle = []
-            self._carry()
+    def extend(self, entries: Sequence[bytes]) -> None:
+        """Add entries of 1 to 65,535 bytes, or none of them: raises ValueError for one of another length."""
+        lengths = set(map(len, entries))
+        if not all(0 < length <= _MAX_ENTRY_BYTES for length in lengths):
+            raise ValueError(f"an entry has {min(lengths)} or {max(lengths)} bytes, not 1 to {_MAX_ENTRY_BYTES}")
+        start = 0
+        while start < len(entries):
+            fitting = entries[start : start + TILE_WIDTH - len(self._bundle)]
+            self._bundle += fitting
+            self._levels[0] += map(leaf_hash, fitting)
+            self.size += len(fitting)
+            start += len(fitting)
+            if len(self._bundle) == TILE_WIDTH:
+                self._full.append((tile_path(ENTRIES, self.size // TILE_WIDTH - 1), pack_entries(self._bundle)))
+                self._bundle = []
+                self._carry()
 
     def _carry(self) -> None:
         """Turn each full tile into one hash of the level above."""

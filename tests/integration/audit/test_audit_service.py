@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 import time
@@ -97,7 +96,7 @@ def test_many_receipts_are_proven_in_order_by_both_clients(running: Running) -> 
     for proven in (first, running.client.prove_all(receipts)):
         records = [json.loads(receipt.proven.record) for receipt in proven if receipt.proven is not None]
         assert [record["checksum"] for record in records] == [digest.hex() for digest in digests]
-    unknown = dataclasses.replace(receipts[0], leaf_hash=bytes(32))
+    unknown = receipts[0]._replace(leaf_hash=bytes(32))
     with pytest.raises(NotFoundError):
         running.client.prove_all([*first, unknown], wait_s=0.1)
 

@@ -10,7 +10,17 @@ from hashlib import sha256
 from pathlib import Path
 
 from privyseal_service.audit.files import SystemFiles
-from privyseal_service.audit.record import Caller, Certificate, Context, Decision, Outcome, Source
+from privyseal_service.audit.record import (
+    Call,
+    Caller,
+    Certificate,
+    Context,
+    Decision,
+    Encoder,
+    Outcome,
+    Record,
+    Source,
+)
 
 START_US = 1_780_000_000_000_000
 SOURCE = Source("replica-1", "w0")
@@ -37,7 +47,14 @@ def decision(number: int = 0, **changes: object) -> Decision:
         "queue_s": 0.000_25,
         "store_s": 0.000_6,
     }
-    return Decision(**(fields | changes))  # type: ignore[arg-type]
+    fields |= changes
+    call = Call(**{name: fields.pop(name) for name in Call._fields if name in fields})  # type: ignore[arg-type]
+    return Decision(call, **fields)  # type: ignore[arg-type]
+
+
+def encode(record: Record, source: Source, number: int) -> bytes:
+    """One record's line."""
+    return Encoder(source).line(record, number)
 
 
 class FaultyFiles(SystemFiles):

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privyseal_service.audit.flood import OTHERS, DenialMeter
-from privyseal_service.audit.record import encode
-from tests.unit.audit.helpers import SOURCE
+from tests.unit.audit.helpers import SOURCE, encode
 
 KIND = "sign-checksum PERMISSION_DENIED"
 

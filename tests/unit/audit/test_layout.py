@@ -17,9 +17,10 @@ from privyseal_service.audit.layout import (
     pack_synced,
     read_synced,
     survey,
+    timed_lines,
 )
-from privyseal_service.audit.record import EndReason, Stop, encode
-from tests.unit.audit.helpers import SOURCE, START_US, decision
+from privyseal_service.audit.record import MAX_LINE_BYTES, EndReason, Stop
+from tests.unit.audit.helpers import SOURCE, START_US, decision, encode
 
 LINES = [encode(decision(i), SOURCE, i) for i in range(1, 5)]
 STOP = encode(Stop(START_US), SOURCE, 5)
@@ -66,10 +67,14 @@ def test_a_damaged_line_in_the_middle_does_not_hide_the_rest():
         LINES[0].replace(b'"v":1', b'"v":2'),
         LINES[0].replace(b"a", b"\0"),
         b"\xff",
+        LINES[0][:-1] + b" " * MAX_LINE_BYTES + b"}",
     ],
+    ids=lambda line: f"{len(line)} bytes",
 )
 def test_what_is_no_record(line):
     assert head_of(line) is None
+    expected = [(head_of(LINES[1])["time"], LINES[1]), (head_of(STOP)["time"], STOP)]
+    assert timed_lines(b"\n".join([LINES[1], line, STOP, b""])) == expected
 
 
 @pytest.mark.parametrize("line", [b"", LINES[0], STOP])

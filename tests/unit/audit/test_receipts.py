@@ -48,7 +48,7 @@ def receipts(tmp_path_factory) -> list[Receipt]:
     for one in written:
         inclusion = LogReader(root).inclusion(leaf=one.leaf_hash)
         proven = Proven(inclusion.record.decode(), inclusion.index, inclusion.proof, inclusion.checkpoint.decode())
-        found.append(Receipt(SIGNER.verifier.name, one.leaf_hash, *one.position, proven))
+        found.append(Receipt(SIGNER.verifier.name, *one, proven))
     return found
 
 
@@ -62,7 +62,7 @@ def test_a_receipt_proves_its_signature(receipts):
 
 
 def test_files_of_receipts_come_back(receipts):
-    half = dataclasses.replace(receipts[0], proven=None)
+    half = receipts[0]._replace(proven=None)
     data = pack_receipts([*receipts, half])
     assert parse_receipts(data) == [*receipts, half]
     body = json.loads(data)
@@ -72,13 +72,13 @@ def test_files_of_receipts_come_back(receipts):
 
 def changed(receipt: Receipt, **changes: object) -> Receipt:
     own = {name: changes.pop(name) for name in ("log", "leaf_hash") if name in changes}
-    return dataclasses.replace(receipt, proven=dataclasses.replace(receipt.proven, **changes), **own)
+    return receipt._replace(proven=dataclasses.replace(receipt.proven, **changes), **own)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r: dataclasses.replace(r, proven=None), "no proof yet"),
+        (lambda r: r._replace(proven=None), "no proof yet"),
         (lambda r: changed(r, log="audit.example.com/replica-2"), "its checkpoint of"),
         (lambda r: changed(r, leaf_hash=bytes(32)), "not the one whose leaf hash"),
         (lambda r: changed(r, leaf_hash=b""), "not the one whose leaf hash"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
+from hashlib import sha256
 from importlib.resources import files
 
 import orjson
@@ -16,7 +17,9 @@ from privyseal_service.audit.record import (
     MAX_LINE_BYTES,
     Caller,
     Context,
+    Decision,
     DenialSummary,
+    Encoder,
     EndReason,
     Outcome,
     SegmentEnd,
@@ -24,11 +27,10 @@ from privyseal_service.audit.record import (
     Source,
     Stop,
     Token,
-    encode,
     format_time,
     parse_time,
 )
-from tests.unit.audit.helpers import CALLER, SOURCE, START_US, decision
+from tests.unit.audit.helpers import CALLER, SOURCE, START_US, decision, encode
 from tests.unit.audit.json_schema import problems
 
 SCHEMA = json.loads(files("privyseal_service.audit").joinpath("record.schema.json").read_text())
@@ -145,7 +147,7 @@ def test_cut_texts_are_marked():
 def test_nothing_but_a_digest_has_a_place(field, length):
     """A session key has 16, 24 or 32 bytes; no field takes one of 16 or 24, and none is meant for one of 32."""
     with pytest.raises(ValueError, match=field):
-        decision(1, **{field: bytes(length)})
+        encode(decision(1, **{field: bytes(length)}), SOURCE, 1)
 
 
 @given(st.integers(0, 253_402_300_799_999_999))
@@ -193,6 +195,38 @@ def test_ends_of_another_form_are_refused(change):
 def test_the_same_record_is_always_the_same_bytes():
     caller = Caller(CALLER.name, CALLER.proof)
     assert encode(decision(1, caller=caller), SOURCE, 2) == encode(decision(1), SOURCE, 2)
+
+
+def test_the_fields_come_in_their_order():
+    record = decision(1, reason="R", call_id="c", item=7, batch=9, store_request_id='"é', wrapped_key_sha256=bytes(32))
+    caller = '{"name":"dns:build.demo.example","proof":{"type":"certificate","fingerprint":"' + "ab" * 32 + '"}}'
+    checksum, signature = (sha256(text).hexdigest() for text in (b"bundle 1", b"signature 1"))
+    assert encode(record, SOURCE, 3).decode() == (
+        '{"v":1,"n":3,"time":"2026-05-28T20:26:40.000001Z","replica":"replica-1","worker":"w0","kind":"decision",'
+        f'"request_id":"req-1","caller":{caller},"peer":"ipv4:127.0.0.1:40000","operation":"sign-checksum",'
+        '"outcome":"answered","code":"OK","call_id":"c","reason":"R","key":"demo","key_version":"a1b2",'
+        f'"key_fingerprint":"{"cd" * 32}","scheme":"capgo-v3","grant":"build farm","store_request_id":"\\"é",'
+        f'"checksum":"{checksum}","signature_sha256":"{signature}","wrapped_key_sha256":"{"00" * 32}",'
+        '"item":7,"batch":9,"context":{"app_id":"com.example.app","bundle_version":"1.2.3"},'
+        '"queue_s":0.00025,"store_s":0.0006}'
+    )
+
+
+def test_what_the_records_of_a_call_have_alike_is_never_anothers():
+    one, other = decision(1).call, decision(2, key="other", batch=2, context=Context("com.other")).call
+    records = [Decision(call, item=i) for i, call in enumerate((one, one, other, one, other, other))]
+    records.insert(3, Stop(START_US))
+    encoder = Encoder(SOURCE)
+    assert [encoder.line(record, 5) for record in records] == [encode(record, SOURCE, 5) for record in records]
+
+
+def test_a_call_that_cannot_be_encoded_leaves_nothing_behind():
+    encoder, bad = Encoder(SOURCE), decision(1, time_us=10**18)
+    encoder.line(decision(2), 1)
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            encoder.line(bad, 2)
+    assert encoder.line(decision(3), 2) == encode(decision(3), SOURCE, 2)
 
 
 def test_the_schema_refuses_what_is_not_in_it():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -37,7 +36,7 @@ def config(folder: Path, **more: object) -> AuditConfig:
 def decision(**changes: object) -> Decision:
     trail = Trail("id-1", "ipv4:127.0.0.1:1", Operation.SIGN_CHECKSUM, key="app", scheme="capgo-v3")
     trail.identified(Caller("dns:build.example", PROOF))
-    return dataclasses.replace(trail.decision(Outcome.ANSWERED, Code.OK), **changes)  # type: ignore[arg-type]
+    return trail.decision(Outcome.ANSWERED, Code.OK)._replace(**changes)  # type: ignore[arg-type]
 
 
 def denied(caller: str = "dns:build.example", **changes: object) -> Decision:

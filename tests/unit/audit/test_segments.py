@@ -42,10 +42,10 @@ def lines_of(root: Path) -> list[bytes]:
 
 def assert_on_record(root: Path, written: list[Written]) -> None:
     for one in written:
-        data = segment_path(folder_of(root), one.position.segment).read_bytes()
-        line = data[one.position.offset : data.index(b"\n", one.position.offset)]
+        data = segment_path(folder_of(root), one.segment).read_bytes()
+        line = data[one.offset : data.index(b"\n", one.offset)]
         assert leaf_hash(line) == one.leaf_hash
-        assert orjson.loads(line)["n"] == one.position.number
+        assert orjson.loads(line)["n"] == one.number
         assert line in lines_of(root)
 
 
@@ -70,7 +70,7 @@ def test_a_record_is_one_line_at_its_position(tmp_path):
     journal = Journal(tmp_path, SOURCE)
     written = journal.append([decision(1), decision(2)]) + journal.append([decision(3)])
     assert_on_record(tmp_path, written)
-    assert [one.position.number for one in written] == [2, 3, 4]  # the segment's first record is number 1
+    assert [one.number for one in written] == [2, 3, 4]  # the segment's first record is number 1
     journal.close()
     kinds = [orjson.loads(line)["kind"] for line in lines_of(tmp_path)]
     assert kinds == ["segment", "decision", "decision", "decision", "stop"]
@@ -102,10 +102,10 @@ def test_two_writers_of_one_name_never_meet(tmp_path):
 
 def test_workers_take_the_first_free_name(tmp_path):
     journals = [open_journal(tmp_path, "replica-1") for _ in range(3)]
-    assert [journal.append([decision()])[0].position.worker for journal in journals] == ["w0", "w1", "w2"]
+    assert [journal.append([decision()])[0].worker for journal in journals] == ["w0", "w1", "w2"]
     journals[1].close()
     journals.append(open_journal(tmp_path, "replica-1"))
-    assert journals[3].append([decision()])[0].position.worker == "w1"
+    assert journals[3].append([decision()])[0].worker == "w1"
     for journal in journals:
         journal.close()
     assert Layout(tmp_path).workers() == ["w0", "w1", "w2"]
@@ -132,7 +132,7 @@ def test_every_answer_comes_after_its_own_sync(tmp_path):
     for i in range(12):
         before = len(files.diary)
         written = journal.append([decision(i)])
-        name = segment_path(folder_of(tmp_path), written[0].position.segment).name
+        name = segment_path(folder_of(tmp_path), written[0].segment).name
         assert [verb for verb, of in files.diary[before:] if of == name][-2:] == ["write", "sync"]
     for number in segment_numbers(folder_of(tmp_path)):
         name = segment_path(folder_of(tmp_path), number).name
@@ -330,7 +330,7 @@ def test_a_record_that_cannot_be_encoded_fails_its_own_call_alone(tmp_path):
         journal.append([decision(1, time_us=1 << 80)])
     assert journal.failure is None
     (written,) = journal.append([decision(2)])
-    assert written.position.number == 2
+    assert written.number == 2
     journal.close()
 
 

@@ -21,7 +21,7 @@ from privyseal_service.audit.layout import Layout, Synced, pack_synced, segment_
 from privyseal_service.audit.reader import LogReader
 from privyseal_service.audit.record import Source
 from privyseal_service.audit.segments import Journal
-from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.audit.sequencer import Sequencer, merge_order, rest_s
 from tests.unit.audit.helpers import FaultyFiles, decision, fail_on, no_fault
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
@@ -250,6 +250,37 @@ def test_two_sequencers_never_meet(tmp_path):
     sequencer.close()
     sequencer.close()
     Sequencer(tmp_path, SIGNER).close()
+
+
+def test_records_of_one_time_come_by_their_workers_names():
+    pieces = [("w1", [(b"1", b"a"), (b"2", b"b")]), ("w0", [(b"2", b"c"), (b"1", b"d"), (b"3", b"e")])]
+    pieces += [("w1", [(b"0", b"f"), (b"4", b"g")]), ("w0", [(b"3", b"h")])]
+    assert merge_order(pieces) == [b"a", b"c", b"d", b"b", b"f", b"e", b"h", b"g"]
+
+
+def test_a_tile_that_stays_as_it_is_costs_nothing(tmp_path):
+    journal, files = journal_of(tmp_path), FaultyFiles()
+    sequencer = Sequencer(tmp_path, SIGNER, files=files)
+    journal.append([decision(i) for i in range(300)])
+    sequencer.merge()
+    assert ("rename", "1") in files.diary  # tile/1/000.p/1
+    files.diary.clear()
+    journal.append([decision(301)])
+    sequencer.merge()
+    assert [name for verb, name in files.diary if verb == "rename"] == ["state.json", "46", "46", "checkpoint"]
+    assert [name for verb, name in files.diary if verb == "sync_folder"].count("000.p") == 0
+    sequencer.reload()  # what another may have begun is looked at again
+    files.diary.clear()
+    journal.append([decision(302)])
+    sequencer.merge()
+    assert [name for verb, name in files.diary if verb == "sync_folder"].count("000.p") == 1
+    journal.close()
+    sequencer.close()
+
+
+@pytest.mark.parametrize(("took_s", "rest"), [(0.0, 0.5), (0.1, 0.4), (0.4, 0.1), (3.0, 0.1)])
+def test_merges_begin_at_an_interval_and_leave_a_slow_disk_some_rest(took_s, rest):
+    assert rest_s(took_s, 0.5) == pytest.approx(rest)
 
 
 def test_partial_tiles_go_when_the_tile_is_full(tmp_path):

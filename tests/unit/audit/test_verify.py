@@ -197,8 +197,7 @@ def rewrite(root: Path, entries: list[bytes]) -> Checkpoint:
     """What somebody with all rights on the host does: every bundle and tile made anew over other entries."""
     shutil.rmtree(root / "log/tile")
     tree = GrowingTree()
-    for entry in entries:
-        tree.append(entry)
+    tree.extend(entries)
     for path, data in tree.take_full() + tree.partial():
         (root / "log" / path).parent.mkdir(parents=True, exist_ok=True)
         (root / "log" / path).write_bytes(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,8 +34,8 @@ ANSWERED = Decision(
     "id", "dns:a", NO_PROOF, "ipv4:1", "sign-checksum", "app", "01", "capgo-v3", NO_CONTEXT, "farm",
     Outcome.ANSWERED, Code.OK, signatures=5, queued_s=0.02, store_s=40.0,
 )  # fmt: skip
-DENIED = replace(
-    ANSWERED, key="whatever the caller wrote", outcome=Outcome.DENIED, code=Code.PERMISSION_DENIED, reason="NO_GRANT",
+DENIED = ANSWERED._replace(
+    key="whatever the caller wrote", outcome=Outcome.DENIED, code=Code.PERMISSION_DENIED, reason="NO_GRANT",
     signatures=0,
 )  # fmt: skip
 
@@ -83,7 +82,7 @@ def test_nothing_that_a_caller_writes_is_a_label() -> None:
 
 def test_names_are_left_out_unless_they_are_asked_for() -> None:
     numbers = {
-        **counted(ANSWERED, replace(ANSWERED, key="other")), ("keys", "app", "serving"): 2.0,
+        **counted(ANSWERED, ANSWERED._replace(key="other")), ("keys", "app", "serving"): 2.0,
         ("keys", "other", "serving"): 1.0, ("keys", "third", "frozen"): 2.0, ("audit_sink_waiting", "https://x"): 3.0,
     }  # fmt: skip
     shown = samples(page(numbers, names=False))
