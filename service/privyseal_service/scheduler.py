@@ -224,7 +224,7 @@ class Scheduler:
             done = len(inputs)
         finally:
             self._leave(len(inputs), done)
-        return [_waited(result, waited_s) for result in results] if waited_s else results
+        return _waited(results, waited_s) if waited_s else results
 
     async def _chunk(
         self, call: deque[_Waiter], use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim
@@ -332,11 +332,14 @@ class Scheduler:
             self._give_turns()
 
 
-def _waited(result: SigningResult, waited_s: float) -> SigningResult:
-    """The result, with the time that it waited here among the time that it was queued."""
-    if not isinstance(result, Signature):
-        return result
-    return Signature(result.value, result.request_id, result.queued_s + waited_s, result.store_s)
+def _waited(results: Sequence[SigningResult], waited_s: float) -> list[SigningResult]:
+    """The results, with the time that they waited here among the time that they were queued."""
+    return [
+        Signature(each.value, each.request_id, each.queued_s + waited_s, each.store_s)
+        if isinstance(each, Signature)
+        else each
+        for each in results
+    ]
 
 
 def _expire(waiter: _Waiter) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -434,16 +434,19 @@ def _checksums_to_sign(request: SignChecksums) -> list[SigningInput]:
         return [checksum_to_sign(request.scheme, request.checksums[0])]
     if not 1 <= len(request.checksums) <= MOST_CHECKSUMS:
         raise InputError("checksums", f"must hold 1 to {MOST_CHECKSUMS} checksums, not {len(request.checksums)}")
-    inputs: list[SigningInput] = []
-    violations: list[Violation] = []
+    try:
+        return [checksum_to_sign(request.scheme, checksum) for checksum in request.checksums]
+    except InputError:
+        raise errors.invalid(list(_violations(request))) from None
+
+
+def _violations(request: SignChecksums) -> Iterator[Violation]:
+    """Every checksum that is unfit, and not the first alone."""
     for place, checksum in enumerate(request.checksums):
         try:
-            inputs.append(checksum_to_sign(request.scheme, checksum, f"checksums[{place}]"))
-        except InputError as error:  # noqa: PERF203 - every wrong one is named, not the first alone
-            violations.append(Violation(error.field, str(error)))
-    if violations:
-        raise errors.invalid(violations)
-    return inputs
+            checksum_to_sign(request.scheme, checksum)
+        except InputError as error:  # noqa: PERF203 - each is looked at
+            yield Violation(f"checksums[{place}]", str(error))
 
 
 def _open(trail: Trail, served: ServedKey) -> Key:
