@@ -27,6 +27,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 class Mechanism(enum.Enum):
     """One thing that an RSA private key does. A key serves one purpose: see `PURPOSES`."""
 
+    # There is one of each; the hash of an Enum, made of its name by Python code, is slow where each input is looked up.
+    __hash__ = object.__hash__
+
     TYPE1 = "type-1 block"
     """PKCS#1 v1.5 block type 1 over raw data, without DigestInfo: `00 01 FF … FF 00 || data` (RFC 8017, 9.2 step 5)."""
     PKCS1_V1_5_SHA256 = "RSASSA-PKCS1-v1_5 with SHA-256"

@@ -126,21 +126,29 @@ class BaseClient(abc.ABC):
         self._channels = [self._open_channel(plan) for _ in range(_checked_channels(channels))]
         self._stubs = [_stubs(channel) for channel in self._channels]
         self._turns = itertools.count()
+        self._free = self._queue()
+        for channel in range(len(self._channels)):
+            self._free.put_nowait(channel)
         self._known = False
 
     @abc.abstractmethod
     def _open_channel(self, plan: _channel.ChannelPlan) -> Any:
         """Open a channel, which has a connection of its own."""
 
+    @abc.abstractmethod
+    def _queue(self) -> Any:
+        """A queue to wait at for a channel that carries no part of a batch."""
+
     def __repr__(self) -> str:
         return f"{type(self).__module__}.{type(self).__name__}({self._connection.server!r})"
 
-    def _method(self, call: Call[Any]) -> Any:
+    def _method(self, call: Call[Any], channel: int | None = None) -> Any:
+        """The method over this channel, or over the one whose turn it is."""
         if os.getpid() != self._process:
             raise PrivysealError("this client was made before a fork", remedy="make a new one in the new process")
         service, _, name = call.method.partition("/")
         # The channels take turns; next() of a count is safe among threads.
-        stubs = self._stubs[next(self._turns) % len(self._stubs)]
+        stubs = self._stubs[next(self._turns) % len(self._stubs) if channel is None else channel]
         return getattr(stubs[service], name)
 
     def _patience(self, timeout_s: float | None) -> Patience:

@@ -24,7 +24,7 @@ S = TypeVar("S", SignatureScheme, WrapScheme)
 BATCH_CHECKSUMS = 2000
 """The most that the service takes in one call."""
 
-SMALLEST_PART = 128
+SMALLEST_PART = 64
 """Checksums of a batch that go together when it is split over several channels."""
 
 BatchResults: TypeAlias = "list[SignedChecksum | ServiceError]"
@@ -135,11 +135,11 @@ def batch_sign_checksums(
 
 
 def part_size(checksums: int, channels: int) -> int:
-    """Checksums that go in one call. With several channels there are two parts for each, since channels may share a
-    worker, and one that is done takes what others have not begun; parts below 128 would cost more than they bring."""
+    """Checksums that go in one call. With several channels there are four parts for each: they are spread unevenly over
+    workers, so one whose worker has less to do takes more of them. Parts below 64 would cost more than they bring."""
     if channels == 1:
         return BATCH_CHECKSUMS
-    return min(BATCH_CHECKSUMS, max(SMALLEST_PART, math.ceil(checksums / (2 * channels))))
+    return min(BATCH_CHECKSUMS, max(SMALLEST_PART, math.ceil(checksums / (4 * channels))))
 
 
 def _batch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,9 @@ class Client(BaseClient):
             return grpc.insecure_channel(plan.target, options=plan.options)
         return grpc.secure_channel(plan.target, plan.credentials, options=plan.options)
 
+    def _queue(self) -> queue.SimpleQueue[int]:
+        return queue.SimpleQueue()
+
     def close(self) -> None:
         """Close every connection; calls under way end with InterruptedCallError."""
         for channel in self._channels:
@@ -118,9 +122,9 @@ class Client(BaseClient):
         """Sign any number of checksums, 32 bytes each, with one key. Returns a signature or an error for each in order.
 
         More than 2,000 go in several calls inside one `timeout_s`: one after another over a single channel, else in
-        parts, one at a time over each of the channels. When one of these calls fails as a whole, its error is raised
-        and no results are returned. Single checksums that met UNAVAILABLE or RESOURCE_EXHAUSTED are sent again, as long
-        as there is time.
+        parts. A channel carries one part of all the client's batches at a time, and the next goes over whichever is
+        free first. When one of these calls fails as a whole, its error is raised and no results are returned. Single
+        checksums that met UNAVAILABLE or RESOURCE_EXHAUSTED are sent again, as long as there is time.
         """
         patience = Patience(self._timeout_s(timeout_s), known=True)
 
@@ -153,9 +157,18 @@ class Client(BaseClient):
         calls = _calls.batch_sign_checksums(checksums, scheme, key, context, channels)
 
         def run(call: Call[BatchResults]) -> BatchResults:
-            return self._run(call, patience.remaining_s)
+            try:
+                channel = self._free.get(timeout=patience.remaining_s)
+            except queue.Empty:  # other batches have them all: gRPC says that time is up
+                return self._run(call, patience.remaining_s)
+            try:
+                return self._run(call, patience.remaining_s, channel)
+            finally:
+                self._free.put(channel)
 
-        if channels == 1 or len(calls) <= 1:
+        if len(calls) <= 1:
+            return _calls.joined(self._run(call, patience.remaining_s) for call in calls)
+        if channels == 1:
             return _calls.joined(map(run, calls))
         with ThreadPoolExecutor(min(channels, len(calls)), thread_name_prefix="privyseal-batch") as threads:
             return _calls.joined(threads.map(run, calls))
@@ -246,11 +259,11 @@ class Client(BaseClient):
             require_receipts=require_receipts,
         )
 
-    def _run(self, call: Call[T], timeout_s: float | None) -> T:
+    def _run(self, call: Call[T], timeout_s: float | None, channel: int | None = None) -> T:
         patience, name = self._patience(timeout_s), call_id()
         while True:
             try:
-                answer, info = self._method(call).with_call(
+                answer, info = self._method(call, channel).with_call(
                     call.request, timeout=patience.remaining_s, metadata=(*name, *self._metadata())
                 )
             except grpc.RpcError as error:  # noqa: PERF203 - an attempt is worth its try
@@ -258,6 +271,7 @@ class Client(BaseClient):
                 pause_s = patience.pause_s(failure)
                 if pause_s is None:
                     raise patience.last_word(failure) from error
+                channel = None
                 time.sleep(pause_s)
             except ValueError as error:
                 raise closed(error) from error

@@ -49,6 +49,9 @@ class Client(BaseClient):
             return aio.insecure_channel(plan.target, options=plan.options)
         return aio.secure_channel(plan.target, plan.credentials, options=plan.options)
 
+    def _queue(self) -> asyncio.Queue[int]:
+        return asyncio.Queue()
+
     async def close(self) -> None:
         """Close every connection; calls under way are cancelled."""
         for channel in self._channels:
@@ -127,13 +130,20 @@ class Client(BaseClient):
         context: RequestContext | None,
         patience: Patience,
     ) -> BatchResults:
-        channels = len(self._channels)
-        calls = _calls.batch_sign_checksums(checksums, scheme, key, context, channels)
-        places = asyncio.Semaphore(channels)
+        calls = _calls.batch_sign_checksums(checksums, scheme, key, context, len(self._channels))
+        if len(calls) <= 1:
+            return _calls.joined([await self._run(call, patience.remaining_s) for call in calls])
 
         async def run(call: Call[BatchResults]) -> BatchResults:
-            async with places:
-                return await self._run(call, patience.remaining_s)
+            taken = asyncio.ensure_future(self._free.get())
+            try:
+                await asyncio.wait([taken], timeout=patience.remaining_s)
+                # Without one, other batches have them all: gRPC says that time is up.
+                channel = taken.result() if taken.done() else None
+                return await self._run(call, patience.remaining_s, channel)
+            finally:
+                if not taken.cancel():
+                    self._free.put_nowait(taken.result())
 
         parts = [asyncio.ensure_future(run(call)) for call in calls]
         try:
@@ -200,12 +210,12 @@ class Client(BaseClient):
         """The newest checkpoint: see `privyseal.Client.get_checkpoint`."""
         return await self._run(_calls.get_checkpoint(), timeout_s)
 
-    async def _run(self, call: Call[T], timeout_s: float | None) -> T:
+    async def _run(self, call: Call[T], timeout_s: float | None, channel: int | None = None) -> T:
         patience, name = self._patience(timeout_s), call_id()
         while True:
             metadata = (*name, *await self._metadata())
             try:
-                pending = self._method(call)(call.request, timeout=patience.remaining_s, metadata=metadata)
+                pending = self._method(call, channel)(call.request, timeout=patience.remaining_s, metadata=metadata)
                 answer = await pending
                 trailing = await pending.trailing_metadata()
             except grpc.RpcError as error:
@@ -213,6 +223,7 @@ class Client(BaseClient):
                 pause_s = patience.pause_s(failure)
                 if pause_s is None:
                     raise patience.last_word(failure) from error
+                channel = None
                 await asyncio.sleep(pause_s)
             except aio.UsageError as error:
                 raise PrivysealError(f"the client is closed ({error})", remedy="make a new one") from error

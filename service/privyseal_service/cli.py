@@ -153,12 +153,13 @@ def _serve_alone(
     from privyseal_service.keyring import KeyringError  # noqa: PLC0415
     from privyseal_service.oidc.sources import SourceError  # noqa: PLC0415
     from privyseal_service.ports import ListenError  # noqa: PLC0415
+    from privyseal_service.process import run_service  # noqa: PLC0415
     from privyseal_service.quotas.limiter import LimitsError  # noqa: PLC0415
     from privyseal_service.tls import TlsError  # noqa: PLC0415
 
     try:
         serving = server.serve(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer)
-        return _await(serving)
+        return run_service(serving)
     except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
 

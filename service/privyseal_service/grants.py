@@ -18,6 +18,8 @@ class Operation(enum.Enum):
     """What a call asks for. Grants name the first four; who has any grant on a key may see it, and whoever has a name
     may ask the audit trail for proofs."""
 
+    __hash__ = object.__hash__  # as in `Mechanism`
+
     WRAP_SESSION_KEY = "wrap-session-key"
     SIGN_CHECKSUM = "sign-checksum"
     UNWRAP_SESSION_KEY = "unwrap-session-key"

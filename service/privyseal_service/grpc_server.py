@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -51,7 +51,10 @@ class Call:
     The poller's thread makes it and starts the receiving; from then on it belongs to the event loop.
     """
 
-    __slots__ = ("_call", "_deadline_s", "_metadata_sent", "_method", "_server", "_trailing", "done", "headers", "task")
+    __slots__ = (
+        *("_begun", "_call", "_metadata_sent", "_method", "_server", "_trailing"),
+        *("deadline_s", "done", "headers", "task"),
+    )
 
     def __init__(self, server: Server, event: Any, method: grpc.RpcMethodHandler[Any, Any]) -> None:
         self._server = server
@@ -59,19 +62,17 @@ class Call:
         self._method = method
         self._trailing: Metadata = ()
         self._metadata_sent = False
+        self._begun = False
         self.headers: Metadata = event.invocation_metadata
         """The metadata that the caller sent."""
         # The core tells it by the wall clock, which may jump while the request is still on its way.
         told_s: float = event.call_details.deadline
-        self._deadline_s = None if told_s > _FOREVER_S else time.monotonic() + told_s - time.time()
+        self.deadline_s = None if told_s > _FOREVER_S else time.monotonic() + told_s - time.time()
+        """The caller's deadline, as `time.monotonic()` reads; None where it set none."""
         self.done = False
         self.task: asyncio.Task[None] | None = None
 
     # --- for handlers ---
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline, never negative; None where it set none."""
-        return None if self._deadline_s is None else max(self._deadline_s - time.monotonic(), 0.0)
 
     def peer(self) -> str:
         """The other end's address, as gRPC writes it."""
@@ -98,7 +99,7 @@ class Call:
         """Take the first steps, which need nothing of the event loop."""
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
         if self._method.request_streaming:
-            self._server.tell(self._start_stream)
+            self._server.tell(self._start)
         else:
             self._call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
@@ -115,41 +116,43 @@ class Call:
 
     # --- on the event loop ---
 
-    def _start(self, body: bytes) -> None:
-        self._run(self._stream(body) if self._method.response_streaming else self._unary(body))
-
-    def _start_stream(self) -> None:
-        self._run(self._stream(self._requests()))
-
-    def _run(self, steps: Coroutine[None, None, None]) -> None:
+    def _start(self, body: bytes | None = None) -> None:
+        """Run the handler; without a body, the requests are a stream."""
         if self.done:
-            steps.close()
             return
-        self.task = asyncio.ensure_future(self._guarded(steps))
-        self._server.tasks.add(self.task)
-        self.task.add_done_callback(self._server.tasks.discard)
+        self.task = self._server.loop.create_task(self._handle(body))
+        self._server.calls.add(self)
 
     def _cancel(self) -> None:
         """The caller has gone, its deadline has passed, or the server does not wait any longer."""
         if not self.done:
             self._end(grpc.StatusCode.CANCELLED.value[0], "")
-            if self.task is not None:
-                self.task.cancel()
+            self.end_handler()
 
-    async def _guarded(self, steps: Coroutine[None, None, None]) -> None:
+    def end_handler(self) -> None:
+        """Cancel the handler, where it runs."""
+        if self.task is not None:
+            self.task.cancel()
+            if not self._begun:  # and never begins
+                self._server.calls.discard(self)
+
+    async def _handle(self, body: bytes | None) -> None:
+        self._begun = True
+        method: Any = self._method
         try:
-            await steps
+            if method.unary_unary is not None:
+                read, write = method.request_deserializer, method.response_serializer
+                answer = await method.unary_unary(read(body) if read else body, self)
+                self._end(_OK, "", write(answer) if write else answer)
+            else:
+                await self._stream(self._requests() if body is None else body)
         except AbortError:
             pass
         except Exception:  # noqa: BLE001 - gRPC would send its text to the caller
             _LOG.exception("a call's handler failed in a way that it should not")
             self._end(grpc.StatusCode.UNKNOWN.value[0], "the call failed")
-
-    async def _unary(self, body: bytes) -> None:
-        read, write = self._method.request_deserializer, self._method.response_serializer
-        assert self._method.unary_unary is not None
-        answer: Any = await self._method.unary_unary(read(body) if read else body, self)  # type: ignore[arg-type]
-        self._end(_OK, "", write(answer) if write else answer)
+        finally:
+            self._server.calls.discard(self)
 
     async def _stream(self, requests: bytes | AsyncIterator[Any]) -> None:
         method: Any = self._method
@@ -223,14 +226,16 @@ class Server:
         self._server = cygrpc.Server([(name.encode(), value) for name, value in options], False)  # noqa: FBT003
         self._server.register_completion_queue(self._queue)
         self._handlers: list[grpc.GenericRpcHandler] = []
-        self._loop: asyncio.AbstractEventLoop
+        self._methods: dict[bytes, grpc.RpcMethodHandler[Any, Any]] = {}
+        self.loop: asyncio.AbstractEventLoop
+        """The event loop of the handlers, once the server was started."""
         self._poller: threading.Thread | None = None
         self._stopping = self._ended = False
         self._stopped = asyncio.Event()
         self._news: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._told = False
-        self.tasks: set[asyncio.Task[None]] = set()
-        """The handlers that run."""
+        self.calls: set[Call] = set()
+        """Those whose handler runs."""
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Serve what these have."""
@@ -255,7 +260,7 @@ class Server:
 
     async def start(self) -> None:
         """Accept calls."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._server.start()
         for _ in range(_OFFERED_CALLS):
             self._server.request_call(self._queue, self._queue, self._arrived)
@@ -300,8 +305,7 @@ class Server:
             return
         with contextlib.suppress(ValueError):  # it stops
             self._server.request_call(self._queue, self._queue, self._arrived)
-        name = str(method, "utf-8", "replace")
-        handler = self._handler(name, event.invocation_metadata)
+        handler = self._methods.get(method) or self._handler(method, event.invocation_metadata)
         if handler is not None:
             Call(self, event, handler).begin()
             return
@@ -309,11 +313,13 @@ class Server:
         event.call.start_server_batch((cygrpc.SendInitialMetadataOperation((), _NO_FLAGS), status), _nothing)
         event.call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), _nothing)
 
-    def _handler(self, method: str, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any] | None:
-        details: Any = _Details(method, metadata)
+    def _handler(self, method: bytes, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a method, looked for once where there is one: what is asked in vain must not fill memory."""
+        details: Any = _Details(str(method, "utf-8", "replace"), metadata)
         for each in self._handlers:
             found = each.service(details)
             if found is not None:
+                self._methods[method] = found
                 return found
         return None
 
@@ -327,7 +333,7 @@ class Server:
         if not self._told:
             self._told = True
             with contextlib.suppress(RuntimeError):  # a loop that is closed serves nobody
-                self._loop.call_soon_threadsafe(self._hear)
+                self.loop.call_soon_threadsafe(self._hear)
 
     # --- on the event loop ---
 
@@ -348,6 +354,6 @@ class Server:
     def _end(self) -> None:
         """Let the poller go: nothing may be begun any more."""
         self._ended = True
-        for task in self.tasks:
-            task.cancel()
+        for call in list(self.calls):
+            call.end_handler()
         self._queue.shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -95,23 +96,23 @@ class Counters:
     """Counts of this process that only grow. Any thread may count."""
 
     def __init__(self) -> None:
-        self._counts: dict[Series, float] = {}
+        self._counts: defaultdict[Series, float] = defaultdict(float)
         self._lock = threading.Lock()
 
     def add(self, series: Series, amount: float = 1) -> None:
         """Count something that happened."""
         with self._lock:
-            self._counts[series] = self._counts.get(series, 0) + amount
+            self._counts[series] += amount
 
     def called(self, decision: Decision) -> None:
         """Count a call that ended, with the times that its results took."""
         operation, counts = decision.operation, self._counts
         with self._lock:
-            _add(counts, ("calls", operation, decision.code.name))
+            counts["calls", operation, decision.code.name] += 1
             if decision.reason:
-                _add(counts, ("refusals", decision.reason))
+                counts["refusals", decision.reason] += 1
             if decision.signatures:
-                _add(counts, ("results", decision.key), decision.signatures)
+                counts["results", decision.key] += decision.signatures
                 _observe(counts, "queue_seconds", operation, decision.queued_s)
                 _observe(counts, "store_seconds", operation, decision.store_s)
 
@@ -121,22 +122,18 @@ class Counters:
             return dict(self._counts)
 
 
-def _add(counts: dict[Series, float], series: Series, amount: float = 1) -> None:
-    counts[series] = counts.get(series, 0) + amount
-
-
-def _observe(counts: dict[Series, float], name: str, label: str, seconds: float) -> None:
-    _add(counts, (name, label, BUCKET_NAMES[bisect_left(BUCKETS_S, seconds)]))
-    _add(counts, (name, label, SUM), seconds)
+def _observe(counts: defaultdict[Series, float], name: str, label: str, seconds: float) -> None:
+    counts[name, label, BUCKET_NAMES[bisect_left(BUCKETS_S, seconds)]] += 1
+    counts[name, label, SUM] += seconds
 
 
 def add_up(parts: Iterable[Numbers]) -> dict[Series, float]:
     """The numbers of several processes together."""
-    total: dict[Series, float] = {}
+    total: defaultdict[Series, float] = defaultdict(float)
     for numbers in parts:
         for series, value in numbers.items():
-            _add(total, series, value)
-    return total
+            total[series] += value
+    return dict(total)
 
 
 def lasting(numbers: Numbers) -> dict[Series, float]:

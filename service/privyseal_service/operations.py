@@ -24,6 +24,8 @@ CHECKSUM_BYTES = 32
 class WrapScheme(enum.Enum):
     """How a session key is wrapped."""
 
+    __hash__ = object.__hash__  # as in `Mechanism`
+
     CAPGO = "capgo"
     RSAES_OAEP_SHA256 = "rsaes-oaep-sha256"
     RSAES_OAEP_SHA1 = "rsaes-oaep-sha1"
@@ -31,6 +33,8 @@ class WrapScheme(enum.Enum):
 
 class SignatureScheme(enum.Enum):
     """How a checksum is signed."""
+
+    __hash__ = object.__hash__  # as in `Mechanism`
 
     CAPGO_V2 = "capgo-v2"
     CAPGO_V3 = "capgo-v3"
@@ -113,11 +117,11 @@ def check_unwrapped(scheme: WrapScheme, session_key: bytes) -> bool:
     return len(session_key) in _SESSION_KEY_BYTES[scheme]
 
 
-def checksum_to_sign(scheme: SignatureScheme, checksum: bytes, field: str = "checksum") -> SigningInput:
+def checksum_to_sign(scheme: SignatureScheme, checksum: bytes) -> SigningInput:
     """What signs a checksum (32 bytes, a SHA-256): for Capgo V3 the 32 bytes and for V2 the 48 that base64-decoding its
-    64 hex characters gives, in a type-1 block; else the digest. Raises InputError, naming `field`."""
+    64 hex characters gives, in a type-1 block; else the digest. Raises InputError on another length."""
     if len(checksum) != CHECKSUM_BYTES:
-        raise InputError(field, f"must be the {CHECKSUM_BYTES} bytes of a SHA-256, not {len(checksum)}")
+        raise InputError("checksum", f"must be the {CHECKSUM_BYTES} bytes of a SHA-256, not {len(checksum)}")
     if scheme is SignatureScheme.CAPGO_V2:
         return SigningInput(Mechanism.TYPE1, base64.b64decode(checksum.hex()))
     return SigningInput(MECHANISMS[scheme], checksum)

@@ -7,7 +7,12 @@ import os
 import resource
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_T = TypeVar("_T")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -51,6 +56,15 @@ def set_up_grpc() -> None:
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+
+
+def run_service(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run the work of a process that serves calls on uvloop, which is kept from opening an io_uring unless the
+    environment says otherwise; docs/decisions/0008-uvloop.md says why."""
+    os.environ.setdefault("UV_USE_IO_URING", "0")
+    import uvloop  # noqa: PLC0415 - of no use to other commands
+
+    return uvloop.run(work)
 
 
 def die_with(parent: int) -> bool:

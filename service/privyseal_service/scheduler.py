@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from privyseal_backends.interface import (
     BackendError,
@@ -49,8 +49,7 @@ _WINDOW_S = 0.1
 _SILENCE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Who wants a turn, for which key (as callers name it), with what weight, and by when (`time.monotonic()`)."""
 
     caller: str
@@ -163,11 +162,11 @@ class Scheduler:
 
         Raises ServiceError for a call that is refused, and DeadlineError when a single chunk's turn did not come.
         """
-        if len(inputs) == 1:
-            return await self.run(lambda waited_s: self._sign(use, inputs, claim, waited_s), 1, claim)
-        self._fit(use())
+        if len(inputs) > 1:
+            self._fit(use())
         if len(inputs) <= self._chunk_inputs:
-            return await self.run(lambda waited_s: self._sign(use, inputs, claim, waited_s), len(inputs), claim)
+            waited_s = 0.0 if self._step_in(len(inputs)) else await self._line(len(inputs), claim)
+            return await self._sign(use, inputs, claim, waited_s)
         self._admit(len(inputs), claim)
         call: deque[_Waiter] = deque()
         size = self._chunk_inputs
@@ -187,31 +186,45 @@ class Scheduler:
             for task in tasks:
                 task.cancel()
 
-    async def run(self, work: Callable[[float], Awaitable[_T]], inputs: int, claim: Claim) -> _T:
-        """Do work of so many inputs when its turn comes; it is told the seconds that it waited. Raises ServiceError
-        when it is refused, DeadlineError when its turn does not come in time, and what the work raises."""
-        if self._waiting or self._in_store + inputs > self._limit:
-            self._admit(inputs, claim)
-            waited_s = await self._turn(deque(), inputs, claim)
-        else:
-            waited_s = 0.0
-            self._in_store += inputs
+    async def run(self, work: Callable[[], Awaitable[_T]], inputs: int, claim: Claim) -> _T:
+        """Do work of so many inputs when its turn comes. Raises ServiceError when it is refused, DeadlineError when its
+        turn does not come in time, and what the work raises."""
+        if not self._step_in(inputs):
+            await self._line(inputs, claim)
         done = 0
         try:
-            result = await work(waited_s)
+            result = await work()
             done = inputs
         finally:
             self._leave(inputs, done)
         return result
 
+    def _step_in(self, inputs: int) -> bool:
+        """Take a turn at once, where nobody waits for one and there is room for it."""
+        if self._waiting or self._in_store + inputs > self._limit:
+            return False
+        self._in_store += inputs
+        return True
+
+    async def _line(self, inputs: int, claim: Claim) -> float:
+        """Wait for the turn of a call by itself; the seconds that it took."""
+        self._admit(inputs, claim)
+        return await self._turn(deque(), inputs, claim)
+
     async def _sign(
         self, use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim, waited_s: float
     ) -> Sequence[SigningResult]:
-        key = use()
-        if key is not self._fitted_to:
-            self._fit(key)
-        results = await key.sign(inputs, claim.deadline_s)
-        return [_waited(result, waited_s) for result in results] if waited_s else results
+        """Use a turn, which has come after so many seconds."""
+        done = 0
+        try:
+            key = use()
+            if key is not self._fitted_to:
+                self._fit(key)
+            results = await key.sign(inputs, claim.deadline_s)
+            done = len(inputs)
+        finally:
+            self._leave(len(inputs), done)
+        return _waited(results, waited_s) if waited_s else results
 
     async def _chunk(
         self, call: deque[_Waiter], use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim
@@ -221,15 +234,10 @@ class Scheduler:
             waited_s = await self._turn(call, len(inputs), claim)
         except DeadlineError as error:
             return [error] * len(inputs)
-        done = 0
         try:
-            results: Sequence[SigningResult | ServiceError] = await self._sign(use, inputs, claim, waited_s)
-            done = len(inputs)
+            return await self._sign(use, inputs, claim, waited_s)
         except (ServiceError, BackendError) as error:  # a store should return its errors, and one may raise them
-            results = [error] * len(inputs)
-        finally:
-            self._leave(len(inputs), done)
-        return results
+            return [error] * len(inputs)
 
     def _fit(self, key: Key) -> None:
         """Let so much into the store that what it takes up next is there when it has done with what it works on."""
@@ -324,11 +332,14 @@ class Scheduler:
             self._give_turns()
 
 
-def _waited(result: SigningResult, waited_s: float) -> SigningResult:
-    """The result, with the time that it waited here among the time that it was queued."""
-    if not isinstance(result, Signature):
-        return result
-    return Signature(result.value, result.request_id, result.queued_s + waited_s, result.store_s)
+def _waited(results: Sequence[SigningResult], waited_s: float) -> list[SigningResult]:
+    """The results, with the time that they waited here among the time that they were queued."""
+    return [
+        Signature(each.value, each.request_id, each.queued_s + waited_s, each.store_s)
+        if isinstance(each, Signature)
+        else each
+        for each in results
+    ]
 
 
 def _expire(waiter: _Waiter) -> None:

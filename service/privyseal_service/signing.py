@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from privyseal.transparency.receipts import Receipt
 from privyseal_backends.interface import (
@@ -72,8 +72,7 @@ UNCOUNTED_RETRY_S = 1.0
 """When a caller may try again whose call could not be counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A call as it came in: from whom over which listener, under which request id, and by when (`time.monotonic()`).
     `call_id` is the caller's own name for it, the same however often it is tried; empty where there is none."""
 
@@ -86,12 +85,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a key gave: for each input the bytes or, in a batch, why there are none. `receipts` say for each where its
-    record is; there are none without an audit trail."""
+    """What a key gave: for each input the bytes or, in a batch, why there are none."""
 
     key_version: str
     results: tuple[bytes | ServiceError, ...] = field(repr=False)
-    receipts: Sequence[Receipt] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +154,13 @@ class CallPath:
             self._settled.clear()
             await self._settled.wait()
 
-    async def use_key(self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]) -> Answer:
-        """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. Raises ServiceError."""
+    def use_key(
+        self, arrival: Arrival, operation: Operation, read: Callable[[], SigningRequest]
+    ) -> Coroutine[None, None, tuple[Answer, Sequence[Receipt]]]:
+        """Wrap, sign or unwrap. `read` gives the request, or raises InputError or ServiceError. The receipts say for
+        each result where its record is; there are none without an audit trail. Raises ServiceError."""
         trail = Trail(arrival.request_id, arrival.peer.address, operation, call_id=arrival.call_id)
-        answer, receipts = await self._decided(trail, self._use_key(arrival, trail, read))
-        return Answer(answer.key_version, answer.results, receipts)
+        return self._decided(trail, self._use_key(arrival, trail, read))
 
     async def show_keys(self, arrival: Arrival, operation: Operation, read: Callable[[], str]) -> list[VisibleKey]:
         """The keys that the caller may use (LIST_KEYS), or the one that `read` names. Raises ServiceError."""
@@ -177,29 +176,27 @@ class CallPath:
         """Take the steps, record the decision, and only then let the answer or the error out."""
         self._under_way += 1
         try:
-            return await self._recorded(trail, steps)
+            try:
+                answer = await steps
+            except ServiceError as error:
+                failure = error
+            except InputError as error:
+                failure = errors.invalid([Violation(error.field, str(error))])
+            except asyncio.CancelledError:
+                with suppress(ServiceError):  # nobody waits for an answer, and nothing leaves
+                    await self._record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
+                raise
+            except Exception:  # noqa: BLE001 - the caller learns no more than that, and it is on record
+                _LOG.exception("request %s failed in a way that it should not", trail.request_id)
+                failure = errors.internal(trail.request_id)
+            else:
+                return answer, await self._record(trail.answered()) or trail.receipts
+            await self._record(trail.refused(failure))
+            raise failure
         finally:
             self._under_way -= 1
-            self._settled.set()
-
-    async def _recorded(self, trail: Trail, steps: Coroutine[None, None, _T]) -> tuple[_T, Sequence[Receipt]]:
-        try:
-            answer = await steps
-        except ServiceError as error:
-            failure = error
-        except InputError as error:
-            failure = errors.invalid([Violation(error.field, str(error))])
-        except asyncio.CancelledError:
-            with suppress(ServiceError):  # nobody waits for an answer, and nothing leaves
-                await self._record(trail.decision(Outcome.CANCELLED, Code.CANCELLED))
-            raise
-        except Exception:  # noqa: BLE001 - the caller learns no more than that, and it is on record
-            _LOG.exception("request %s failed in a way that it should not", trail.request_id)
-            failure = errors.internal(trail.request_id)
-        else:
-            return answer, await self._record(trail.answered()) or trail.receipts
-        await self._record(trail.refused(failure))
-        raise failure
+            if not self._under_way:
+                self._settled.set()
 
     async def _record(self, decision: Decision) -> Sequence[Receipt]:
         """Put a decision on record, and count it as it ends: where the record fails, so does the call."""
@@ -225,12 +222,12 @@ class CallPath:
                 inputs = _checksums_to_sign(request)
                 grant = await self._count(trail, served, grants, len(inputs))
                 claim = Claim(caller.name, served.name, arrival.deadline_s, grant.weight)
-                return await self._sign(trail, served, inputs, claim, batch=request.batch)
+                return await (self._sign_batch if request.batch else self._sign)(trail, served, inputs, claim)
             case WrapSessionKey(scheme=WrapScheme.CAPGO):
                 inputs = [session_key_to_sign(request.session_key)]
                 grant = await self._count(trail, served, grants, 1)
                 claim = Claim(caller.name, served.name, arrival.deadline_s, grant.weight)
-                return await self._sign(trail, served, inputs, claim, batch=False)
+                return await self._sign(trail, served, inputs, claim)
             case WrapSessionKey():
                 check_session_key(request.scheme, request.session_key)
                 await self._count(trail, served, grants, 1)
@@ -269,12 +266,29 @@ class CallPath:
         self._recorder.require_ready()
         return served.usable()
 
-    async def _sign(
-        self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], claim: Claim, *, batch: bool
+    async def _sign(self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], claim: Claim) -> Answer:
+        """Have one input signed; its error is the call's."""
+        _open(trail, served)
+        scheduler = self._schedulers.of(served.config.uri)
+        results: Sequence[SigningResult | ServiceError]
+        try:
+            results = await scheduler.sign(lambda: self._usable(served), inputs, claim)
+        except BackendError as error:
+            results = [error]
+        _note(served, inputs, results)
+        trail.took(results)
+        told = _tell(trail, served, results, {})
+        trail.gave(told)
+        if isinstance(told[0], ServiceError):
+            raise told[0]
+        return Answer(trail.key_version, told)
+
+    async def _sign_batch(
+        self, trail: Trail, served: ServedKey, inputs: Sequence[SigningInput], claim: Claim
     ) -> Answer:
         _open(trail, served)
-        results: Sequence[SigningResult | ServiceError]
         scheduler, parts = self._schedulers.of(served.config.uri), Parts(trail, served, self._recorder)
+        results: Sequence[SigningResult | ServiceError]
         try:
             results = await scheduler.sign(lambda: self._usable(served), inputs, claim, parts.add)
         except BackendError as error:
@@ -282,10 +296,7 @@ class CallPath:
         except BaseException:
             await parts.settle()
             raise
-        if len(results) != len(inputs):
-            raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
-        if not isinstance(results[-1], ServiceError):
-            served.note(results[-1])
+        _note(served, inputs, results)
         trail.receipts = await parts.receipts()
         trail.took(results)
         told = parts.told(results)
@@ -293,8 +304,6 @@ class CallPath:
         trail.items_recorded = parts.recorded
         if isinstance(told[0], ServiceError):
             trail.failure = told[0]
-            if not batch:
-                raise told[0]
         return Answer(trail.key_version, told)
 
     async def _decrypt(self, trail: Trail, served: ServedKey, request: UnwrapSessionKey, claim: Claim) -> Answer:
@@ -303,7 +312,7 @@ class CallPath:
         scheduler = self._schedulers.of(served.config.uri)
         try:
             plaintext = await scheduler.run(
-                lambda _: _decryption(self._usable(served), served.name, request, claim.deadline_s), 1, claim
+                lambda: _decryption(self._usable(served), served.name, request, claim.deadline_s), 1, claim
             )
         except CallerError:
             raise unfit from None
@@ -428,16 +437,19 @@ def _checksums_to_sign(request: SignChecksums) -> list[SigningInput]:
         return [checksum_to_sign(request.scheme, request.checksums[0])]
     if not 1 <= len(request.checksums) <= MOST_CHECKSUMS:
         raise InputError("checksums", f"must hold 1 to {MOST_CHECKSUMS} checksums, not {len(request.checksums)}")
-    inputs: list[SigningInput] = []
-    violations: list[Violation] = []
+    try:
+        return [checksum_to_sign(request.scheme, checksum) for checksum in request.checksums]
+    except InputError:
+        raise errors.invalid(list(_violations(request))) from None
+
+
+def _violations(request: SignChecksums) -> Iterator[Violation]:
+    """Every checksum that is unfit, and not the first alone."""
     for place, checksum in enumerate(request.checksums):
         try:
-            inputs.append(checksum_to_sign(request.scheme, checksum, f"checksums[{place}]"))
-        except InputError as error:  # noqa: PERF203 - every wrong one is named, not the first alone
-            violations.append(Violation(error.field, str(error)))
-    if violations:
-        raise errors.invalid(violations)
-    return inputs
+            checksum_to_sign(request.scheme, checksum)
+        except InputError as error:  # noqa: PERF203 - each is looked at
+            yield Violation(f"checksums[{place}]", str(error))
 
 
 def _open(trail: Trail, served: ServedKey) -> Key:
@@ -464,7 +476,7 @@ class Parts:
 
     def add(self, start: int, results: Sequence[SigningResult | ServiceError]) -> None:
         """Results of the batch, from the place `start` on."""
-        self._told[start] = self._tell(results)
+        self._told[start] = _tell(self._trail, self._served, results, self._known)
         self._waiting.append(self._trail.part(start, self._told[start], results))
         if sum(len(part.items) for part in self._waiting) >= _RECORDED_TOGETHER:
             self._flush()
@@ -498,23 +510,38 @@ class Parts:
     def told(self, results: Sequence[SigningResult | ServiceError]) -> tuple[bytes | ServiceError, ...]:
         """All results as the caller is told of them."""
         if not self._told:
-            return self._tell(results)
+            return _tell(self._trail, self._served, results, self._known)
         return tuple(each for start in sorted(self._told) for each in self._told[start])
 
-    def _tell(self, results: Sequence[SigningResult | ServiceError]) -> tuple[bytes | ServiceError, ...]:
-        """Results as the caller is told of them. What befell many parts of a batch alike is one line in the log."""
-        told: list[bytes | ServiceError] = []
-        for result in results:
-            if isinstance(result, Signature):
-                told.append(result.value)
-            elif isinstance(result, ServiceError):
-                told.append(result)
-            else:
-                kind = f"{type(result).__name__}: {result}"
-                if kind not in self._known:
-                    self._known[kind] = _told(self._trail, self._served, result)
-                told.append(self._known[kind])
-        return tuple(told)
+
+def _note(served: ServedKey, inputs: Sequence[SigningInput], results: Sequence[SigningResult | ServiceError]) -> None:
+    """Learn of the key from what came of its inputs."""
+    if len(results) != len(inputs):
+        raise RuntimeError(f"key {served.name!r} answered {len(inputs)} inputs with {len(results)} results")
+    if not isinstance(results[-1], ServiceError):
+        served.note(results[-1])
+
+
+def _tell(
+    trail: Trail,
+    served: ServedKey,
+    results: Sequence[SigningResult | ServiceError],
+    known: dict[str, ServiceError],
+) -> tuple[bytes | ServiceError, ...]:
+    """Results as the caller is told of them. What befell many parts of a batch alike is one line in the log, and
+    `known` from then on."""
+    told: list[bytes | ServiceError] = []
+    for result in results:
+        if isinstance(result, Signature):
+            told.append(result.value)
+        elif isinstance(result, ServiceError):
+            told.append(result)
+        else:
+            kind = f"{type(result).__name__}: {result}"
+            if kind not in known:
+                known[kind] = _told(trail, served, result)
+            told.append(known[kind])
+    return tuple(told)
 
 
 def _check_wrapped_key(trail: Trail, served: ServedKey, request: UnwrapSessionKey) -> None:

@@ -34,7 +34,15 @@ from privyseal_service.control import (
 from privyseal_service.cores import core_count
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
-from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to, set_up_grpc
+from privyseal_service.process import (
+    die_with,
+    end_at_once,
+    harden,
+    keep_memory_together,
+    keep_to,
+    run_service,
+    set_up_grpc,
+)
 from privyseal_service.reloading import UnusableError
 
 if TYPE_CHECKING:
@@ -68,7 +76,7 @@ def main() -> None:
         keep_to(start.core)
     worker = _Worker(start)
     try:
-        code = asyncio.run(worker.run(orders, words))
+        code = run_service(worker.run(orders, words))
     except OSError as error:  # no descriptors are left, or no memory
         sys.stderr.write(f"worker {start.number} cannot run: {error.strerror or error}\n")
         code = REFUSED

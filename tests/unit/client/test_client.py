@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import threading
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 
@@ -337,7 +338,7 @@ class TestChannels:
                 client.list_keys()
         assert len(peers(server)) == 3
 
-    @pytest.mark.parametrize(("size", "parts"), [(1, [1]), (128, [128]), (1000, [167] * 5 + [165])])
+    @pytest.mark.parametrize(("size", "parts"), [(1, [1]), (64, [64]), (1000, [84] * 11 + [76])])
     def test_a_batch_is_split_over_them_and_keeps_its_order(self, call, server, plain, size, parts, monkeypatch):
         monkeypatch.setattr(server, "type1", lambda data: data)
         checksums = [sha256(str(n).encode()).digest() for n in range(size)]
@@ -346,6 +347,53 @@ class TestChannels:
         assert [result.signature for result in results] == checksums
         assert sorted(len(seen.request.checksums) for seen in server.calls) == sorted(parts)
         assert len(peers(server)) == min(3, len(parts))
+
+    def test_a_connection_that_is_quicker_takes_more_of_a_batch(self, call, server, plain, monkeypatch):
+        monkeypatch.setattr(server, "type1", lambda data: data)
+        first, all_came = threading.Lock(), threading.Event()
+
+        def before(method):
+            if len(server.calls) == 8:
+                all_came.set()
+            if first.acquire(blocking=False):
+                assert all_came.wait(20)
+
+        server.before = before
+        checksums = [sha256(str(n).encode()).digest() for n in range(512)]
+        options = {"scheme": SignatureScheme.CAPGO_V3, "client": {"channels": 2}}
+        results = call(plain, "batch_sign_checksums", checksums, **options)
+        assert [result.signature for result in results] == checksums
+        assert sorted(Counter(seen.peer for seen in server.calls).values()) == [1, 7]
+
+    def test_a_batch_waits_for_a_connection_no_longer_than_its_time(self, plain):
+        options = {"scheme": SignatureScheme.CAPGO_V3, "timeout_s": 0.2}
+        with Client(plain, channels=2) as client:
+            taken = [client._free.get() for _ in range(2)]
+            with pytest.raises(errors.DeadlineExceededError):
+                client.batch_sign_checksums([CHECKSUM] * 300, **options)
+            for channel in taken:
+                client._free.put(channel)
+            assert len(client.batch_sign_checksums([CHECKSUM] * 300, scheme=SignatureScheme.CAPGO_V3)) == 300
+
+    def test_a_batch_that_ends_early_gives_its_connections_back(self, server, plain):
+        async def run():
+            options = {"scheme": SignatureScheme.CAPGO_V3}
+            async with aio.Client(plain, channels=2) as client:
+                taken = [await client._free.get() for _ in range(2)]
+                with pytest.raises(errors.DeadlineExceededError):
+                    await client.batch_sign_checksums([CHECKSUM] * 300, timeout_s=0.2, **options)
+                for channel in taken:
+                    client._free.put_nowait(channel)
+                server.fail("BatchSignChecksums", Fault(delay_s=20))
+                waiting = asyncio.ensure_future(client.batch_sign_checksums([CHECKSUM] * 1000, **options))
+                await asyncio.to_thread(server.wait_for, "BatchSignChecksums")
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                await asyncio.sleep(0)
+                return client._free.qsize()
+
+        assert asyncio.run(run()) == 2
 
     def test_a_part_that_fails_fails_the_batch(self, call, server, plain):
         server.fail("BatchSignChecksums", Fault(grpc.StatusCode.PERMISSION_DENIED, "no grant"))

@@ -125,9 +125,9 @@ def test_the_grants_priority_weighs_at_the_key_store(farm: Farm, monkeypatch: py
     claims: list[Claim] = []
     queued = Scheduler.sign
 
-    async def spying(scheduler: Scheduler, use: Any, inputs: Any, claim: Claim, tell: Any) -> Any:
+    async def spying(scheduler: Scheduler, use: Any, inputs: Any, claim: Claim, *tell: Any) -> Any:
         claims.append(claim)
-        return await queued(scheduler, use, inputs, claim, tell)
+        return await queued(scheduler, use, inputs, claim, *tell)
 
     monkeypatch.setattr(Scheduler, "sign", spying)
     sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)

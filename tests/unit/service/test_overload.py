@@ -57,7 +57,7 @@ class Load:
     async def call(self, caller: str, deadline_s: float, weight: float = 1.0) -> None:
         since_s = time.monotonic()
 
-        async def work(_: float) -> None:
+        async def work() -> None:
             async with self.sessions:
                 await asyncio.sleep(LATENCY_S)
 
