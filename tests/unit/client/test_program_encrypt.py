@@ -342,7 +342,7 @@ class TestService:
         assert program.files() == {"bundle.zip"}
 
     def test_slow(self, served, server, bundle):
-        server.fail("SignChecksum", Fault(delay_s=1.0))
+        server.fail("SignChecksum", Fault(delay_s=30))
         result = served.run(*ENCRYPT, "bundle.zip", *V3, "--timeout", "0.3")
         assert result.code == 3
         assert "did not answer in time" in result.sentence()
@@ -417,7 +417,7 @@ class TestInterruption:
     def test_signal(self, served, server, bundle, number, code, method):
         output = served.folder / "bundle.zip_encrypted.zip"
         output.write_bytes(b"before")
-        server.fail(method, Fault(delay_s=3.0))
+        server.fail(method, Fault(delay_s=30))
         process = served.start_after(DEFAULT_SIGNALS, *ENCRYPT, "bundle.zip", *V3)
         server.wait_for(method)
         process.send_signal(number)
@@ -429,7 +429,7 @@ class TestInterruption:
         assert output.read_bytes() == b"before"
 
     def test_killed(self, served, server, bundle):
-        server.fail("SignChecksum", Fault(delay_s=1.0))
+        server.fail("SignChecksum", Fault(delay_s=30))
         process = served.start_after(DEFAULT_SIGNALS, *ENCRYPT, "bundle.zip", *V3)
         server.wait_for("SignChecksum")
         process.kill()
