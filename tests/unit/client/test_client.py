@@ -332,9 +332,22 @@ class TestChannels:
         with pytest.raises(ConfigurationError, match="give 1 to 64"):
             Client(plain, channels=channels)
 
-    def test_round_robin_over_the_addresses_of_a_name(self, call, server):
+    def test_a_name_that_is_looked_up_by_grpc(self, call, server):
         port = server.address.rpartition(":")[2]
         assert call(f"dns:///127.0.0.1:{port}", "list_keys", client={"insecure": True})
+
+    @pytest.mark.parametrize(("before_the_name", "reached"), [("dns:///", 2), ("", 1)])
+    def test_calls_go_round_the_addresses_of_a_name(self, server, monkeypatch, before_the_name, reached):
+        with signing_server(VECTOR_V3.private_pem) as other:
+            both = f"ipv4:{server.address},{other.address}"  # in place of what a name server says
+            opened = grpc.insecure_channel
+            monkeypatch.setattr(grpc, "insecure_channel", lambda _, options: opened(both, options))
+            with Client(f"{before_the_name}localhost:1", insecure=True) as client:
+                for _ in range(500):
+                    client.list_keys()
+                    if server.calls and other.calls:
+                        break
+            assert bool(server.calls) + bool(other.calls) == reached
 
     @pytest.mark.parametrize(
         "server_name",
