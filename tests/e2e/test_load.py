@@ -11,6 +11,7 @@ from privyseal import PrivysealError, SignatureScheme, WrapScheme
 from privyseal.capgo import recover_checksum, recover_session_key
 from privyseal.model import SignedChecksum
 from privyseal.verification import public_key_of
+from tests.integration.workers.conftest import until
 from tests.support.programs import RealService, serving_vectors
 
 THREADS = 8
@@ -63,17 +64,16 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(tmp_path: Path) -> None:
     with serving_vectors(tmp_path) as (service, _), service.client() as client:
         checksums = [hashlib.sha256(bytes([number])).digest() for number in range(256)] * 4
         results: list[object] = []
-        began = threading.Event()
 
         def work() -> None:
-            began.set()
             results.extend(client.batch_sign_checksums(checksums, scheme=V3, key="capgo-v3"))
 
         client.get_key("capgo-v3")
         thread = threading.Thread(target=work)
         thread.start()
-        began.wait()
-        time.sleep(0.1)
+        # Its first part is on record, and the others are yet to be signed.
+        segments = tmp_path / "audit" / "segments"
+        until(lambda: any(b'"batch":1024' in each.read_bytes() for each in segments.glob("*/*.jsonl")))
         assert service.stop() == 0
         thread.join()
         assert [type(result) for result in results] == [SignedChecksum] * len(checksums)

@@ -98,7 +98,7 @@ def agent(folder: Path, installed: Path, arguments: list[str], *, encrypted: boo
             yield
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(200)
 
 
 class FaultyAgent:

@@ -20,7 +20,7 @@ def ci(folder, *, fails="nothing"):
     (folder / "make").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "FAILS": fails}
     return subprocess.run(
-        ["bash", ".ci/run"], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["bash", ".ci/run"], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
 
 

@@ -78,7 +78,7 @@ class Copy:
 
     def run(self, script: str) -> str:
         process = self.start(script)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == 0, out + err
         return out
 
@@ -111,7 +111,7 @@ def serving(copy):
         yield process, lines
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
 
 
 def as_a_shell_reads(lines):
@@ -127,7 +127,7 @@ def client(exports, *arguments):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
 
@@ -156,7 +156,7 @@ def test_the_demo_can_be_run_again(copy):
 def test_two_checkouts_at_once(tmp_path):
     copies = [Copy(tmp_path / name) for name in ("one", "two")]
     runs = [each.start("demo.py") for each in copies]
-    ended = [(run.communicate(timeout=60), run.returncode) for run in runs]
+    ended = [(run.communicate(timeout=200), run.returncode) for run in runs]
 
     assert [code for _, code in ended] == [0, 0], ended
     assert len({(each.demo / "public.pem").read_bytes() for each in copies}) == 2
@@ -164,7 +164,7 @@ def test_two_checkouts_at_once(tmp_path):
 
 def test_two_demos_in_one_checkout_take_turns(copy):
     runs = [copy.start("demo.py") for _ in range(2)]
-    ended = [(run.communicate(timeout=60), run.returncode) for run in runs]
+    ended = [(run.communicate(timeout=200), run.returncode) for run in runs]
 
     assert [code for _, code in ended] == [0, 0], ended
 
@@ -187,7 +187,7 @@ def test_an_interrupted_demo_leaves_nothing_running(copy, number):
             break
     assert copy.servers()
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=200)
 
     assert process.returncode == 130
     assert err == "demo: stopped\n"
@@ -200,7 +200,7 @@ def test_a_killed_demo_takes_the_service_with_it(copy):
         if "mutual TLS on" in line:
             break
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=200)
     until = time.monotonic() + 30
     while copy.servers() and time.monotonic() < until:
         time.sleep(0.05)
@@ -211,7 +211,7 @@ def test_a_killed_demo_takes_the_service_with_it(copy):
 def test_a_failed_step_is_one_sentence(copy):
     (copy.folder / "scripts" / "make_token.py").write_text("raise SystemExit('no such token today')")
     process = copy.start("demo.py")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=200)
 
     assert process.returncode == 1
     assert re.search(r"make a SoftHSM token +failed", out)
@@ -237,7 +237,7 @@ def test_a_shell_takes_the_exports(copy):
             ["sh", "-c", "".join(lines) + f'exec "{CLIENT}" key show --format pkcs1'],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=200,
             check=False,
         )
 
@@ -275,7 +275,7 @@ def test_a_signal_that_comes_just_before_the_wait_ends_it():
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "scripts")},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
     assert done.stdout == "interrupted\n", done.stderr

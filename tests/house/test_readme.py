@@ -56,7 +56,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
 
@@ -156,7 +156,7 @@ def test_every_command_and_option_exists():
     for command, options in commands.items():
         program, *arguments = command.split()
         shown = subprocess.run(
-            [PROGRAMS / program, *arguments, "--help"], capture_output=True, text=True, timeout=30, check=False
+            [PROGRAMS / program, *arguments, "--help"], capture_output=True, text=True, timeout=200, check=False
         )
         assert shown.returncode == 0, command
         assert {option for option in options if option not in shown.stdout} == set(), command

@@ -30,7 +30,7 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedP
         env={**os.environ, "PYTHONPATH": str(CHECKOUT / "scripts"), "PATH": str(folder), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
 
@@ -202,7 +202,7 @@ def test_what_the_tests_need_and_set_up_does_not_install_is_named(module, told, 
         env={**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

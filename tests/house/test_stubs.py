@@ -23,7 +23,7 @@ def generate_stubs(copy, *arguments):
         [sys.executable, copy / "scripts" / "generate_stubs.py", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

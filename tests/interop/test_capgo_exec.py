@@ -99,7 +99,7 @@ class Release:
             "objects": objects,
         }
         (folder / "upload.json").write_text(json.dumps(upload))
-        subprocess.run(["node", HERE / "open_upload.mjs", folder], check=True, timeout=60)
+        subprocess.run(["node", HERE / "open_upload.mjs", folder], check=True, timeout=200)
         opened = json.loads((folder / "opened.json").read_text())
         zipped = None
         if opened["zip"]:

@@ -45,7 +45,7 @@ FILES = ("github-actions.yml", "gitlab-ci.yml", "Jenkinsfile", "README.md")
 
 
 def checked(*command: str, file: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAMS / command[0], *command[1:], file], capture_output=True, text=True, timeout=60)
+    return subprocess.run([PROGRAMS / command[0], *command[1:], file], capture_output=True, text=True, timeout=200)
 
 
 def changed(folder: Path, name: str, old: str, new: str) -> Path:
@@ -387,7 +387,7 @@ def test_the_release_step_signs_with_githubs_token(service, with_node, tmp_path)
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=200,
             )
 
     done = run("request-token")

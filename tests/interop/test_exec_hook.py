@@ -49,7 +49,7 @@ def folder(tmp_path):
 def node(folder, env, script, *, name="script.mjs", arguments=()):
     """Run a script in a folder; what it printed as JSON."""
     (folder / name).write_text(script)
-    done = subprocess.run(["node", name, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["node", name, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(done.stdout)
@@ -427,10 +427,10 @@ def test_the_version_of_the_cli_is_told_by_its_own_manifest(folder, tmp_path, si
     with Agent(tmp_path / "agent", signer, signer.public_key, versions.append):
         env = child.environment(dict(os.environ), tmp_path, tmp_path / "agent", 5)
         done = subprocess.run(
-            ["node", cli_of(folder, "9.1.0-beta.2")], cwd=folder, env=env, capture_output=True, text=True, timeout=30
+            ["node", cli_of(folder, "9.1.0-beta.2")], cwd=folder, env=env, capture_output=True, text=True, timeout=200
         )
         assert done.stdout.strip() == EXPECTED
-        subprocess.run(["node", "-e", "0"], cwd=folder, env=env, check=True, timeout=30)
+        subprocess.run(["node", "-e", "0"], cwd=folder, env=env, check=True, timeout=200)
         node(folder, env, SIGN_TWICE)
         subprocess.run(
             ["node", "--input-type=module", "-e", SIGN_TWICE], cwd=folder, env=env, check=True, timeout=30,

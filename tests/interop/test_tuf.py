@@ -163,7 +163,7 @@ def test_a_device_refuses_what_was_changed_after_it_was_signed(repository):
 def test_the_document_can_be_typed(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
     script = re.search(r"<!-- tuf -->\n```python\n(.*?)```", text, re.DOTALL)[1]
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     root = Metadata[Root].from_file(str(tmp_path / "root.json"))
     root.verify_delegate("root", root)
@@ -292,6 +292,6 @@ def test_a_key_that_the_service_cannot_have_is_refused_at_once(key):
 
 def test_without_the_extra_it_says_what_to_install():
     code = "import sys; sys.modules['securesystemslib'] = None; import privyseal.tuf"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     assert "pip install 'privyseal[tuf]'" in done.stderr.splitlines()[-1]

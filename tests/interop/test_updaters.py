@@ -77,14 +77,14 @@ def packages() -> Path:
 def node(packages: Path, script: str, *arguments: str | Path) -> str:
     """Run a script beside the updaters' packages, and return what it printed."""
     done = subprocess.run(
-        ["node", HERE / script, *map(str, arguments)], cwd=packages, capture_output=True, text=True, timeout=60
+        ["node", HERE / script, *map(str, arguments)], cwd=packages, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def openssl(*arguments: str | Path) -> str:
-    done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -154,7 +154,7 @@ def deploy(packages: Path, folder: Path, **env: str) -> subprocess.CompletedProc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
 
 

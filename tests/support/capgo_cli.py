@@ -36,7 +36,7 @@ class CapgoApp:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
 
 

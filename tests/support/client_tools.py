@@ -31,11 +31,13 @@ def _cached(name: str, *pins: Path) -> Path:
 
 
 def _run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> None:
-    done = subprocess.run(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command[:3]))} failed: {(done.stdout + done.stderr)[-2000:]}")
+    for _ in range(3):  # Go gives a download one try
+        done = subprocess.run(
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
+        )
+        if done.returncode == 0:
+            return
+    raise RuntimeError(f"{' '.join(map(str, command[:3]))} failed: {(done.stdout + done.stderr)[-2000:]}")
 
 
 def node_modules() -> Path:

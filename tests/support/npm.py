@@ -31,7 +31,15 @@ def install(locked: Path, *, command: str = "ci") -> Path:
             for file in files:
                 shutil.copy(file, folder)
             installed = subprocess.run(
-                [program("npm"), command, "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts"],
+                [
+                    program("npm"),
+                    command,
+                    "--omit=optional",
+                    "--no-audit",
+                    "--no-fund",
+                    "--ignore-scripts",
+                    "--fetch-retries=5",
+                ],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -70,13 +70,13 @@ class RealService:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(200)
 
 
 def privyseal_server(*arguments: str | Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -87,7 +87,7 @@ def privyseal_server(*arguments: str | Path, env: Mapping[str, str]) -> subproce
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
 
 
@@ -148,7 +148,7 @@ def serving(folder: Path, config_text: str, env: Mapping[str, str] | None = None
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(200)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -133,10 +133,14 @@ class Lane:
 
     async def _retry(self, run: Callable[[float], T], key: str, deadline_s: float, *, metered: bool) -> Timed[T]:
         begun_s, store_s = time.monotonic(), 0.0
+        met: BackendError | None = None
         for failures in itertools.count(1):
             if metered:
                 await self._wait_for_quota(deadline_s)
-            outcome = await self._attempt(run, key, deadline_s)
+            try:
+                outcome = await self._attempt(run, key, deadline_s)
+            except DeadlineError as late:
+                raise met or late from None  # why it was not served before its time was up tells more than that it was
             store_s += outcome.store_s
             if outcome.error is None:
                 queued_s = max(0.0, time.monotonic() - begun_s - store_s)
@@ -147,6 +151,7 @@ class Lane:
             wait_s = _JITTER.uniform(0.0, backoff_s(failures))
             if time.monotonic() + wait_s + attempt_s(outcome.store_s, outcome.error) >= deadline_s:
                 raise outcome.error
+            met = outcome.error
             await asyncio.sleep(wait_s)
         raise AssertionError("count() ends never")
 

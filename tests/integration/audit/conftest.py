@@ -113,7 +113,7 @@ class Farm:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
 
     def server(self, *arguments: object) -> subprocess.CompletedProcess[str]:

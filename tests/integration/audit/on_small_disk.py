@@ -57,7 +57,7 @@ def main() -> None:
         sys.stdin.read()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(200)
 
 
 if __name__ == "__main__":

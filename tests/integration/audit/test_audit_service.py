@@ -169,7 +169,7 @@ def test_what_is_refused(running: Running, method: str, request_: Any, caller: s
 def test_reading_the_trail_is_on_record_too(running: Running) -> None:
     receipt = running.sign()
     assert receipt.proven is not None
-    for _ in range(100):
+    for _ in range(1000):
         listed = running.ask("ListRecords", pb.ListRecordsRequest(operation="list-records"), AUDITOR)
         if listed.records:
             break

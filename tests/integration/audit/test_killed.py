@@ -9,12 +9,12 @@ import signal
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 from privyseal import Client, SignatureScheme
 from privyseal.errors import PrivysealError
 from tests.integration.audit.conftest import Farm
 from tests.integration.service.conftest import Serving
+from tests.integration.workers.conftest import children
 from tests.support.background import Background
 
 BUILDS = 4
@@ -55,13 +55,6 @@ class Load(Background):
             time.sleep(0.005)
 
 
-def workers(pid: int) -> list[int]:
-    """The processes that a supervisor started."""
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in (task / "children").read_text().split()
-    ]
-
-
 def test_no_answered_signature_is_without_its_record(farm: Farm) -> None:
     farm.configure(server="workers = 2", audit='sinks = [{ kind = "file", path = "elsewhere" }]\n')
     answered: list[bytes] = []
@@ -70,7 +63,7 @@ def test_no_answered_signature_is_without_its_record(farm: Farm) -> None:
             with Load(farm, serving, round_) as load:
                 for _ in range(KILLED_WORKERS):
                     load.wait_for(15)
-                    os.kill(workers(serving.process.pid)[0], signal.SIGKILL)
+                    os.kill(children(serving.process.pid)[0], signal.SIGKILL)
                 load.wait_for(15)
                 serving.process.kill()
                 serving.process.wait()

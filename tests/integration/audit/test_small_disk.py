@@ -90,4 +90,4 @@ def test_a_full_disk_stops_answers_until_there_is_room(farm: Farm, kind: str) ->
         if used == "tmpfs":  # the limit holds for the log's file too
             assert "No space left" in (farm.folder / "log").read_text()
     finally:
-        process.communicate("", timeout=60)
+        process.communicate("", timeout=200)

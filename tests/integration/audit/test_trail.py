@@ -192,7 +192,7 @@ def test_checkpoints_on_standard_output_are_lines_that_verify_takes(farm: Farm) 
             if line.startswith("listening "):
                 break
         process.terminate()
-        lines += process.communicate(timeout=30)[0].splitlines(keepends=True)
+        lines += process.communicate(timeout=200)[0].splitlines(keepends=True)
     finally:
         process.kill()
         process.wait()

@@ -341,19 +341,24 @@ def test_the_probe_learns_what_the_credentials_may_do(
 
 
 @pytest.mark.parametrize(
-    ("faults", "kind", "words"),
+    ("faults", "kind", "words", "open_timeout_s"),
     [
-        ([Answer(400, "AccessDeniedException")] * 2, OperatorError, "may not call Sign"),
-        ([Answer(400, "DisabledException")] * 2, OperatorError, "is disabled"),
-        ([throttled()] * 1000, BusyError, "throttles"),
+        ([Answer(400, "AccessDeniedException")] * 2, OperatorError, "may not call Sign", 20.0),
+        ([Answer(400, "DisabledException")] * 2, OperatorError, "is disabled", 20.0),
+        ([throttled()] * 1000, BusyError, "throttles", 2.0),
     ],
 )
 def test_a_key_that_the_probe_cannot_use_is_not_opened(
-    proxy: FaultProxy, signing_key: str, faults: list[Fault], kind: type[BackendError], words: str
+    proxy: FaultProxy,
+    signing_key: str,
+    faults: list[Fault],
+    kind: type[BackendError],
+    words: str,
+    open_timeout_s: float,
 ) -> None:
     proxy.queue("Sign", *faults)
     with pytest.raises(kind, match=words):
-        sign(proxy, signing_key, PKCS1, probe=True, open_timeout_s=1.5)
+        sign(proxy, signing_key, PKCS1, probe=True, open_timeout_s=open_timeout_s)
 
 
 @pytest.mark.parametrize("operation", ["DescribeKey", "GetPublicKey"])

@@ -85,7 +85,7 @@ def open_in_a_process(key_uri, credentials_file, **environment):
         [sys.executable, "-c", OPEN, key_uri, credentials_file],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         env={**kept, **environment},
     )
 
@@ -130,7 +130,7 @@ def test_a_server_that_is_not_googles_gets_no_token(account, tls):
         key_uri = f"gcpkms://{fake.add(RAW)}?endpoint=https://localhost:{fake.port}"
         script = OPEN.replace("open_store({", 'open_store({"open_timeout_s": 0.5, ')
         done = subprocess.run(
-            [sys.executable, "-c", script, key_uri, str(account)], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", script, key_uri, str(account)], capture_output=True, text=True, timeout=200
         )
     finally:
         fake.stop()

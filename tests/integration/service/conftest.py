@@ -58,7 +58,7 @@ class Place:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
 
@@ -102,7 +102,7 @@ class Serving:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(200)
 
     @property
     def log(self) -> str:

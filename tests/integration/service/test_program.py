@@ -68,7 +68,7 @@ def test_it_is_stopped_while_it_starts(software: Place) -> None:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=200)
     assert (process.returncode, out) == (0, "")
 
 
@@ -202,7 +202,7 @@ def test_standard_output_is_full(software: Place, command: str) -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
     assert done.returncode == 1

@@ -48,7 +48,7 @@ class Pipeline:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
 
 

@@ -88,7 +88,7 @@ class Builds(Background):
         until(lambda: self.signed >= wanted or bool(self.errors))
 
 
-def until(true: Callable[[], object], patience_s: float = 30.0) -> None:
+def until(true: Callable[[], object], patience_s: float = 90.0) -> None:
     """Wait for something to become true."""
     end_s = time.monotonic() + patience_s
     while not true():

@@ -132,7 +132,7 @@ def test_a_stop_is_told_first(farm: Place) -> None:
         with serving.channel() as new:
             assert len(SigningServiceStub(new).SignChecksum(SIGN, timeout=60).signature) == 256
         assert len(calls[0].result().signature) == 256
-        assert serving.process.wait(60) == 0
+        assert serving.process.wait(200) == 0
 
 
 def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:

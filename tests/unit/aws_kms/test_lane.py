@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from typing import cast
 from unittest.mock import Mock
@@ -35,12 +36,32 @@ def test_throttling_reaches_the_caller_before_the_deadline_does() -> None:
         lane._clients = Clients(((1.0, Mock()),), "eu-west-1", "", "")
 
         def throttled_slowly(_: object) -> None:
-            time.sleep(0.2)
+            time.sleep(0.6)
             raise BusyError("quota", "throttled")
 
         with pytest.raises(BusyError) as caught:
-            await lane.call(throttled_slowly, "key", time.monotonic() + 0.35)
+            await lane.call(throttled_slowly, "key", time.monotonic() + 1.15)
         assert caught.value.retry_after_s >= 0.1
+        await lane.close()
+
+    asyncio.run(run())
+
+
+def test_at_the_deadline_the_caller_hears_of_the_throttling_before_it() -> None:
+    async def run() -> None:
+        lane = Lane(Connection(region="eu-west-1"), Settings(), lambda *_: None)
+        lane._clients = Clients(((1.0, Mock()),), "eu-west-1", "", "")
+        slow, asked = threading.Event(), [0]
+
+        def throttled_then_slow(_: object) -> None:
+            asked[0] += 1
+            if asked[0] > 1:
+                slow.wait(20)
+            raise BusyError("quota", "throttled")
+
+        with pytest.raises(BusyError, match="throttled"):
+            await lane.call(throttled_then_slow, "key", time.monotonic() + 0.5)
+        slow.set()
         await lane.close()
 
     asyncio.run(run())

@@ -23,6 +23,8 @@ from tests.support.pki import CA
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 PROGRAM = Path(sys.executable).with_name("privyseal")
+DEFAULT_SIGNALS = "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)"
+"""For `Program.start_after`: whoever runs the tests may ignore them, as a shell's job in the background does."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,13 @@ class Program:
 
     def run(self, *arguments: object, **options: object) -> Result:
         process = self.start(*arguments, **options)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         return Result(process.returncode, (out or b"").decode(), (err or b"").decode())
 
     def run_after(self, prelude: str, *arguments: object, **options: object) -> Result:
         """Run the program in a process that first does `prelude` in Python, such as setting a limit."""
         process = self.start_after(prelude, *arguments, **options)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         return Result(process.returncode, (out or b"").decode(), (err or b"").decode())
 
     def start_after(self, prelude: str, *arguments: object, **options: object) -> subprocess.Popen[bytes]:

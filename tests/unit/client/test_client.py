@@ -141,11 +141,13 @@ class TestVerbs:
             size % 2000
         )
 
-    def test_batch_with_an_error_in_it(self, call, server, plain):
+    def test_batch_with_an_error_in_it(self, call, server, plain, monkeypatch):
+        # So that the deadline allows no other try.
+        monkeypatch.setattr("privyseal._again._FIRST_PAUSE_WHEN_BUSY_S", 8.0)
         server.batch_errors[1] = (Code.RESOURCE_EXHAUSTED, "too much at once.")
         server.batch_errors[2] = (99, "")
         options = {"scheme": SignatureScheme.CAPGO_V3}
-        results = call(plain, "batch_sign_checksums", [CHECKSUM] * 4, timeout_s=0.15, **options)
+        results = call(plain, "batch_sign_checksums", [CHECKSUM] * 4, timeout_s=5, **options)
         assert [type(result) for result in results] == [
             SignedChecksum,
             errors.ThrottledError,
@@ -287,13 +289,13 @@ class TestErrors:
             (
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the store has too much to do; try again later",
-                (error_info("KEY_STORE_BUSY"), retry_info(3)),
-                "the store has too much to do; try again in 3.0 s",
+                (error_info("KEY_STORE_BUSY"), retry_info(30)),
+                "the store has too much to do; try again in 30.0 s",
             ),
             (
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the grant allows 5; ask for less in one call",
-                (error_info("LIMIT_REACHED"), retry_info(3)),
+                (error_info("LIMIT_REACHED"), retry_info(30)),
                 "the grant allows 5; ask for less in one call",
             ),
             (
@@ -308,13 +310,13 @@ class TestErrors:
     def test_nothing_is_said_twice(self, call, server, plain, code, message, details, says):
         server.fail("GetKey", Fault(code, message, details))
         with pytest.raises(errors.ServiceError) as caught:
-            call(plain, "get_key", timeout_s=2)
+            call(plain, "get_key")
         assert str(caught.value) == says
 
     def test_retry_info_is_the_remedy(self, call, server, plain):
-        server.fail("GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(2.25),)))
-        with pytest.raises(errors.ThrottledError, match=r"too much; try again in 2\.2 s"):
-            call(plain, "get_key", timeout_s=2)
+        server.fail("GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(30.25),)))
+        with pytest.raises(errors.ThrottledError, match=r"too much; try again in 30\.2 s"):
+            call(plain, "get_key")
         assert len(server.calls) == 1
 
     def test_control_characters_do_not_reach_a_terminal(self, call, server, plain):
@@ -406,9 +408,22 @@ class TestChannels:
         with pytest.raises(ConfigurationError, match="give 1 to 64"):
             Client(plain, channels=channels)
 
-    def test_round_robin_over_the_addresses_of_a_name(self, call, server):
+    def test_a_name_that_is_looked_up_by_grpc(self, call, server):
         port = server.address.rpartition(":")[2]
         assert call(f"dns:///127.0.0.1:{port}", "list_keys", client={"insecure": True})
+
+    @pytest.mark.parametrize(("before_the_name", "reached"), [("dns:///", 2), ("", 1)])
+    def test_calls_go_round_the_addresses_of_a_name(self, server, monkeypatch, before_the_name, reached):
+        with signing_server(VECTOR_V3.private_pem) as other:
+            both = f"ipv4:{server.address},{other.address}"  # in place of what a name server says
+            opened = grpc.insecure_channel
+            monkeypatch.setattr(grpc, "insecure_channel", lambda _, options: opened(both, options))
+            with Client(f"{before_the_name}localhost:1", insecure=True) as client:
+                for _ in range(500):
+                    client.list_keys()
+                    if server.calls and other.calls:
+                        break
+            assert bool(server.calls) + bool(other.calls) == reached
 
     @pytest.mark.parametrize(
         "server_name",
@@ -450,7 +465,7 @@ class TestRetriesAndDeadlines:
     def test_what_the_caller_cancels_is_not_tried_again(self, server, plain):
         async def run():
             async with aio.Client(plain) as client:
-                server.fail("SignChecksum", Fault(delay_s=0.3))
+                server.fail("SignChecksum", Fault(delay_s=30))
                 task = asyncio.create_task(client.sign_checksum(CHECKSUM, scheme=SignatureScheme.CAPGO_V3))
                 await asyncio.to_thread(server.wait_for, "SignChecksum")
                 task.cancel()
@@ -463,9 +478,9 @@ class TestRetriesAndDeadlines:
         assert server.methods() == ["SignChecksum", "ListKeys"]
 
     def test_unavailable_for_good(self, call, server, plain):
-        server.fail("GetKey", *[Fault(grpc.StatusCode.UNAVAILABLE, "the key store is away", (retry_info(3),))] * 9)
-        with pytest.raises(errors.UnavailableError, match=r"the key store is away; try again in 3\.0 s"):
-            call(plain, "get_key", timeout_s=2.9)
+        server.fail("GetKey", *[Fault(grpc.StatusCode.UNAVAILABLE, "the key store is away", (retry_info(30),))] * 9)
+        with pytest.raises(errors.UnavailableError, match=r"the key store is away; try again in 30\.0 s"):
+            call(plain, "get_key")
         assert len(server.calls) == 5
 
     @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
@@ -479,7 +494,7 @@ class TestRetriesAndDeadlines:
 
     def test_a_deadline_tells_why_the_call_was_not_served_before(self, call, server, plain):
         server.fail(
-            "GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(0.05),)), Fault(delay_s=5)
+            "GetKey", Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much", (retry_info(0.05),)), Fault(delay_s=30)
         )
         with pytest.raises(errors.ThrottledError, match="too much"):
             call(plain, "get_key", timeout_s=1)
@@ -494,7 +509,7 @@ class TestRetriesAndDeadlines:
         assert first not in rest
 
     def test_deadline(self, call, server, plain):
-        server.fail("GetKey", Fault(delay_s=1.0))
+        server.fail("GetKey", Fault(delay_s=30))
         with pytest.raises(errors.DeadlineExceededError, match="did not answer in time"):
             call(plain, "get_key", timeout_s=0.2)
 
@@ -720,9 +735,9 @@ class TestLife:
     def test_cancelled_task(self, server, plain):
         async def run():
             async with aio.Client(plain) as client:
-                server.fail("GetKey", Fault(delay_s=0.5))
+                server.fail("GetKey", Fault(delay_s=30))
                 task = asyncio.create_task(client.get_key())
-                await asyncio.sleep(0.1)
+                await asyncio.to_thread(server.wait_for, "GetKey")
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task

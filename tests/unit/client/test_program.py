@@ -189,7 +189,7 @@ class TestHelp:
             " file=sys.stderr)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=program.environ, timeout=60
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=program.environ, timeout=200
         )
         assert done.returncode == 0
         assert done.stderr == "[]\n"
@@ -222,7 +222,7 @@ class TestCompletion:
         folder = Path(sys.executable).parent
         environ = {**program.environ, "PATH": f"{folder}:{program.environ['PATH']}"}
         done = subprocess.run(
-            ["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True, env=environ, timeout=60
+            ["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True, env=environ, timeout=200
         )
         assert done.stdout == "encrypt\n"
 
@@ -246,7 +246,7 @@ class TestTerminal:
             if not piece:
                 break
             shown += piece
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=200)
         os.close(master)
         return shown.decode(), out.decode()
 
@@ -336,7 +336,7 @@ class TestUnexpected:
             text=True,
             cwd=program.folder,
             env=program.environ,
-            timeout=60,
+            timeout=200,
         )
 
     def test_one_sentence(self, program):

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privyseal import capgo
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3, Vector, flip
+from tests.unit.client.conftest import DEFAULT_SIGNALS, VECTOR_V2, VECTOR_V3, Vector, flip
 
 DECRYPT = ("bundle", "decrypt")
 
@@ -178,11 +178,10 @@ def test_signal_leaves_nothing(program):
     # The public key comes from a pipe that stays silent until the signal.
     (program.folder / "app.zip").write_bytes(VECTOR_V3.encrypted.read_bytes())
     os.mkfifo(program.folder / "pipe")
-    prelude = "signal.signal(signal.SIGINT, signal.SIG_DFL)"
-    process = program.start_after(prelude, *arguments(public_key="pipe"))
+    process = program.start_after(DEFAULT_SIGNALS, *arguments(public_key="pipe"))
     with (program.folder / "pipe").open("wb"):  # it opens when the program opens its end
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (130, b"")
     assert b"Traceback" not in err
     assert program.files() == {"app.zip", "pipe"}

@@ -16,12 +16,11 @@ import pytest
 from privyseal import capgo
 from privyseal.opening import open_bundle
 from tests.fakes.signing_server import Fault, bad_request, retry_info
-from tests.unit.client.conftest import PROGRAM, VECTOR_V2, VECTOR_V3
+from tests.unit.client.conftest import DEFAULT_SIGNALS, PROGRAM, VECTOR_V2, VECTOR_V3
 
 ENCRYPT = ("bundle", "encrypt")
 V3 = ("--format", "capgo-v3")
 CHECKSUM = VECTOR_V3.facts["plain_sha256_hex"]
-DEFAULT_SIGNALS = "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)"
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ class TestDropIn:
         name = os.fsencode(served.folder) + b"/b\xff.zip"
         Path(os.fsdecode(name)).write_bytes(bundle.read_bytes())
         process = served.start(*ENCRYPT, os.fsdecode(name), *V3, "--json")
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
         assert b"b\xff.zip_encrypted.zip" in out
 
@@ -342,7 +341,7 @@ class TestService:
         assert program.files() == {"bundle.zip"}
 
     def test_slow(self, served, server, bundle):
-        server.fail("SignChecksum", Fault(delay_s=1.0))
+        server.fail("SignChecksum", Fault(delay_s=30))
         result = served.run(*ENCRYPT, "bundle.zip", *V3, "--timeout", "0.3")
         assert result.code == 3
         assert "did not answer in time" in result.sentence()
@@ -425,11 +424,11 @@ class TestInterruption:
     def test_signal(self, served, server, bundle, number, code, method):
         output = served.folder / "bundle.zip_encrypted.zip"
         output.write_bytes(b"before")
-        server.fail(method, Fault(delay_s=3.0))
+        server.fail(method, Fault(delay_s=30))
         process = served.start_after(DEFAULT_SIGNALS, *ENCRYPT, "bundle.zip", *V3)
         server.wait_for(method)
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == code
         assert out == b""
         assert b"Traceback" not in err
@@ -437,11 +436,11 @@ class TestInterruption:
         assert output.read_bytes() == b"before"
 
     def test_killed(self, served, server, bundle):
-        server.fail("SignChecksum", Fault(delay_s=1.0))
+        server.fail("SignChecksum", Fault(delay_s=30))
         process = served.start_after(DEFAULT_SIGNALS, *ENCRYPT, "bundle.zip", *V3)
         server.wait_for("SignChecksum")
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
         assert served.files() == {"bundle.zip"}
 
     def test_a_signal_that_was_ignored_stays_so(self, served, server, bundle):
@@ -449,7 +448,7 @@ class TestInterruption:
         process = served.start_after("signal.signal(signal.SIGINT, signal.SIG_IGN)", *ENCRYPT, "bundle.zip", *V3)
         server.wait_for("SignChecksum")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
         assert process.returncode == 0
 
 
@@ -513,7 +512,7 @@ class TestMemory:
             cwd=served.folder,
             env=served.environ,
             capture_output=True,
-            timeout=60,
+            timeout=200,
             check=True,
         )
         assert int(measured.stdout) <= 64 << 10  # KiB

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from tests.fakes.signing_server import Fault
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
+from tests.unit.client.conftest import DEFAULT_SIGNALS, VECTOR_V2, VECTOR_V3
 from tests.unit.client.release_support import read_app, write_app
 
 FILES = {"index.html": b"<p>Hello</p>\n" * 1000, "js/main.js": b"start()\n", "empty.txt": b""}
@@ -173,13 +173,13 @@ def test_a_signal_leaves_nothing(served, server, number, code):
     def wait(method):
         if method == "BatchSignChecksums":
             arrived.set()
-            server.stopping.wait(20)
+            server.stopping.wait(200)
 
     server.before = wait
-    process = served.start(*SEAL, *URL, "--delta")
-    assert arrived.wait(20)
+    process = served.start_after(DEFAULT_SIGNALS, *SEAL, *URL, "--delta")
+    assert arrived.wait(200)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=200)
     server.stopping.set()
     assert process.returncode == code
     assert served.files() == {"app"}
@@ -207,7 +207,7 @@ def test_progress_on_a_terminal(served, server):
             break
         shown += piece
     os.close(terminal)
-    process.communicate(timeout=30)
+    process.communicate(timeout=200)
     assert process.returncode == 0
     assert b"\rSealing app " in shown
     assert b" %" in shown

@@ -147,7 +147,7 @@ class TestPlain:
     def test_raw_bytes_to_a_pipe(self, program, server, tmp_path):
         (tmp_path / "file").write_bytes(b"content")
         program.use(server)
-        out, _ = program.start("sign", "file", "file", "--scheme", PKCS1, "--encoding", "raw").communicate(timeout=60)
+        out, _ = program.start("sign", "file", "file", "--scheme", PKCS1, "--encoding", "raw").communicate(timeout=200)
         verify(server, out, b"content")
 
     def test_pss_of_a_digest(self, signing, server):

@@ -18,6 +18,15 @@ from tests.support.pki import CA
 
 PROGRAM = (sys.executable, "-c", "from privyseal.cli import main; main()", "exec")
 
+_LISTEN = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+LISTENING = (sys.executable, "-c", _LISTEN)
+"""Before a command's path: it ignores no signal, though whoever runs the tests may (nohup, a job in the background)."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -73,5 +82,5 @@ def run(
         arguments(flags, words),
         cwd=cwd,
         env=env,
-        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60, **more},
+        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 200, **more},
     )

@@ -161,7 +161,7 @@ def test_a_private_key_in_the_folder_is_a_warning_and_strict_an_error(folder, en
 def started(folder, env, script, **more):
     """The program, once its command printed "ready"; in a session of its own, without a terminal."""
     process = subprocess.Popen(
-        program.arguments(["--allow-none"], ["sh", "-c", script]),
+        [*program.LISTENING, *program.arguments(["--allow-none"], ["sh", "-c", script])],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -180,7 +180,7 @@ def test_signals_reach_the_command_which_decides_what_they_mean(folder, env, num
     script = f'trap "echo got it; exit 7" {number.value}; echo ready; while :; do sleep 0.05; done'
     process = started(folder, env, script)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out, err) == (7, "got it\n", "")
     assert program.left_behind(home) == []
 
@@ -188,7 +188,7 @@ def test_signals_reach_the_command_which_decides_what_they_mean(folder, env, num
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_a_signal_ended_ends_the_program_likewise(folder, env, number, home):
     process = started(folder, env, f"echo ready; kill -{number.value} $$")
-    process.communicate(timeout=20)
+    process.communicate(timeout=200)
     assert process.returncode == -number
     assert program.left_behind(home) == []
 
@@ -202,7 +202,7 @@ def test_an_ignored_hangup_stays_ignored(folder, env):
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
     )
     assert (done.returncode, done.stdout) == (0, "alive\n")
 
@@ -230,9 +230,9 @@ echo "n=$n $line"
 """
     terminal, its_other_end = pty.openpty()
     # The first process of a session that opens a terminal has it as its own.
-    on_terminal = ["sh", "-c", 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1', "sh", os.ttyname(its_other_end)]
+    on_terminal = ["/bin/sh", "-c", 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1', "sh", os.ttyname(its_other_end)]
     process = subprocess.Popen(
-        [*on_terminal, *program.arguments(["--allow-none"], ["bash", "-c", script])],
+        [*program.LISTENING, *on_terminal, *program.arguments(["--allow-none"], ["bash", "-c", script])],
         cwd=folder,
         env=env,
         start_new_session=True,
@@ -243,7 +243,7 @@ echo "n=$n $line"
         time.sleep(0.3)  # a second signal, were there one, would have come by then
         os.write(terminal, b"hello\n")
         shown += read_until(terminal, "n=1 hello")
-        assert process.wait(20) == 0
+        assert process.wait(200) == 0
     finally:
         process.kill()
         process.wait()

@@ -743,7 +743,7 @@ def test_a_call_does_not_wait_beyond_its_deadline_nor_the_stores_end(token: Soft
 
 def test_a_call_that_hangs_is_for_a_new_process_and_nobody_waits_for_it(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
-        async with serving(token, shim, threads=1, hang_after_s=0.2, wait_for_token=True) as (_, key, told):
+        async with serving(token, shim, threads=1, hang_after_s=0.5, wait_for_token=True) as (_, key, told):
             shim.hang("C_Sign")
             calls = [asyncio.create_task(key.sign(type1(2), in_time())) for _ in range(3)]
             for each in calls:
@@ -773,7 +773,7 @@ def test_what_was_signed_before_a_hang_and_not_answered_is_answered(token: SoftH
 
 def test_a_module_is_not_begun_anew_under_a_call_that_is_inside(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
-        async with serving(token, shim, threads=2, hang_after_s=0.3) as (_, key, told):
+        async with serving(token, shim, threads=2, hang_after_s=0.5) as (_, key, told):
             shim.hang("C_Sign", times=1)
             signs = shim.calls("C_Sign")
             hanging = asyncio.create_task(key.sign(type1(), in_time()))
@@ -791,7 +791,7 @@ def test_a_module_is_not_begun_anew_under_a_call_that_is_inside(token: SoftHsmTo
 
 def test_a_store_with_a_hanging_call_closes_at_once(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
-        async with serving(token, shim, threads=1, hang_after_s=0.1, close_timeout_s=1000) as (store, key, told):
+        async with serving(token, shim, threads=1, hang_after_s=0.5, close_timeout_s=1000) as (store, key, told):
             shim.hang("C_Sign")
             await key.sign(type1(), in_time())
             await told.until(LostError)

@@ -91,7 +91,7 @@ for _ in range(500):
 def test_processes_count_together(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HIT, str(tmp_path / "limits")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    allowed = [int(process.communicate(timeout=60)[0]) for process in running]
+    allowed = [int(process.communicate(timeout=200)[0]) for process in running]
     assert sum(allowed) == 1500
     assert FileCounters(tmp_path / "limits").get("b") == 1500
 
