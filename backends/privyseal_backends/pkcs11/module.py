@@ -261,7 +261,9 @@ class Module:
         self._pid = os.getpid()
         self._users = 0
         self._calls: set[_Call] = set()
-        self._state = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._state = threading.Condition(self._lock)
+        self._waiting_for_idle = 0
         self._ended = threading.Event()
         """Set when no tenant is left."""
         self._opening = threading.Lock()
@@ -306,11 +308,11 @@ class Module:
     def enter(self, call: _Call) -> None:
         """Let a call in, when nobody begins the module anew. Raises `BackendError`."""
         self.check_process()
-        renewing = self._renewer == threading.get_ident()
+        renewing = self._renewer is not None and self._renewer == threading.get_ident()
         turn = None if renewing else self._turn
         if turn is not None:
             turn.acquire()
-        with self._state:
+        with self._lock:
             if self._renewer is not None and not renewing:
                 self._state.wait_for(lambda: self._renewer is None)
             if self._running:
@@ -323,12 +325,20 @@ class Module:
 
     def leave(self, call: _Call) -> None:
         """The call is out again."""
-        with self._state:
+        with self._lock:
             self._calls.remove(call)
-            if not self._calls:
+            if self._waiting_for_idle and not self._calls:
                 self._state.notify_all()
         if self._turn is not None and self._renewer != threading.get_ident():
             self._turn.release()
+
+    def _wait_until_idle(self, timeout_s: float) -> bool:
+        """Wait, with the lock, until no call is inside; False when one stayed."""
+        self._waiting_for_idle += 1
+        try:
+            return self._state.wait_for(lambda: not self._calls, timeout_s)
+        finally:
+            self._waiting_for_idle -= 1
 
     @property
     def overdue(self) -> bool:
@@ -396,7 +406,7 @@ class Module:
         """Let nobody else in, and wait until nobody is inside; False when somebody stayed, and the gate is open."""
         with self._state:
             self._renewer = threading.get_ident()
-            if self._state.wait_for(lambda: not self._calls, idle_s):
+            if self._wait_until_idle(idle_s):
                 return True
             self._open_gate()
             return False
@@ -531,7 +541,7 @@ class Module:
 
     def _stop(self, timeout_s: float) -> bool:
         with self._state:
-            if not self._state.wait_for(lambda: not self._calls, timeout_s):
+            if not self._wait_until_idle(timeout_s):
                 _log.warning(
                     "%d call(s) are still inside %s, which was left initialised: end the process to free it",
                     len(self._calls),

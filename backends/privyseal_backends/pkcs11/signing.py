@@ -12,8 +12,9 @@ import logging
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import pkcs11
 from pkcs11.exceptions import PKCS11Error
@@ -33,7 +34,6 @@ from privyseal_backends.pkcs11.healing import Hold, TokenLink
 from privyseal_backends.pkcs11.key import TokenKey, decrypt, find_again, sign
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.queue import (
-    Answer,
     Batch,
     Decryption,
     Operation,
@@ -57,6 +57,10 @@ _MOST_ATTEMPTS = 12
 _NO_ROOM, _REST_S = "CKR_SESSION_COUNT", 1.0
 _FAILED = "CKR_FUNCTION_FAILED"
 """A busy CloudHSM's answer, and that of other tokens to whatever went wrong."""
+
+
+_Done: TypeAlias = tuple[Batch, int, bytes | BackendError, float, float]
+"""An operation, what came of it, and the times when it began and ended."""
 
 
 class _NoRoomError(Exception):
@@ -131,7 +135,7 @@ class _Worker:
         self._hold: Hold | None = None
         self._session: pkcs11.Session | None = None
         self._handles: dict[TokenKey, pkcs11.PrivateKey] = {}
-        self._tasks: deque[Task] = deque()
+        self._in_hand: Sequence[Task] = ()
 
     @property
     def has_session(self) -> bool:
@@ -141,7 +145,7 @@ class _Worker:
     @property
     def in_hand(self) -> Sequence[Task]:
         """What it has taken up and not answered; looked at from another thread."""
-        return self._tasks.copy()
+        return self._in_hand
 
     def run(self) -> None:
         """Work until the queue is closed and empty."""
@@ -150,43 +154,63 @@ class _Worker:
         self._discard_session()
 
     def _work(self, tasks: list[Task]) -> None:
-        answers: list[Answer] = []
-        held_since = time.monotonic()
-        self._tasks = deque(tasks)
-        for batch, index in tasks:
-            if not batch.abandoned:
-                try:
-                    answers.append((batch, index, self._perform(batch, index)))
-                except _NoRoomError:
-                    self._make_room(answers)
-                    return
-                if time.monotonic() - held_since > _HOLD_S:
-                    send(answers)
-                    answers, held_since = [], time.monotonic()
-            self._tasks.popleft()
-        if answers:
-            send(answers)
+        """Perform a group, then check and answer all of it: between two operations, which empty the processor's caches,
+        stands no more than has to."""
+        self._in_hand = tasks
+        done: list[_Done] = []
+        held_since_s = time.monotonic()
+        for place, (batch, index) in enumerate(tasks):
+            if batch.abandoned:
+                continue
+            began_s = time.monotonic()
+            try:
+                outcome = self._perform(batch, index)
+            except _NoRoomError:
+                self._deliver(done)
+                self._make_room(tasks[place:])
+                return
+            ended_s = time.monotonic()
+            done.append((batch, index, outcome, began_s, ended_s))
+            if ended_s - held_since_s > _HOLD_S:
+                self._deliver(done)
+                self._in_hand = tasks[place + 1 :]
+                done, held_since_s = [], time.monotonic()
+        self._deliver(done)
+        self._in_hand = ()
 
-    def _make_room(self, answers: list[Answer]) -> None:
+    def _make_room(self, rest: Sequence[Task]) -> None:
         """Leave what is in hand to threads that have a session, and rest for a while."""
-        if answers:
-            send(answers)
-        rest, self._tasks = self._tasks, deque()
+        self._in_hand = ()
         self._owner.queue.give_back(rest)
         _log.warning("the token has no session left for another thread; lower `sessions` of [stores.pkcs11]")
         self._link.pause(_REST_S)
 
-    def _perform(self, batch: Batch, index: int) -> Result:
-        started = time.monotonic()
+    def _deliver(self, done: Sequence[_Done]) -> None:
+        if done:
+            send([(each[0], each[1], self._checked(each)) for each in done])
+
+    def _checked(self, done: _Done) -> Result:
+        """The result of an operation: a signature only when it verifies."""
+        batch, index, outcome, began_s, ended_s = done
+        if isinstance(outcome, BackendError):
+            return outcome
+        operation = batch.operations[index]
+        queued_s, store_s = began_s - batch.queued_s, ended_s - began_s
+        if isinstance(operation, Decryption):
+            return Plaintext(outcome, queued_s=queued_s, store_s=store_s)
         try:
-            value = self._attempts(batch, index)
-            ended = time.monotonic()
-            queued_s, store_s = started - batch.queued_s, ended - started
-            operation = batch.operations[index]
-            if isinstance(operation, Decryption):
-                return Plaintext(value, queued_s=queued_s, store_s=store_s)
-            verify(batch.key.public_key, operation, value)
-            return Signature(value, queued_s=queued_s, store_s=store_s)
+            verify(batch.key.public_key, operation, outcome)
+        except IntegrityError as error:
+            self._discard_session()
+            return error
+        except Exception as error:  # noqa: BLE001 - as in `_perform`
+            return self._unexpected(error)
+        return Signature(outcome, queued_s=queued_s, store_s=store_s)
+
+    def _perform(self, batch: Batch, index: int) -> bytes | BackendError:
+        """What the token answered to one operation, not verified yet."""
+        try:
+            return self._attempts(batch, index)
         except IntegrityError as error:
             self._discard_session()
             return error
@@ -195,9 +219,12 @@ class _Worker:
         except _NoRoomError:
             raise
         except Exception as error:  # noqa: BLE001 - a thread that died would leave every later caller waiting
-            self._forget_session()
-            _log.error("an operation on a token ended in %s", type(error).__name__)
-            return UnavailableError("token", "an operation ended in an unexpected error", "read the service's log")
+            return self._unexpected(error)
+
+    def _unexpected(self, error: Exception) -> UnavailableError:
+        self._forget_session()
+        _log.error("an operation on a token ended in %s", type(error).__name__)
+        return UnavailableError("token", "an operation ended in an unexpected error", "read the service's log")
 
     def _attempts(self, batch: Batch, index: int) -> bytes:
         """The operation's result, after as many attempts as can help. Raises `BackendError`."""
