@@ -2,8 +2,8 @@
 
 A backend is a function `open_store(settings)`, registered under the entry point group `privyseal.backends` with the
 URI scheme that it serves as its name. It returns a `KeyStore`; a store opens `Key`s. What only some stores can do is a
-protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound`, `Metered` and
-`Latching` on stores. A caller asks with `isinstance`.
+protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound`, `Computing`,
+`Metered` and `Latching` on stores. A caller asks with `isinstance`.
 
 Every verb is a coroutine and never blocks the event loop: a store that can only block keeps threads of its own.
 A deadline is a reading of `time.monotonic()` in seconds; at the deadline the verb gives up with `DeadlineError`, and
@@ -126,12 +126,12 @@ class PublicKey:
             raise ValueError("not an RSA public key")
         return cls(key)
 
-    @property
+    @cached_property
     def modulus_bits(self) -> int:
         """Bits of the modulus."""
         return self.key.key_size
 
-    @property
+    @cached_property
     def modulus_bytes(self) -> int:
         """Bytes of the modulus, of a signature and of a wrapped key."""
         return (self.key.key_size + 7) // 8
@@ -367,6 +367,14 @@ class ProcessBound(Protocol):
     def prefer_new_process(self) -> None:
         """Be told, before a key is opened, that a process costs little here: a new one takes over once a key tells
         `LostError`. The store then tells that at each loss of what it had, and leaves it to the new process."""
+
+
+@runtime_checkable
+class Computing(Protocol):
+    """A store that may work on the cores of this machine, as software tokens do, and not on a device of its own."""
+
+    def use_cores(self, cores: int) -> None:
+        """Be told, before a key is opened, how many cores this process may keep busy: at least 1."""
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ from privyseal_service.control import (
     read_start,
     reader_over,
 )
+from privyseal_service.cores import core_count
 from privyseal_service.exits import LOST, REFUSED, StartError, start_error
 from privyseal_service.latches import Latches
 from privyseal_service.process import die_with, end_at_once, harden, keep_memory_together, keep_to, set_up_grpc
@@ -93,10 +94,12 @@ class _Siblings:
         return told
 
     def _told(self, store: KeyStore) -> KeyStore:
-        from privyseal_backends.interface import Metered, ProcessBound  # noqa: PLC0415
+        from privyseal_backends.interface import Computing, Metered, ProcessBound  # noqa: PLC0415
 
         if isinstance(store, ProcessBound):
             store.prefer_new_process()
+        if isinstance(store, Computing):
+            store.use_cores(max(1, core_count() // self._workers))
         if isinstance(store, Metered):
             store.share_quota(self._workers)
             self._metered.append(store)

@@ -61,7 +61,8 @@ def check_same(found: PublicKey, fingerprint: str, uri: Pkcs11Uri) -> None:
 def sign(handle: pkcs11.PrivateKey, signing_input: SigningInput, size_bytes: int) -> bytes:
     """One C_SignInit and C_Sign. The result is not verified yet. Raises `PKCS11Error`."""
     how = TOKEN_MECHANISMS[signing_input.mechanism]
-    value = cast("Any", handle).sign(
+    signer: Any = handle
+    value = signer.sign(
         how.prefix + signing_input.data,
         mechanism=how.mechanism,
         mechanism_param=how.parameter,

@@ -302,12 +302,13 @@ class Module:
 
     def call(self, limit_s: float = CALL_LIMIT_S) -> contextlib.AbstractContextManager[None]:
         """Around everything that calls into the module: counts the call in, refuses it after a fork or the end. After
-        `limit_s` seconds inside it counts as hanging."""
+        `limit_s` seconds inside it counts as hanging. One thread may enter it again and again."""
         return _Call(self, limit_s)
 
     def enter(self, call: _Call) -> None:
         """Let a call in, when nobody begins the module anew. Raises `BackendError`."""
-        self.check_process()
+        if self.forked:
+            self.check_process()
         renewing = self._renewer is not None and self._renewer == threading.get_ident()
         turn = None if renewing else self._turn
         if turn is not None:

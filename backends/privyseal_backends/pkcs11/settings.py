@@ -16,8 +16,8 @@ class Settings:
     sessions: int = 4
     """The most sessions on one token for signing, beside the one that holds the login: 1 to 256."""
     threads: int | None = None
-    """Signing threads for one token, each with a session of its own: 1 to `sessions`. Left out, it is 2 for a token
-    known to be software, which works on the same processors as the service, and `sessions` for any other."""
+    """Signing threads for one token, each with a session of its own: 1 to `sessions`. Left out, it is `sessions`;
+    for a token known to be software, which works on the service's own cores, no more than those of this process."""
     group: int = 16
     """How many inputs a signing thread takes at once and answers by one wake-up: 1 to 256."""
     read_write: bool = False

@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -61,6 +61,10 @@ _FAILED = "CKR_FUNCTION_FAILED"
 
 _Done: TypeAlias = tuple[Batch, int, bytes | BackendError, float, float]
 """An operation, what came of it, and the times when it began and ended."""
+
+
+_Met: TypeAlias = defaultdict[Fault, int]
+"""What went wrong in the attempts at one operation, and how often."""
 
 
 class _NoRoomError(Exception):
@@ -136,6 +140,7 @@ class _Worker:
         self._session: pkcs11.Session | None = None
         self._handles: dict[TokenKey, pkcs11.PrivateKey] = {}
         self._in_hand: Sequence[Task] = ()
+        self._inside = owner.link.module.call(owner.hang_after_s)
 
     @property
     def has_session(self) -> bool:
@@ -228,7 +233,7 @@ class _Worker:
 
     def _attempts(self, batch: Batch, index: int) -> bytes:
         """The operation's result, after as many attempts as can help. Raises `BackendError`."""
-        met: Counter[Fault] = Counter()
+        met: _Met = defaultdict(int)
         overtaken = 0
         while True:
             if time.monotonic() >= batch.deadline_s:
@@ -249,7 +254,7 @@ class _Worker:
                 return value
 
     def _once(self, hold: Hold, key: TokenKey, operation: Operation) -> bytes:
-        with self._link.module.call(self._owner.hang_after_s):
+        with self._inside:
             if hold is not self._hold:
                 self._adopt(hold)
             try:
@@ -264,13 +269,13 @@ class _Worker:
                     self._close_session()
                 raise
 
-    def _meet(self, what: Meaning, met: Counter[Fault], hold: Hold, batch: Batch, index: int) -> None:
+    def _meet(self, what: Meaning, met: _Met, hold: Hold, batch: Batch, index: int) -> None:
         """Do what helps against a failed attempt and return for another one, or raise the `BackendError` that it is."""
         verb = _verb(batch.operations[index])
         met[what.fault] += 1
         if what.fault is not Fault.STALE_HANDLE:
             met[Fault.STALE_HANDLE] = 0  # twice is twice in a row: a busy token may have left its operation active
-        if not self._link.stands(hold) and met.total() < _MOST_ATTEMPTS:
+        if not self._link.stands(hold) and sum(met.values()) < _MOST_ATTEMPTS:
             return  # somebody else has met it too, and has mended it since
         times = met[what.fault]
         match what.fault:
@@ -289,7 +294,7 @@ class _Worker:
             case Fault.CALLER | Fault.OPERATOR:
                 raise self._answer(what, verb)
 
-    def _wait_or_raise(self, error: BackendError, met: Counter[Fault]) -> None:
+    def _wait_or_raise(self, error: BackendError, met: _Met) -> None:
         """Return for an attempt once the token is back, the first time and where calls may wait for that."""
         if met[Fault.TOKEN_LOST] > 1 or not self._link.waits:
             raise error
@@ -345,7 +350,7 @@ class _Worker:
     def _discard_session(self) -> None:
         """Close the session, from outside of the module."""
         if self._session is not None:
-            with contextlib.suppress(BackendError), self._link.module.call(self._owner.hang_after_s):
+            with contextlib.suppress(BackendError), self._inside:
                 hold = self._hold
                 if hold is not None and hold.generation == self._link.module.generation:
                     self._close_session()

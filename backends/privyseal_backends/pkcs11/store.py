@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -41,7 +42,6 @@ from privyseal_backends.pkcs11.threads import Abandoned, on_thread
 from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token, login_on
 from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
 
-_SOFTWARE_THREADS = 2
 _LOOK_AGAIN_S = (0.05, 0.15)
 
 
@@ -138,7 +138,8 @@ class _Place:
 
 
 class Pkcs11Store:
-    """All that is open through PKCS#11. See `KeyStore`, `KeyCreator`, `ProcessBound`, `Latching` of the interface."""
+    """All that is open through PKCS#11. See `KeyStore`, `KeyCreator`, `ProcessBound`, `Computing`, `Latching` of the
+    interface."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -146,11 +147,16 @@ class Pkcs11Store:
         self._modules: list[Module] = []
         self._threads: dict[Hashable, SigningThreads] = {}
         self._new_process = False
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._closed = False
 
     def prefer_new_process(self) -> None:
         """See `ProcessBound.prefer_new_process`."""
         self._new_process = True
+
+    def use_cores(self, cores: int) -> None:
+        """See `Computing.use_cores`."""
+        self._cores = cores
 
     def latch(self, uri: str, error: OperatorError) -> None:
         """See `Latching.latch`."""
@@ -293,7 +299,7 @@ class Pkcs11Store:
         protection, _ = find_protection(place.info)
         sessions = self._settings.sessions
         number = self._settings.threads or (
-            min(_SOFTWARE_THREADS, sessions) if protection is Protection.SOFTWARE else sessions
+            min(self._cores, sessions) if protection is Protection.SOFTWARE else sessions
         )
         with self._lock:
             if self._closed:

@@ -24,6 +24,10 @@ class DiaryStore(SoftwareStore):
         """See `interface.Metered`."""
         (self._folder / f"share-{os.getpid()}").write_text(str(processes))
 
+    def use_cores(self, cores: int) -> None:
+        """See `interface.Computing`."""
+        (self._folder / f"cores-{os.getpid()}").write_text(str(cores))
+
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
         self._note("opened")
         if (self._folder / "die").exists():

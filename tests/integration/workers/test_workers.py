@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from privyseal.errors import ServiceError
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_service.cores import core_count
 from tests.integration.service.conftest import Place
 from tests.integration.service.test_program import SIGN
 from tests.integration.workers.conftest import (
@@ -136,6 +137,8 @@ def test_a_stop_is_told_first(farm: Place) -> None:
 
 def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
     with farm.serving() as serving, all_listening(serving) as before, Builds(serving, 2) as builds:
+        told = [(farm.folder / f"cores-{pid}").read_text() for pid in before]
+        assert told == [str(max(1, core_count() // 2))] * 2
         for number in (3, 1, 2):
             configure(farm, workers=number)
             serving.process.send_signal(signal.SIGHUP)

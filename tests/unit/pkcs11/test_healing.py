@@ -711,9 +711,22 @@ def test_a_call_that_hangs_is_for_a_new_process_and_nobody_waits_for_it(token: S
     asyncio.run(sign())
 
 
+def test_what_was_signed_before_a_hang_and_not_answered_is_answered(token: SoftHsmToken, shim: FaultShim) -> None:
+    async def sign() -> None:
+        async with serving(token, shim, threads=1, hang_after_s=0.2) as (_, key, told):
+            await key.sign(type1(), in_time())
+            shim.hang("C_SignInit", after=2)
+            answers = await asyncio.gather(*(key.sign(type1(), in_time()) for _ in range(4)))
+            assert [kinds(each) for each in answers] == [["LostError"]] * 4  # long before their deadlines
+            shim.clear()
+            await told.until(None)
+
+    asyncio.run(sign())
+
+
 def test_a_module_is_not_begun_anew_under_a_call_that_is_inside(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
-        async with serving(token, shim, hang_after_s=0.3) as (_, key, told):
+        async with serving(token, shim, threads=2, hang_after_s=0.3) as (_, key, told):
             shim.hang("C_Sign", times=1)
             signs = shim.calls("C_Sign")
             hanging = asyncio.create_task(key.sign(type1(), in_time()))

@@ -188,6 +188,73 @@ def test_a_signature_that_does_not_verify_is_dropped(token: SoftHsmToken, shim: 
     asyncio.run(sign())
 
 
+def test_of_a_group_those_alone_are_dropped_that_do_not_verify(token: SoftHsmToken, shim: FaultShim) -> None:
+    async def sign() -> None:
+        async with opened(threads=1) as store:
+            key = await store.open_key(token.uri("demo", module_path=shim.path))
+            await key.sign(type1(), in_time())
+            sessions, open_now = shim.calls("C_OpenSession"), shim.sessions[os.getpid()]
+            shim.corrupt("C_Sign", times=2, after=1)
+            assert kinds(await key.sign(type1(5), in_time())) == [
+                "Signature",
+                "IntegrityError",
+                "IntegrityError",
+                "Signature",
+                "Signature",
+            ]
+            assert shim.calls("C_OpenSession") == sessions
+            assert kinds(await key.sign(type1(), in_time())) == ["Signature"]
+            assert shim.calls("C_OpenSession") == sessions + 1  # the session that lied was closed
+            assert shim.sessions[os.getpid()] == open_now
+
+    asyncio.run(sign())
+
+
+def test_each_signature_of_a_slow_token_is_verified_and_answered_as_it_comes(
+    token: SoftHsmToken, shim: FaultShim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    send = Batch.send
+
+    def count(batch: Batch, answers: list[object]) -> None:
+        sent.append(len(answers))
+        send(batch, answers)  # type: ignore[arg-type]
+
+    async def sign() -> None:
+        async with opened(threads=1) as store:
+            key = await store.open_key(token.uri("demo", module_path=shim.path))
+            monkeypatch.setattr(Batch, "send", count)
+            shim.delay("C_SignInit", 0.03)
+            shim.corrupt("C_Sign", times=1, after=1)
+            assert kinds(await key.sign(type1(3), in_time())) == ["Signature", "IntegrityError", "Signature"]
+
+    asyncio.run(sign())
+    assert sent == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("settings", "threads"), [({}, 3), ({"sessions": 2}, 2), ({"threads": 1}, 1)])
+def test_software_is_given_no_more_threads_than_cores(
+    token: SoftHsmToken, settings: dict[str, object], threads: int
+) -> None:
+    async def look() -> int:
+        async with opened(group=10, **settings) as store:
+            store.use_cores(3)
+            return (await store.open_key(token.uri("demo"))).parallel_inputs
+
+    assert asyncio.run(look()) == 10 * threads
+
+
+def test_a_store_that_is_told_nothing_uses_the_cores_of_its_process(
+    token: SoftHsmToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look() -> int:
+        async with opened(group=10, sessions=8) as store:
+            return (await store.open_key(token.uri("demo"))).parallel_inputs
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    assert asyncio.run(look()) == 50
+
+
 def test_a_hanging_module_blocks_neither_the_loop_nor_the_deadline(token: SoftHsmToken, shim: FaultShim) -> None:
     async def sign() -> None:
         async with opened(threads=1) as store:
