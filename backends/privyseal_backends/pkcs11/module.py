@@ -307,8 +307,7 @@ class Module:
 
     def enter(self, call: _Call) -> None:
         """Let a call in, when nobody begins the module anew. Raises `BackendError`."""
-        if self.forked:
-            self.check_process()
+        self.check_process()
         renewing = self._renewer is not None and self._renewer == threading.get_ident()
         turn = None if renewing else self._turn
         if turn is not None:
