@@ -156,6 +156,7 @@ class _Worker:
         """Work until the queue is closed and empty."""
         while (tasks := self._owner.queue.take(self._owner.group)) is not None:
             self._work(tasks)
+            tasks.clear()  # a session key among the inputs is not kept until the next one comes
         self._discard_session()
 
     def _work(self, tasks: list[Task]) -> None:
