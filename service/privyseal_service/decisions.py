@@ -158,10 +158,7 @@ class Trail:
         self.results = results
         done = [result for result in results if isinstance(result, (Signature, Plaintext))]
         self.signatures = len(done)
-        if len(done) == 1:
-            only = done[0]
-            self.store_request_id, self.queued_s, self.store_s = only.request_id, only.queued_s, only.store_s
-        elif done:
+        if done:
             self.store_request_id = " ".join(dict.fromkeys(result.request_id for result in done if result.request_id))
             self.queued_s = max(result.queued_s for result in done)
             self.store_s = max(result.store_s for result in done)
