@@ -13,4 +13,4 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("PRIVYSEAL_") and not name.startswith(KEPT)]:
         del os.environ[name]  # as after `make serve` and its exports
     for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,::1,localhost")))

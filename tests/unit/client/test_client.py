@@ -687,6 +687,8 @@ class TestIdentity:
             call(address, "get_key")
 
     def test_proxy_is_not_for_loopback(self, call, server, plain, monkeypatch):
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
         monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
         assert call(plain, "get_key").name == "demo"
