@@ -175,12 +175,21 @@ def started(folder, env, script, **more):
     return process
 
 
+def ended(process):
+    """What it and its command wrote until both ended; neither is left behind when they do not."""
+    try:
+        return process.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
 def test_signals_reach_the_command_which_decides_what_they_mean(folder, env, number, home):
     script = f'trap "echo got it; exit 7" {number.value}; echo ready; while :; do sleep 0.05; done'
     process = started(folder, env, script)
     process.send_signal(number)
-    out, err = process.communicate(timeout=200)
+    out, err = ended(process)
     assert (process.returncode, out, err) == (7, "got it\n", "")
     assert program.left_behind(home) == []
 
@@ -188,7 +197,7 @@ def test_signals_reach_the_command_which_decides_what_they_mean(folder, env, num
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_a_signal_ended_ends_the_program_likewise(folder, env, number, home):
     process = started(folder, env, f"echo ready; kill -{number.value} $$")
-    process.communicate(timeout=200)
+    ended(process)
     assert process.returncode == -number
     assert program.left_behind(home) == []
 
