@@ -273,10 +273,9 @@ class Recorder(Protocol):
         """Raise ServiceError when a decision could not be recorded now: then no key store is asked. It costs nothing,
         and is looked at right before a key is used."""
 
-    async def record(self, decision: Decision, *, under_way: int = 0) -> Sequence[Receipt]:
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
         """Record one. It is awaited before the answer leaves: what it raises becomes the answer, and nothing else
-        leaves. A ServiceError reaches the caller as it is, anything else as INTERNAL. `under_way` calls, this one among
-        them, are on their way to their decisions.
+        leaves. A ServiceError reaches the caller as it is, anything else as INTERNAL.
 
         Returns where the record of each item is, as a receipt without proof; nothing where there are no receipts.
         """
@@ -301,7 +300,7 @@ class LogRecorder:
     def require_ready(self) -> None:
         """The log is always ready."""
 
-    async def record(self, decision: Decision, *, under_way: int = 0) -> Sequence[Receipt]:  # noqa: ARG002 - as above
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
         """Write the line."""
         log(decision)
         return ()

@@ -201,7 +201,7 @@ class CallPath:
     async def _record(self, decision: Decision) -> Sequence[Receipt]:
         """Put a decision on record, and count it as it ends: where the record fails, so does the call."""
         try:
-            receipts = await self._recorder.record(decision, under_way=self._under_way)
+            receipts = await self._recorder.record(decision)
         except ServiceError as error:
             self._counters.called(decision._replace(code=error.code, reason=error.reason, signatures=0))
             raise

@@ -28,7 +28,6 @@ class Decisions:
         self.kept: list[Decision] = []
         self.parts: list[Decision] = []
         self.failure: Exception | None = None
-        self.under_way = 0
 
     async def start(self, tell: Callable[[bool], None]) -> None:
         """Nothing to make ready."""
@@ -39,9 +38,8 @@ class Decisions:
     def require_ready(self) -> None:
         """Always ready, so that a failure is met after the key store has answered."""
 
-    async def record(self, decision: Decision, *, under_way: int = 0) -> Sequence[Receipt]:
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
         self.kept.append(decision)
-        self.under_way = under_way
         if self.failure is not None:
             raise self.failure
         return ()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,20 +13,12 @@ from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.record import Record
 from privyseal_service.audit.segments import Journal, Written
 
-_FEW_CALLS = 4
-_LONGEST_WAIT_S = 0.002
-_WAIT_A_CALL_S = 0.000_15
-"""Less than what a call still takes of a core on its way to its record: as long as some are, no core stands idle."""
-
 _GROUP_RECORDS = 1_024
 _MAX_WAITING_RECORDS = 8_192
 
 
 class _Call(NamedTuple):
-    """A call that waits for its records to be on disk; `coming` are behind it, and have not come so far."""
-
     records: Sequence[Record]
-    coming: int
     future: asyncio.Future[list[Written]]
 
 
@@ -40,27 +31,16 @@ class _Answer(NamedTuple):
 class AuditFront:
     """Appends to a journal without blocking the event loop that made it; a thread of its own waits for the disk.
 
-    A sync costs as much for one record as for many. So while calls come together and more are under way, the thread
-    waits a moment for those, 2 ms at most; a call that is alone never waits.
-
     Make, use and close it on one running loop. The journal stays the caller's to close, and other threads may append to
     it meanwhile.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        *,
-        max_waiting_records: int = _MAX_WAITING_RECORDS,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, journal: Journal, *, max_waiting_records: int = _MAX_WAITING_RECORDS) -> None:
         self._journal = journal
         self._max_waiting = max_waiting_records
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._sleep = sleep
-        self._waiting = self._waiting_calls = 0
-        self._come_together = False
+        self._waiting = 0
         self._closed = False
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="audit-front", daemon=True)
@@ -71,9 +51,8 @@ class AuditFront:
         """Why records cannot be written now; None when they can. Look before a key store is asked."""
         return self._journal.failure
 
-    async def append(self, records: Sequence[Record], *, under_way: int = 0) -> list[Written]:
-        """Put records on disk and return where each is once they are synced. `under_way` calls, this one and those that
-        wait here already among them, are on their way to their records.
+    async def append(self, records: Sequence[Record]) -> list[Written]:
+        """Put records on disk and return where each is once they are synced.
 
         Raises AuditUnavailableError when that failed or too many records wait already, ValueError for a record that
         cannot be. A task that is cancelled while it waits does not take its records back.
@@ -85,8 +64,7 @@ class AuditFront:
         if self._waiting + len(records) > self._max_waiting:
             raise AuditUnavailableError(f"{self._waiting} audit records wait for the disk already")
         self._waiting += len(records)
-        self._waiting_calls += 1
-        call = _Call(records, under_way - self._waiting_calls, self._loop.create_future())
+        call = _Call(records, self._loop.create_future())
         self._calls.put(call)
         return await call.future
 
@@ -101,7 +79,6 @@ class AuditFront:
         """The thread: take what waits, write it as one, answer all of it at once."""
         while True:
             group, more = self._next_group()
-            self._come_together = len(group) > 1
             if group:
                 answers = self._write(group)
                 self._tell(self._answer, answers)
@@ -119,8 +96,6 @@ class AuditFront:
         group: list[_Call] = []
         records = 0
         item = self._calls.get()
-        if item is not None and self._come_together and item.coming >= _FEW_CALLS:
-            self._sleep(min(_LONGEST_WAIT_S, item.coming * _WAIT_A_CALL_S))
         while item is not None:
             group.append(item)
             records += len(item.records)
@@ -151,7 +126,6 @@ class AuditFront:
 
     def _answer(self, answers: list[_Answer]) -> None:
         """On the loop: wake every call of a group."""
-        self._waiting_calls -= len(answers)
         for answer in answers:
             self._waiting -= len(answer.call.records)
             future = answer.call.future

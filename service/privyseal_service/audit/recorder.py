@@ -106,7 +106,7 @@ class AuditRecorder:
         if self._journal.failure is not None:
             raise errors.audit_unavailable(RETRY_AFTER_S)
 
-    async def record(self, decision: decisions.Decision, *, under_way: int = 0) -> Sequence[Receipt]:
+    async def record(self, decision: decisions.Decision) -> Sequence[Receipt]:
         """Put a decision on disk: a record for each item of it. A denial that is one too many is counted instead.
 
         Returns a receipt for each item. Raises ServiceError (AUDIT_UNAVAILABLE) when the records are not safe.
@@ -119,16 +119,16 @@ class AuditRecorder:
             decisions.log(decision)
         if decision.items_recorded:
             return ()
-        return await self._put_down(self._records(decision, time_us), under_way)
+        return await self._put_down(self._records(decision, time_us))
 
     async def record_part(self, decision: decisions.Decision) -> Sequence[Receipt]:
         """Put a part of a batch on disk: a record for each item of it. Raises ServiceError as `record` does."""
         return await self._put_down(self._records(decision, time.time_ns() // 1000))
 
-    async def _put_down(self, records: Sequence[Record], under_way: int = 0) -> Sequence[Receipt]:
+    async def _put_down(self, records: Sequence[Record]) -> Sequence[Receipt]:
         try:
             if len(records) <= _CHUNK:
-                written = await self._front.append(records, under_way=under_way)
+                written = await self._front.append(records)
             else:
                 # Not to be cut short by a caller that goes away: the key was used for all of it.
                 written = await asyncio.shield(asyncio.ensure_future(self._append_in_chunks(records)))

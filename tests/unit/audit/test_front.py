@@ -76,64 +76,6 @@ def test_calls_that_wait_together_share_a_sync_and_a_wake_up(tmp_path):
     assert [one.number for call in written for one in call] == list(range(2, 61))
 
 
-def test_the_disk_waits_a_moment_for_calls_that_come_together(tmp_path):
-    slept = []
-
-    async def steps(front, files):
-        async def together(count, under_way):
-            """Some calls that find the disk busy, and so come as one."""
-            gate = Gate()
-            files.fault = gate
-            first = asyncio.ensure_future(front.append([decision()], under_way=under_way))
-            await reached(gate)
-            calls = [asyncio.ensure_future(front.append([decision()], under_way=under_way)) for _ in range(count)]
-            await asyncio.sleep(0)
-            gate.open.set()
-            await asyncio.gather(first, *calls)
-
-        for _ in range(3):
-            await front.append([decision()], under_way=100)
-        assert slept == []  # they came one by one
-        await together(5, 1)
-        await front.append([decision()], under_way=4)
-        assert slept == []  # too few are coming
-        await together(5, 1)
-        await front.append([decision()], under_way=6)
-        assert slept == [pytest.approx(0.000_75)]
-        await front.append([decision()], under_way=100)
-        assert len(slept) == 1  # the one before was alone: waiting was of no use
-        await together(5, 1)
-        await front.append([decision()], under_way=100)
-        assert slept[1:] == [0.002]
-
-    with_front(tmp_path, steps, sleep=slept.append)
-
-
-def test_calls_that_wait_already_are_not_waited_for(tmp_path):
-    slept = []
-
-    async def steps(front, files):
-        gates = Gate(), Gate()
-        files.fault = gates[0]
-        calls = [asyncio.ensure_future(front.append([decision()]))]
-        await reached(gates[0])
-        calls += [asyncio.ensure_future(front.append([decision()])) for _ in range(2)]
-        await asyncio.sleep(0)
-        files.fault = gates[1]
-        gates[0].open.set()
-        await reached(gates[1])
-        await calls[0]
-        calls += [asyncio.ensure_future(front.append([decision()], under_way=9)) for _ in range(2)]
-        await asyncio.sleep(0)
-        gates[1].open.set()
-        await asyncio.gather(*calls)
-        assert slept == [pytest.approx(6 * 0.000_15)]  # three of the nine waited already
-        await front.append([decision()], under_way=9)
-        assert slept[1:] == [pytest.approx(8 * 0.000_15)]
-
-    with_front(tmp_path, steps, sleep=slept.append)
-
-
 def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path):
     async def steps(front, files):
         files.fault = gate = Gate()
