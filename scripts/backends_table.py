@@ -16,7 +16,7 @@ from privyseal_backends.interface import PURPOSES, Mechanism, Purpose
 from privyseal_backends.pkcs11.capability import KeyFacts, MechanismInfo, assess
 from privyseal_backends.pkcs11.mechanisms import TOKEN_MECHANISMS, mechanism_name
 from privyseal_backends.pkcs11.objects import KeyAttributes
-from privyseal_service.operations import MECHANISMS, MODULUS_BITS, Scheme, SignatureScheme, WrapScheme
+from privyseal_service.domain.operations import MECHANISMS, MODULUS_BITS, Scheme, SignatureScheme, WrapScheme
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- backends and schemes: made by scripts/backends_table.py -->", "<!-- end of backends and schemes -->"

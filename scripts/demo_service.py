@@ -224,7 +224,7 @@ def is_complete() -> bool:
     if not COMPLETE.is_file() or not LOG_KEY.is_file():
         return False
     certificate = x509.load_pem_x509_certificate((SERVICE / "server.pem").read_bytes())
-    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.timezone.utc)
+    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left > datetime.timedelta(days=1)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from privyseal import _channel, configuration
-from privyseal._again import Patience
 from privyseal._calls import Call
 from privyseal._failures import service_error
+from privyseal._retry import Patience
 from privyseal._tokens import token_source
 from privyseal.configuration import Connection
 from privyseal.errors import ConfigurationError, InputError, NotFoundError, PrivysealError, ServiceError

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from privyseal import _calls
-from privyseal._again import Patience, passing
 from privyseal._base import (
     PROVE_AT_ONCE,
     PROVE_EVERY_S,
@@ -28,6 +27,7 @@ from privyseal._base import (
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id
+from privyseal._retry import Patience, passing
 from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 
@@ -266,7 +266,7 @@ class Client(BaseClient):
                 answer, info = self._method(call, channel).with_call(
                     call.request, timeout=patience.remaining_s, metadata=(*name, *self._metadata())
                 )
-            except grpc.RpcError as error:  # noqa: PERF203 - an attempt is worth its try
+            except grpc.RpcError as error:
                 failure = self._met(error)
                 pause_s = patience.pause_s(failure)
                 if pause_s is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ def _expired(cert: Path | None) -> tuple[str, str] | None:
         end = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc if cert else None
     except (OSError, ValueError):  # it was good enough for TLS a moment ago
         return None
-    if end is None or end > datetime.now(timezone.utc):
+    if end is None or end > datetime.now(UTC):
         return None
     return f"the client certificate {cert} expired at {end:%Y-%m-%d %H:%M} UTC", "renew it"
 

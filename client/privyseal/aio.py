@@ -12,7 +12,6 @@ import grpc
 from grpc import aio
 
 from privyseal import _calls
-from privyseal._again import Patience, passing
 from privyseal._base import (
     PROVE_AT_ONCE,
     PROVE_EVERY_S,
@@ -26,6 +25,7 @@ from privyseal._base import (
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id
+from privyseal._retry import Patience, passing
 from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 

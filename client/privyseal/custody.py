@@ -76,7 +76,7 @@ def custody_report(keys: Iterable[Key], connection: Connection, now: datetime.da
     NotVerifiedError where the service shows another one, and FileUnusableError for a certificate that cannot be read.
     """
     return CustodyReport(
-        made_at=now.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        made_at=now.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         server=connection.server,
         asked_as=asked_as(connection),
         note=GRANTS_NOTE,

@@ -22,8 +22,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from privyseal.v1 import signing_pb2 as pb
-from privyseal_service.identity import IdentityError, Peer
-from privyseal_service.oidc.keys import KeySetError, parse_key_set
+from privyseal_service.domain.caller import IdentityError, Peer
+from privyseal_service.identity.jwks import KeySetError, parse_key_set
 from tests.attacks.conftest import Target, config
 from tests.support.pki import CA
 from tests.support.service import RunningService, secure_channel

@@ -14,15 +14,15 @@ from cryptography import x509
 
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
-from privyseal_service.config import parse_config
-from privyseal_service.tls import TlsError, load_tls
+from privyseal_service.api.tls import TlsError, load_tls
+from privyseal_service.config.loading import parse_config
 from tests.attacks.conftest import Target
 from tests.support.pki import CA, DAY, SERVER, Issued
 from tests.support.service import secure_channel
 from tests.support.tokens import rsa_key, token
 from tests.unit.service.conftest import BUILD, farm_config
 
-NOW = datetime.datetime.now(datetime.timezone.utc)
+NOW = datetime.datetime.now(datetime.UTC)
 SIGN = pb.SignChecksumRequest(
     key="capgo", checksum=hashlib.sha256(b"zip").digest(), scheme=pb.SIGNATURE_SCHEME_CAPGO_V3
 )

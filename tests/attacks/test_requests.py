@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
-from privyseal_service.config import parse_config
+from privyseal_service.config.loading import parse_config
 from tests.attacks.conftest import Target, config
 from tests.attacks.test_identity import SIGN, code, shown
 from tests.support.service import secure_channel

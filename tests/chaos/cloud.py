@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from privyseal_service.operations import SignatureScheme
+from privyseal_service.domain.operations import SignatureScheme
 from tests.chaos.callers import Callers
 from tests.chaos.judge import Verdict, _at_rest, _grown, _recovered
 from tests.chaos.stage import Program, Trail, connect, free_port, held, until

@@ -35,8 +35,8 @@ from privyseal_backends.interface import (
     UnavailableError,
 )
 from privyseal_backends.registry import backend
+from tests.conformance.adapters import PLENTY_S, SHORT_S, Direct, check_error
 from tests.conformance.cases import until, works
-from tests.conformance.faces import PLENTY_S, SHORT_S, Direct, check_error
 from tests.conformance.stores import SIGNING, Fault, KeyUnderTest, Kind, StoreUnderTest
 
 DECRYPTING = frozenset(Mechanism) - SIGNING

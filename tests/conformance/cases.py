@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from privyseal_service.operations import Scheme, SignatureScheme, WrapScheme
-from tests.conformance.faces import PLENTY_S, SHORT_S, Face, Failure
+from privyseal_service.domain.operations import Scheme, SignatureScheme, WrapScheme
+from tests.conformance.adapters import PLENTY_S, SHORT_S, Face, Failure
 from tests.conformance.samples import SCHEMES, UNWRAPPING, Sample, sample, wrapped
 from tests.conformance.stores import Fault, KeyUnderTest, Kind
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.stores import STORES, StoreUnderTest
 
 pytest.register_assert_rewrite(
-    *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "faces", "samples"))
+    *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "adapters", "samples"))
 )
 
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
-from privyseal_service.operations import Scheme, SignatureScheme, WrapScheme
+from privyseal_service.domain.operations import Scheme, SignatureScheme, WrapScheme
 
 SCHEMES: tuple[Scheme, ...] = (*WrapScheme, *SignatureScheme)
 UNWRAPPING = (WrapScheme.RSAES_OAEP_SHA256, WrapScheme.RSAES_OAEP_SHA1)

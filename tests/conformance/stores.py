@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key
 
 from privyseal_backends.interface import Export, Mechanism, Origin, Protection
-from privyseal_service.operations import Scheme, SignatureScheme, WrapScheme
+from privyseal_service.domain.operations import Scheme, SignatureScheme, WrapScheme
 from tests.fakes import fault_proxy, google_kms
 from tests.fakes.fault_proxy import Answer, Cut, FaultProxy, Rewrite, throttled
 from tests.fakes.google_kms import FakeKms, Hold, Refuse, corrupted_signature

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conformance.adapters import Direct
 from tests.conformance.backend_cases import *  # noqa: F403 - the cases are this module's tests
 from tests.conformance.cases import *  # noqa: F403
-from tests.conformance.faces import Direct
 from tests.conformance.stores import StoreUnderTest
 
 

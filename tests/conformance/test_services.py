@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from privyseal.v1.signing_pb2 import WrapSessionKeyRequest
-from privyseal_service.enrollment import worded
-from privyseal_service.operations import MECHANISMS, Scheme
+from privyseal_service.domain.operations import MECHANISMS, Scheme
+from privyseal_service.keys.enrollment import worded
+from tests.conformance.adapters import SHORT_S, WRAP_SCHEMES, Failure, Service, program, store_table
 from tests.conformance.cases import *  # noqa: F403 - the cases are this module's tests
 from tests.conformance.cases import run, some_scheme, works
-from tests.conformance.faces import SHORT_S, WRAP_SCHEMES, Failure, Service, program, store_table
 from tests.conformance.samples import SCHEMES, UNWRAPPING, sample
 from tests.conformance.stores import Fault, KeyUnderTest, Kind, StoreUnderTest
 from tests.support.programs import CALLER, RealService, configuration, privyseal_server, write_pki

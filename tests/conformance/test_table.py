@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from privyseal_backends.interface import Mechanism
-from privyseal_service.operations import MECHANISMS, MODULUS_BITS
+from privyseal_service.domain.operations import MECHANISMS, MODULUS_BITS
 from tests.conformance.stores import StoreUnderTest
 from tests.modules.stores import MODULES
 

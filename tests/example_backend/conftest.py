@@ -16,7 +16,7 @@ from tests.conformance.stores import StoreUnderTest
 from tests.example_backend.store import labagent
 
 pytest.register_assert_rewrite(
-    *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "faces", "samples"))
+    *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "adapters", "samples"))
 )
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "backend"

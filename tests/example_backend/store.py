@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from privyseal_backends.interface import Export, Mechanism, Origin, Protection
-from privyseal_service.operations import Scheme, WrapScheme
+from privyseal_service.domain.operations import Scheme, WrapScheme
 from tests.conformance.stores import (
     CAPGO,
     LARGE,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -32,11 +33,6 @@ from tests.support.programs import RealService, clean_environment, serving, writ
 from tests.support.softhsm import generate_rsa_key, make_token
 from tests.support.tokens import jwk, key_set, rsa_key, token
 from tests.support.zips import write_zip
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 RECIPES = Path(__file__).resolve().parents[2] / "examples" / "ci"
 PROGRAMS = Path(sys.executable).parent

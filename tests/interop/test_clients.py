@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
 from privyseal._channel import SERVICE_CONFIG
 from privyseal.capgo import load_public_key
-from privyseal_service import errors
+from privyseal_service.domain import errors
 from tests.fakes.signing_server import Fault, signing_server
 from tests.support import client_tools
 from tests.support.needed import program

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from privyseal.transparency.checkpoint import Signer, open_checkpoint
 from privyseal.transparency.merkle import leaf_hash
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.layout import Layout
-from privyseal_service.audit.reader import LogReader
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.domain.replica import Source
 from tests.support.needed import program
 from tests.unit.audit.helpers import decision
 

@@ -36,7 +36,7 @@ KEYS = {
 STRANGER = CryptoSigner.generate_rsa(size=2048).public_key
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # in-toto asks for it
 
-EXPIRES = datetime.datetime(2126, 1, 1, tzinfo=datetime.timezone.utc)
+EXPIRES = datetime.datetime(2126, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(scope="module")

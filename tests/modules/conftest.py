@@ -13,7 +13,7 @@ from tests.conformance.stores import StoreUnderTest
 from tests.modules.stores import MODULES
 
 pytest.register_assert_rewrite(
-    *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "faces", "samples"))
+    *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "adapters", "samples"))
 )
 
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from privyseal_backends.interface import Export, KeyCreator, Mechanism, Origin, Protection, Purpose
 from privyseal_backends.registry import backend
-from privyseal_service.operations import Scheme, WrapScheme
+from privyseal_service.domain.operations import Scheme, WrapScheme
 from tests.conformance.stores import (
     CAPGO,
     RSASSA,

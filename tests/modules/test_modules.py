@@ -9,9 +9,9 @@ import pytest
 
 from privyseal_backends.interface import Signature, SigningInput
 from privyseal_backends.registry import backend
+from tests.conformance.adapters import Direct
 from tests.conformance.backend_cases import *  # noqa: F403 - the cases are this module's tests
 from tests.conformance.cases import *  # noqa: F403
-from tests.conformance.faces import Direct
 from tests.conformance.stores import SIGNING, StoreUnderTest
 from tests.modules.stores import without_shim
 

@@ -2,7 +2,7 @@
 
 It pins botocore, so it cannot live beside boto3. `ministack.lock` is made from `ministack.in` by
 
-    uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-emit-index-url \
+    uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
         --no-emit-find-links ministack.in -o ministack.lock
 """
 

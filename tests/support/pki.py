@@ -78,7 +78,7 @@ class CA:
     ) -> None:
         self.parent = parent
         self.key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject(name))
@@ -119,7 +119,7 @@ class CA:
     ) -> Issued:
         """A certificate, for a client unless `usages` says otherwise (None leaves the extension out)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject(common_name))

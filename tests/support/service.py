@@ -13,9 +13,9 @@ import grpc
 
 from privyseal.transparency.receipts import Receipt
 from privyseal_backends.interface import OpenStore
-from privyseal_service.config import parse_config
-from privyseal_service.decisions import Decision
-from privyseal_service.server import Service
+from privyseal_service.config.loading import parse_config
+from privyseal_service.domain.decisions import Decision
+from privyseal_service.runtime.service import Service
 from tests.support.pki import CA, Issued
 
 _T = TypeVar("_T")

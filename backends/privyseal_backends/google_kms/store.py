@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,7 +101,7 @@ def _assess(facts: KeyFacts, public_key: PublicKey, roots_file: str | None) -> C
                 f"the file {roots_file!r} of attestation_roots has no readable certificates",
                 "set it to a PEM file with the HSM manufacturer's and Google's root certificates",
             ) from None
-    report = attestation.check(facts, public_key, roots, datetime.now(timezone.utc))
+    report = attestation.check(facts, public_key, roots, datetime.now(UTC))
     return assess(facts, report, roots_configured=roots_file is not None)
 
 

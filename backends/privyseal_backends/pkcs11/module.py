@@ -25,7 +25,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
 from privyseal_backends.pkcs11.errors import Fault, Meaning, meaning, meaning_of_code
-from privyseal_backends.pkcs11.turns import turn
+from privyseal_backends.pkcs11.process_lock import turn
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _log = logging.getLogger(__name__)

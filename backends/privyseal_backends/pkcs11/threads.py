@@ -49,7 +49,7 @@ async def on_thread(work: Callable[[Abandoned], T], doing: str, timeout_s: float
     threading.Thread(target=run, name=f"privyseal-{doing.partition(' ')[0]}", daemon=True).start()
     try:
         return await asyncio.wait_for(done, timeout_s)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise LostError(
             "module", f"it did not answer within {timeout_s:g} s when asked to {doing}", "check the module's own log"
         ) from None

@@ -23,8 +23,8 @@ from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, mean
 from privyseal_backends.pkcs11.module import CodeError, Module, meaning_of
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.pin import Pin, read_pin
+from privyseal_backends.pkcs11.process_lock import take_turn
 from privyseal_backends.pkcs11.settings import Settings
-from privyseal_backends.pkcs11.turns import take_turn
 from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _UNLUCKY = "CKR_GENERAL_ERROR"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ def certificate(
     It is signed by the key itself, so the key must be one for rsassa-pkcs1-v1_5-sha256. Without NAME, the key of the
     configuration, else the only one that you may use.
     """
-    from datetime import datetime, timezone  # noqa: PLC0415 - help and version need none of it
+    from datetime import datetime  # noqa: PLC0415 - help and version need none of it
 
     from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 
@@ -48,7 +49,7 @@ def certificate(
         raise click.UsageError("pass --days for a certificate, or --csr for a request, which has none")
     refuse_key_file(name)
     named = certificates.parse_subject(subject)
-    now = datetime.now(timezone.utc).replace(microsecond=0)
+    now = datetime.now(UTC).replace(microsecond=0)
     with job.signer(name) as signer:
         made = (
             certificates.code_signing_request(signer, named)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ def custody(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
     settings = settings_from(connection)
     with open_client(settings, timeout_s) as client:
         keys = client.list_keys()
-    report = custody_report(keys, settings.require_connection(), datetime.now(timezone.utc))
+    report = custody_report(keys, settings.require_connection(), datetime.now(UTC))
     if as_json:
         result(json.dumps(asdict(report, dict_factory=_plain), indent=2, ensure_ascii=False))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC
 from pathlib import Path
 
 import click
@@ -47,7 +48,7 @@ def expo(*, job: Job, manifest: Path, keyid: str, certificate: Path | None) -> N
     MANIFEST holds the body, byte for byte as your update server sends it: a manifest or a directive. In a multipart
     answer the header belongs to the part.
     """
-    from datetime import datetime, timezone  # noqa: PLC0415 - help and version need none of it
+    from datetime import datetime  # noqa: PLC0415 - help and version need none of it
     from hashlib import sha256  # noqa: PLC0415
 
     from privyseal import updaters  # noqa: PLC0415
@@ -60,7 +61,7 @@ def expo(*, job: Job, manifest: Path, keyid: str, certificate: Path | None) -> N
     check_body(body)
     with job.signer() as signer:
         if embedded is not None:
-            check_certificate(embedded, signer.public_key, datetime.now(timezone.utc))
+            check_certificate(embedded, signer.public_key, datetime.now(UTC))
         result(signature_header(signer.sign(sha256(body).digest(), updaters.SCHEME), keyid))
 
 

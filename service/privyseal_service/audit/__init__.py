@@ -1,6 +1,6 @@
-"""The audit trail: every decision is on disk before its answer leaves, in a tree that cannot be changed unseen.
+"""The audit trail: every decision is on disk before its answer leaves, in a Merkle tree whose history cannot be
+rewritten unnoticed.
 
-Workers write through `segments.Journal` (or `front.AuditFront` from asyncio); the supervisor runs one
-`sequencer.Sequencer`; any worker serves proofs with `reader.LogReader`; `verify` checks all of it. What others need to
-check it too, hashes, checkpoints and receipts, is `privyseal.transparency`.
+It imports `limits` and the rooms before it, and `privyseal.transparency`, which has what auditors need as well. Begin
+with `record.py` and `journal.py`; then `sequencer.py` merges, `log_reader.py` serves proofs, and `verify.py` checks.
 """

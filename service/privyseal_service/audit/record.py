@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -18,9 +18,8 @@ MAX_LINE_BYTES = 65_535
 MAX_CLAIMS = 12
 """Claims of a token that a record keeps; the caller chooses those that mattered."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_DECISION = "decision"
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+DECISION = "decision"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORT, _NAME_LENGTH, _MEDIUM, _LONG = 64, 256, 128, 512
 
 HEAD = re.compile(
@@ -203,7 +202,7 @@ class Decision(NamedTuple):
     @property
     def kind(self) -> str:
         """What the record is."""
-        return _DECISION
+        return DECISION
 
     @property
     def time_us(self) -> int:
@@ -364,6 +363,7 @@ Record: TypeAlias = Decision | DenialSummary | SegmentStart | Stop
 
 @lru_cache(maxsize=8)
 def _format_second(second: int) -> str:
+    """A second since 1970 in UTC, as `2026-01-31T23:59:59`. Raises ValueError."""
     try:
         return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
     except OverflowError:
@@ -379,64 +379,5 @@ def format_time(time_us: int) -> str:
 
 def parse_time(text: str) -> int:
     """The inverse of `format_time`. Raises ValueError."""
-    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which worker of which replica writes: two names of 1 to 64 letters, digits, dots, hyphens and underscores."""
-
-    replica: str
-    worker: str
-
-    def __post_init__(self) -> None:
-        for name in (self.replica, self.worker):
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not a name of letters, digits, dots, hyphens and underscores (1 to 64)")
-
-    @cached_property
-    def json(self) -> str:
-        """Its form in a record's head."""
-        return f'"replica":"{self.replica}","worker":"{self.worker}"'
-
-
-class Encoder:
-    """Makes the lines of one worker's records. For one thread at a time.
-
-    It keeps what the records of the last call have alike, since those of a batch come one after the other.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source.json
-        self._call: Call | None = None
-        self._opening = b""
-        self._middle: dict[str, object] = {}
-
-    def line(self, record: Record, number: int) -> bytes:
-        """The record's line without its newline: fields in a fixed order, at most `MAX_LINE_BYTES` bytes of UTF-8.
-
-        `number` counts the worker's records from 1, without a gap, over all its segments.
-        Raises ValueError for a digest of another length, and for a record that is longer still, which the bounds rule
-        out.
-        """
-        if isinstance(record, Decision):
-            if record.call is not self._call:
-                self._open(record.call)
-            opening, body = self._opening, record.to_json(self._middle)
-        else:
-            opening, body = self._head(record.time_us, record.kind), record.to_json()
-        rest = b"," + orjson.dumps(body)[1:] if body else b"}"
-        line = b'{"v":1,"n":%d%b%b' % (number, opening, rest)
-        if len(line) > MAX_LINE_BYTES:
-            raise ValueError(f"a record of {len(line)} bytes is longer than {MAX_LINE_BYTES}")
-        return line
-
-    def _head(self, time_us: int, kind: str) -> bytes:
-        return f',"time":"{format_time(time_us)}",{self._source},"kind":"{kind}"'.encode()
-
-    def _open(self, call: Call) -> None:
-        self._call = None
-        self._opening = self._head(call.time_us, _DECISION) + b"," + orjson.dumps(call.opening())[1:-1]
-        self._middle = call.middle()
-        self._call = call

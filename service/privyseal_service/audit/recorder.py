@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from privyseal.transparency.receipts import Receipt
-from privyseal_service import decisions, errors
+from privyseal_service.audit.async_journal import AuditFront
+from privyseal_service.audit.denial_meter import DenialMeter
 from privyseal_service.audit.errors import AuditUnavailableError
-from privyseal_service.audit.flood import DenialMeter
-from privyseal_service.audit.front import AuditFront
+from privyseal_service.audit.journal import Journal, open_journal
 from privyseal_service.audit.record import (
     NO_CONTEXT,
     Call,
@@ -27,15 +27,16 @@ from privyseal_service.audit.record import (
     Record,
     Token,
 )
-from privyseal_service.audit.segments import Journal, open_journal
-from privyseal_service.errors import Code, ServiceError
-from privyseal_service.requests import NO_CONTEXT as NOTHING_SAID
+from privyseal_service.domain import decisions, errors
+from privyseal_service.domain.errors import Code, ServiceError
+from privyseal_service.domain.requests import NO_CONTEXT as NOTHING_SAID
+from privyseal_service.telemetry import decision_log
 
 if TYPE_CHECKING:
-    from privyseal_service.audit.segments import Written
-    from privyseal_service.audit.settings import AuditConfig
-    from privyseal_service.identity import Proof as ServiceProof
-    from privyseal_service.requests import Context as ServiceContext
+    from privyseal_service.audit.journal import Written
+    from privyseal_service.config.audit import AuditConfig
+    from privyseal_service.domain.caller import Proof as ServiceProof
+    from privyseal_service.domain.requests import Context as ServiceContext
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class AuditRecorder:
             if _comes_in_floods(decision) and not self._admits(decision, time_us):
                 self.require_ready()
                 return ()
-            decisions.log(decision)
+            decision_log.log(decision)
         if decision.items_recorded:
             return ()
         return await self._put_down(self._records(decision, time_us))

@@ -28,7 +28,7 @@ from privyseal.transparency.merkle import EMPTY_ROOT
 from privyseal_service.audit.errors import LogIntegrityError, SequencerBusyError
 from privyseal_service.audit.files import Files, SystemFiles, make_folder, write_whole
 from privyseal_service.audit.layout import Layout, open_lock, segment_numbers, segment_path, timed_lines
-from privyseal_service.audit.progress import Cursor, WorkerSegments
+from privyseal_service.audit.segment_cursor import Cursor, WorkerSegments
 from privyseal_service.audit.tiles import GrowingTree, TileReader, last_full_tiles
 
 MERGE_INTERVAL_S = 0.5

@@ -6,7 +6,7 @@ import gzip
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha1, sha256
 
@@ -43,7 +43,7 @@ def certificate(
     began: datetime | None = None,
 ) -> x509.Certificate:
     """Without extensions, as an HSM's own certificates are."""
-    start = began or datetime.now(timezone.utc) - timedelta(days=1)
+    start = began or datetime.now(UTC) - timedelta(days=1)
     builder = x509.CertificateBuilder(
         issuer_name=_name(issuer),
         subject_name=_name(subject),

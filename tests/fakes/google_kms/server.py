@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent import futures
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import google_crc32c
@@ -210,7 +210,7 @@ class FakeKms:
         template = key.version_template
         match = _ALGORITHM.fullmatch(template.algorithm.name)
         number = 1 + sum(name.startswith(f"{key.name}/") for name in self._versions)
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         message = types.CryptoKeyVersion(
             name=f"{key.name}/cryptoKeyVersions/{number}",
             state=State.ENABLED,
@@ -421,7 +421,7 @@ class FakeKms:
         if version.message.state not in (State.ENABLED, State.DISABLED):
             raise _precondition(f"the state is {version.message.state.name}")
         version.message.state = State.DESTROY_SCHEDULED
-        version.message.destroy_time = datetime.now(timezone.utc)
+        version.message.destroy_time = datetime.now(UTC)
         return version.message
 
 

@@ -18,7 +18,7 @@ from privyseal import Client
 from privyseal.transparency.checkpoint import VerifierKey
 from privyseal_service.audit.keys import make_key
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from privyseal_service.audit.reader import LogReader
+from privyseal_service.audit.log_reader import LogReader
 from tests.integration.service.conftest import CALLER, Place, Serving, pem
 from tests.support.pki import CA
 from tests.support.service import entry_point

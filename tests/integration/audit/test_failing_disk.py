@@ -20,10 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_service.audit.journal import open_journal
 from privyseal_service.audit.recorder import AuditRecorder
-from privyseal_service.audit.segments import open_journal
-from privyseal_service.config import parse_config
-from privyseal_service.server import Service
+from privyseal_service.config.loading import parse_config
+from privyseal_service.runtime.service import Service
 from tests.fakes.software_store import SoftwareStore
 from tests.integration.audit.conftest import LOG
 from tests.integration.service.conftest import CALLER

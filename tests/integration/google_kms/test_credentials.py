@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import google.auth
 import grpc
@@ -65,7 +65,7 @@ def tls(tmp_path):
     """A certificate for loopback, and the file of its issuer."""
     key = rsa_key(2048, 81)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
-    began = datetime.now(timezone.utc) - timedelta(days=1)
+    began = datetime.now(UTC) - timedelta(days=1)
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), 1, began, began + timedelta(days=9))

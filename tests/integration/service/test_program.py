@@ -243,5 +243,5 @@ def test_a_supervisor_imports_no_backend_and_no_grpc(software: Place) -> None:
     with software.serving() as serving:
         assert serving.stop() == 0
     imported = set(modules.read_text().split())
-    assert "privyseal_service.supervisor" in imported
+    assert "privyseal_service.runtime.supervisor" in imported
     assert not {"grpc", "tests.fakes.software_store", "privyseal_backends.pkcs11"} & imported

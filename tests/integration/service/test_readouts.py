@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from privyseal_service.status import SOCKET
+from privyseal_service.telemetry.status_socket import SOCKET
 from tests.integration.service.conftest import KEY, Place, Serving, configure_software
 from tests.integration.service.test_program import sentence
 from tests.integration.service.test_reloading import head, outcome, settled, until

@@ -78,7 +78,7 @@ class Builds(Background):
                 try:
                     sign(client)
                     self.signed += 1
-                except Exception as error:  # noqa: PERF203 - each is kept, and the build goes on
+                except Exception as error:
                     self.errors.append(error)
                     time.sleep(0.01)
 

@@ -13,7 +13,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from privyseal.errors import ServiceError
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
-from privyseal_service.cores import core_count
+from privyseal_service.system.cpus import core_count
 from tests.integration.service.conftest import Place
 from tests.integration.service.test_program import SIGN
 from tests.integration.workers.conftest import (

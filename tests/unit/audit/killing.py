@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from privyseal.transparency.checkpoint import Signer
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import decision
 
 

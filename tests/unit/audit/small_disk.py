@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.errors import AuditUnavailableError
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from privyseal_service.audit.segments import Journal
 from tests.unit.audit.helpers import SOURCE, decision
 
 CLONE_NEWNS = 0x00020000

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 
 from privyseal.transparency.checkpoint import Signer
-from privyseal_service.audit.calls import SEARCHES_AT_ONCE, AuditCalls, InclusionQuery
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.api.audit_queries import SEARCHES_AT_ONCE, AuditCalls, InclusionQuery
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.sequencer import Sequencer
-from privyseal_service.audit.settings import AuditConfig
-from privyseal_service.errors import Code, ServiceError
-from privyseal_service.signing import Arrival, Asking, CallPath
+from privyseal_service.config.audit import AuditConfig
+from privyseal_service.domain.errors import Code, ServiceError
+from privyseal_service.domain.replica import Source
+from privyseal_service.signing.call_path import Arrival, Asking, CallPath
 from tests.unit.audit.helpers import decision
 
 LOG = "audit.example.com/replica-1"
@@ -32,8 +32,8 @@ class Known:
 
 def test_old_records_are_looked_for_at_a_rate_by_each_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search among all records takes a tenth of a second, and its hash need not be one of any record."""
-    monkeypatch.setattr("privyseal_service.audit.calls.NEWEST_ENTRIES", 256)
-    monkeypatch.setattr("privyseal_service.audit.calls.SEARCHES_PER_S", 1e-6)
+    monkeypatch.setattr("privyseal_service.api.audit_queries.NEWEST_ENTRIES", 256)
+    monkeypatch.setattr("privyseal_service.api.audit_queries.SEARCHES_PER_S", 1e-6)
     journal, sequencer = Journal(tmp_path, Source("replica-1", "w0")), Sequencer(tmp_path, Signer.generate(LOG))
     written = journal.append([decision(i) for i in range(600)])
     sequencer.merge()

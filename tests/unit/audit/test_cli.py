@@ -14,13 +14,14 @@ import click
 import pytest
 
 from privyseal.transparency.errors import KeyFileError
-from privyseal_service.audit.cli import audit
+from privyseal_service.audit.export import COLUMNS, Selection, Sums, csv_line, csv_row
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.keys import load_key, make_key
-from privyseal_service.audit.publish import FileSink
-from privyseal_service.audit.record import Caller, DenialSummary, Outcome, Source
-from privyseal_service.audit.segments import Journal
-from privyseal_service.audit.selection import COLUMNS, Selection, Sums, csv_line, csv_row
+from privyseal_service.audit.record import Caller, DenialSummary, Outcome
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.audit.sinks import FileSink
+from privyseal_service.commands.audit import audit
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import START_US, decision
 
 NAME = "audit.example.com/replica-1"
@@ -271,7 +272,7 @@ def test_key_files_that_are_not_used(tmp_path, content, mode, says):
 
 def test_help_needs_nothing_heavy():
     code = (
-        "import sys; import privyseal_service.audit.cli;"
+        "import sys; import privyseal_service.commands.audit;"
         "print([name for name in ('grpc', 'orjson', 'cryptography', 'http') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privyseal_service.audit.flood import OTHERS, DenialMeter
+from privyseal_service.audit.denial_meter import OTHERS, DenialMeter
 from tests.unit.audit.helpers import SOURCE, encode
 
 KIND = "sign-checksum PERMISSION_DENIED"

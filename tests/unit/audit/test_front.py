@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from privyseal_service.audit.async_journal import AuditFront
 from privyseal_service.audit.errors import AuditUnavailableError
-from privyseal_service.audit.front import AuditFront
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.journal import Journal
 from tests.unit.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
 from tests.unit.audit.test_segments import assert_on_record, lines_of
 

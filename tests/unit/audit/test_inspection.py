@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.keys import load_key, make_key
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
 from privyseal_service.audit.sequencer import Sequencer
-from privyseal_service.audit.settings import AuditConfig
-from privyseal_service.check import check_audit
+from privyseal_service.config.audit import AuditConfig
+from privyseal_service.domain.replica import Source
+from privyseal_service.runtime.preflight import check_audit
 from tests.unit.audit.helpers import decision
 
 LOG = "audit.example.com/replica-1"

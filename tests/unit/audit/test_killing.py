@@ -12,10 +12,10 @@ import orjson
 
 from privyseal.transparency.checkpoint import Signer, VerifierKey, open_checkpoint
 from privyseal.transparency.merkle import leaf_hash, root_of, verify_consistency
-from privyseal_service.audit.reader import LogReader
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.journal import Journal
+from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.domain.replica import Source
 
 ROUNDS = 100
 

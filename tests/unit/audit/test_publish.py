@@ -8,7 +8,7 @@ import io
 import ssl
 import threading
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 
@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privyseal.transparency.checkpoint import Checkpoint, Note, SignatureType, Signer, VerifierKey, cosigned_by
 from privyseal.transparency.merkle import verify_consistency
 from privyseal_service.audit.errors import PublishError
-from privyseal_service.audit.publish import FileSink, HttpsSink, Publisher, StreamSink, WitnessSink
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.audit.sinks import FileSink, HttpsSink, Publisher, StreamSink, WitnessSink
 from privyseal_service.audit.verify import verify
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
@@ -139,7 +139,7 @@ def test_https_posts_over_one_connection_with_a_token(tmp_path):
 def server_context(folder) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "audit test")])
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -185,7 +185,7 @@ def test_a_file_that_holds_no_token_is_named_and_not_shown(tmp_path, content):
 
 
 def test_a_place_that_says_too_little_is_cut_off(monkeypatch):
-    monkeypatch.setattr("privyseal_service.audit.publish.ANSWER_S", 0.2)
+    monkeypatch.setattr("privyseal_service.audit.sinks.ANSWER_S", 0.2)
     ended = threading.Event()
 
     class Dripping(BaseHTTPRequestHandler):
@@ -246,7 +246,7 @@ def test_a_place_that_hangs_holds_up_neither_the_tree_nor_the_others(tmp_path):
 
 
 def test_failures_are_reported_once_and_made_good(monkeypatch):
-    monkeypatch.setattr("privyseal_service.audit.publish._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("privyseal_service.audit.sinks._FIRST_RETRY_S", 0.01)
     reports = Reports()
     got = []
 
@@ -275,7 +275,7 @@ def test_failures_are_reported_once_and_made_good(monkeypatch):
 
 
 def test_what_waits_is_bounded(monkeypatch):
-    monkeypatch.setattr("privyseal_service.audit.publish._MAX_WAITING", 3)
+    monkeypatch.setattr("privyseal_service.audit.sinks._MAX_WAITING", 3)
     begun, release, got = threading.Event(), threading.Event(), []
 
     class Slow:

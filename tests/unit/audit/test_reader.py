@@ -7,11 +7,11 @@ import pytest
 from privyseal.transparency.checkpoint import Signer, open_checkpoint
 from privyseal.transparency.merkle import leaf_hash, verify_consistency, verify_inclusion
 from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.layout import Layout
-from privyseal_service.audit.reader import LogReader
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
@@ -96,7 +96,7 @@ def test_a_log_that_has_not_begun(tmp_path):
 
 def test_only_the_newest_are_searched(log, monkeypatch):
     root, _, written = log
-    monkeypatch.setattr("privyseal_service.audit.reader.SEARCHED_ENTRIES", 300)
+    monkeypatch.setattr("privyseal_service.audit.log_reader.SEARCHED_ENTRIES", 300)
     assert LogReader(root).inclusion(leaf=written[-1].leaf_hash)
     with pytest.raises(NotInLogError):
         LogReader(root).inclusion(leaf=written[0].leaf_hash)

@@ -14,10 +14,10 @@ from privyseal.transparency.checkpoint import Signer, VerifierKey
 from privyseal.transparency.errors import ReceiptError
 from privyseal.transparency.merkle import leaf_hash
 from privyseal.transparency.receipts import Proven, Receipt, check, is_record_of, pack_receipts, parse_receipts
-from privyseal_service.audit.reader import LogReader
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
+from privyseal_service.audit.journal import Journal
+from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import files
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privyseal_service.audit.encoder import Encoder
 from privyseal_service.audit.layout import head_of
 from privyseal_service.audit.record import (
     MAX_LINE_BYTES,
@@ -19,17 +20,16 @@ from privyseal_service.audit.record import (
     Context,
     Decision,
     DenialSummary,
-    Encoder,
     EndReason,
     Outcome,
     SegmentEnd,
     SegmentStart,
-    Source,
     Stop,
     Token,
     format_time,
     parse_time,
 )
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import CALLER, SOURCE, START_US, decision, encode
 from tests.unit.audit.json_schema import problems
 
@@ -155,7 +155,7 @@ def test_times_come_back_and_sort_as_text(time_us):
     text = format_time(time_us)
     assert len(text) == 27
     assert parse_time(text) == time_us
-    assert text[:19] == datetime.fromtimestamp(time_us // 10**6, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    assert text[:19] == datetime.fromtimestamp(time_us // 10**6, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
     assert (format_time(time_us + 1) if time_us < 253_402_300_799_999_999 else "~") > text
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from privyseal.transparency.merkle import leaf_hash
+from privyseal_service.audit.journal import open_journal
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
 from privyseal_service.audit.recorder import AuditRecorder
-from privyseal_service.audit.segments import open_journal
-from privyseal_service.audit.settings import AuditConfig
-from privyseal_service.decisions import Decision, Item, Outcome, Trail
-from privyseal_service.errors import Code, ServiceError, permission_denied
-from privyseal_service.grants import Operation
-from privyseal_service.identity import Caller, Proof
-from privyseal_service.requests import Context
+from privyseal_service.config.audit import AuditConfig
+from privyseal_service.domain.caller import Caller, Proof
+from privyseal_service.domain.decisions import Decision, Item, Outcome, Trail
+from privyseal_service.domain.errors import Code, ServiceError, permission_denied
+from privyseal_service.domain.operation_names import Operation
+from privyseal_service.domain.requests import Context
 from tests.unit.audit.helpers import FaultyFiles, fail_on, no_fault
 
 PROOF = Proof("mtls", {"certificate": "ab" * 32, "serial": "7", "authority": "cd" * 32})

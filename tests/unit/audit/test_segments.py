@@ -14,9 +14,10 @@ import pytest
 
 from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.errors import AuditUnavailableError, WorkerBusyError
+from privyseal_service.audit.journal import Journal, Written, open_journal
 from privyseal_service.audit.layout import Layout, ends_told_by, head_of, read_synced, segment_numbers, segment_path
-from privyseal_service.audit.record import EndReason, Source
-from privyseal_service.audit.segments import Journal, Written, open_journal
+from privyseal_service.audit.record import EndReason
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from privyseal.transparency.checkpoint import SignatureType, Signer, VerifierKey
-from privyseal_service.audit.settings import AuditConfig
+from privyseal_service.config.audit import AuditConfig
 
 LOG = "audit.example.com/replica-1"
 WITNESS = str(VerifierKey("witness.example", SignatureType.COSIGNATURE, Ed25519PrivateKey.generate().public_key()))

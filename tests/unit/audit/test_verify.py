@@ -11,12 +11,13 @@ import pytest
 
 from privyseal.transparency.checkpoint import Checkpoint, Signer, open_checkpoint
 from privyseal.transparency.merkle import leaf_hash
+from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from privyseal_service.audit.record import Source
-from privyseal_service.audit.segments import Journal
 from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.audit.tiles import GrowingTree, pack_entries, tiles_of, unpack_entries
-from privyseal_service.audit.verify import MAX_FINDINGS, verify
+from privyseal_service.audit.verify import verify
+from privyseal_service.audit.verify_report import MAX_FINDINGS
+from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from unittest.mock import Mock
 
 import pytest
@@ -19,7 +19,7 @@ def credentials(name: str, lifetime: timedelta) -> dict[str, object]:
             "AccessKeyId": f"ASIA{name}",
             "SecretAccessKey": f"secret of {name}",
             "SessionToken": f"token of {name}",
-            "Expiration": datetime.now(timezone.utc) + lifetime,
+            "Expiration": datetime.now(UTC) + lifetime,
         }
     }
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import grpc
@@ -143,7 +143,7 @@ class TestVerbs:
 
     def test_batch_with_an_error_in_it(self, call, server, plain, monkeypatch):
         # So that the deadline allows no other try.
-        monkeypatch.setattr("privyseal._again._FIRST_PAUSE_WHEN_BUSY_S", 8.0)
+        monkeypatch.setattr("privyseal._retry._FIRST_PAUSE_WHEN_BUSY_S", 8.0)
         server.batch_errors[1] = (Code.RESOURCE_EXHAUSTED, "too much at once.")
         server.batch_errors[2] = (99, "")
         options = {"scheme": SignatureScheme.CAPGO_V3}
@@ -565,7 +565,7 @@ class TestIdentity:
         ("end", "says"),
         [
             (
-                datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc),
+                datetime(2026, 5, 1, 12, 30, tzinfo=UTC),
                 "expired.pem expired at 2026-05-01 12:30 UTC; renew it",
             ),
             (None, "client certificate if the service wants one"),

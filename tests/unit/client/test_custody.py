@@ -162,7 +162,7 @@ class TestProgram:
         assert found["custody"] == listed["custody"]
         assert found["public_key"] == listed["public_key"]
         assert (found["state"], found["granted"]) == ("serving", ["capgo", "capgo-v2", "capgo-v3"])
-        made_at = datetime.datetime.fromisoformat(report["made_at"].replace("Z", "+00:00"))
+        made_at = datetime.datetime.fromisoformat(report["made_at"])
         assert made_at.tzinfo is not None
 
     @pytest.mark.parametrize("flags", [(), ("--json",)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import grpc
@@ -273,7 +273,7 @@ class TestCodePush:
         (folder / "assets").mkdir(parents=True)
         (folder / "main.jsbundle").write_bytes(b"1")
         (folder / "assets" / "a.png").write_bytes(b"2")
-        started = int(datetime.now(timezone.utc).timestamp())
+        started = int(datetime.now(UTC).timestamp())
         first = signing.run("sign", "codepush", "CodePush")
         assert (first.code, first.out) == (0, "CodePush/.codepushrelease\n"), first.err
         signed, _, signature = (folder / ".codepushrelease").read_bytes().rpartition(b".")
@@ -282,7 +282,7 @@ class TestCodePush:
         assert claims["contentHash"] == content_hash(
             {"CodePush/main.jsbundle": sha256(b"1").digest(), "CodePush/assets/a.png": sha256(b"2").digest()}
         )
-        assert started <= claims["iat"] <= datetime.now(timezone.utc).timestamp()
+        assert started <= claims["iat"] <= datetime.now(UTC).timestamp()
         # Signed again, its own release file does not count.
         again = signing.run("sign", "codepush", "CodePush", "--output", "release.jwt")
         assert (again.code, again.out) == (0, "release.jwt\n")
@@ -315,14 +315,14 @@ class TestCodePush:
 
 class TestCertificate:
     def test_it_is_for_code_signing_alone_and_verifies(self, signing, server):
-        before = datetime.now(timezone.utc).replace(microsecond=0)
+        before = datetime.now(UTC).replace(microsecond=0)
         done = signing.run("key", "certificate", "demo", "--code-signing", *SUBJECT, "--days", "365")
         certificate = x509.load_pem_x509_certificate(done.out.encode())
         certificate.verify_directly_issued_by(certificate)
         assert certificate.public_key() == server.key.public_key()
         assert certificate.subject.rfc4514_string() == "CN=Example App,O=Example"
         assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == timedelta(days=365)
-        assert before <= certificate.not_valid_before_utc <= datetime.now(timezone.utc)
+        assert before <= certificate.not_valid_before_utc <= datetime.now(UTC)
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
         purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
         assert len(certificate.extensions) == 2
@@ -377,7 +377,7 @@ class TestCertificate:
 def test_expired_and_unfit_certificates_are_told():
     key = load_pem_private_key(VECTOR_V3.private_pem, None)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
-    start = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    start = datetime(2030, 1, 1, tzinfo=UTC)
     bare = (
         x509.CertificateBuilder()
         .subject_name(name)

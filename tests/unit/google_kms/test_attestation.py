@@ -4,7 +4,7 @@ import base64
 import gzip
 import struct
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -31,7 +31,7 @@ from privyseal_backends.interface import PublicKey
 from tests.fakes.google_kms import hsm as device
 
 VERSION = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
-NOW = datetime.now(timezone.utc)
+NOW = datetime.now(UTC)
 
 
 def key():

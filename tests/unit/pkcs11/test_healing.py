@@ -29,7 +29,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_backends.pkcs11 import Pkcs11Store, open_store
 from privyseal_backends.pkcs11.module import MODULES
-from privyseal_backends.pkcs11.turns import turn
+from privyseal_backends.pkcs11.process_lock import turn
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, delete_objects, import_rsa_key, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened, type1, until, until_it_signs, values
@@ -266,7 +266,7 @@ def test_nobody_logs_in_while_another_process_does(
     token: SoftHsmToken, shim: FaultShim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its PIN may be about to be refused, however long the token takes to say so."""
-    monkeypatch.setattr("privyseal_backends.pkcs11.turns._PATIENCE_S", 0.1)
+    monkeypatch.setattr("privyseal_backends.pkcs11.process_lock._PATIENCE_S", 0.1)
     uri = token.uri("demo", module_path=shim.path)
 
     async def wait() -> None:

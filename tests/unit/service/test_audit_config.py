@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from privyseal_service.callers import CallerPattern
-from privyseal_service.config import ConfigError, parse_config
-from privyseal_service.grants import Grant, Grants, Operation
+from privyseal_service.config.loading import parse_config
+from privyseal_service.config.tables import ConfigError
+from privyseal_service.domain.grants import Grant, Grants
+from privyseal_service.domain.names import CallerPattern
+from privyseal_service.domain.operation_names import Operation
 
 AUDIT = {"folder": "audit", "log": "audit.example.com/replica-1", "key": "audit.key"}
 READER = {"name": "auditors", "callers": ["dns:auditor.example"], "operations": ["list-records"]}

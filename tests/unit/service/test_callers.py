@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privyseal_service.callers import CallerNameError, CallerPattern, common_name, dns_name, spiffe_name
+from privyseal_service.domain.names import CallerNameError, CallerPattern, common_name, dns_name, spiffe_name
 
 
 @pytest.mark.parametrize(

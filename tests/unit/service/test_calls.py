@@ -31,9 +31,9 @@ from privyseal_backends.interface import (
     SigningInput,
     UnavailableError,
 )
-from privyseal_service.decisions import Outcome
-from privyseal_service.errors import Code, ServiceError
-from privyseal_service.scheduler import Claim, Scheduler
+from privyseal_service.domain.decisions import Outcome
+from privyseal_service.domain.errors import Code, ServiceError
+from privyseal_service.signing.scheduler import Claim, Scheduler
 from tests.support.pki import CA
 from tests.support.service import RunningService, secure_channel
 from tests.unit.service.conftest import BUILD, Farm, farm_config, farm_store

@@ -8,10 +8,12 @@ import pytest
 from pydantic import JsonValue
 
 from privyseal_backends.interface import Export, Origin, Protection
-from privyseal_service.config import ConfigError, is_local, load_config
-from privyseal_service.identity import DeniedCertificates
-from privyseal_service.key_uris import resolve_paths, resolve_settings
-from privyseal_service.operations import SignatureScheme, WrapScheme
+from privyseal_service.config.loading import load_config
+from privyseal_service.config.tables import ConfigError
+from privyseal_service.domain.caller import DeniedCertificates
+from privyseal_service.domain.key_uris import resolve_paths, resolve_settings
+from privyseal_service.domain.operations import SignatureScheme, WrapScheme
+from privyseal_service.system.addresses import is_local
 
 LISTENER = """
 [[listeners]]

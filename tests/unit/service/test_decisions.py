@@ -12,9 +12,9 @@ import pytest
 
 from privyseal.v1 import signing_pb2 as pb
 from privyseal_backends.interface import BusyError, OperatorError
-from privyseal_service.decisions import Item, Outcome
-from privyseal_service.errors import Code, audit_unavailable
-from privyseal_service.scheduler import MOST_CHUNK
+from privyseal_service.domain.decisions import Item, Outcome
+from privyseal_service.domain.errors import Code, audit_unavailable
+from privyseal_service.signing.scheduler import MOST_CHUNK
 from tests.unit.service.conftest import Farm
 
 CHECKSUM = hashlib.sha256(b"zip").digest()

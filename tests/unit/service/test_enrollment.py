@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from privyseal_backends.interface import Export, Mechanism, Origin, Protection, PublicKey
-from privyseal_service.config import CustodyBar, KeyConfig
-from privyseal_service.enrollment import MisfitError, check_enrollment
-from privyseal_service.operations import SignatureScheme, WrapScheme
+from privyseal_service.config.tables import CustodyBar, KeyConfig
+from privyseal_service.domain.operations import SignatureScheme, WrapScheme
+from privyseal_service.keys.enrollment import MisfitError, check_enrollment
 from tests.fakes.software_store import StoredKey
 
 V3, PSS, PKCS1 = (

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from privyseal_service.callers import CallerNameError, CallerPattern, check_issuer, oidc_name
-from privyseal_service.config import Config, ConfigError, load_config
-from privyseal_service.grants import Counted, Grants, Operation
-from privyseal_service.patterns import PathPattern, PatternError, is_plain
-from privyseal_service.reloading import needs_restart
+from privyseal_service.config.loading import load_config
+from privyseal_service.config.tables import Config, ConfigError
+from privyseal_service.domain.grants import Counted, Grants
+from privyseal_service.domain.names import CallerNameError, CallerPattern, check_issuer, oidc_name
+from privyseal_service.domain.operation_names import Operation
+from privyseal_service.domain.patterns import PathPattern, PatternError, is_plain
+from privyseal_service.runtime.reload import needs_restart
 from tests.unit.service.test_config import GRANT, KEY, LISTENER
 
 OIDC = """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from privyseal_service.callers import CallerPattern
-from privyseal_service.grants import Grant, Grants, Operation, allowing
-from privyseal_service.operations import Scheme, SignatureScheme, WrapScheme
+from privyseal_service.domain.grants import Grant, Grants, allowing
+from privyseal_service.domain.names import CallerPattern
+from privyseal_service.domain.operation_names import Operation
+from privyseal_service.domain.operations import Scheme, SignatureScheme, WrapScheme
 
 
 def grant(

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from privyseal_service.grpc_server import AbortError, Call, Server
+from privyseal_service.api.core_server import AbortError, Call, Server
 
 SERVICE = "test.Echo"
 WAIT_S = 20.0

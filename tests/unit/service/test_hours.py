@@ -7,7 +7,7 @@ import zoneinfo
 
 import pytest
 
-from privyseal_service.hours import Hours
+from privyseal_service.domain.time_window import Hours
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 

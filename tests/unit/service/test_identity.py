@@ -8,18 +8,12 @@ from collections.abc import Sequence
 import pytest
 from cryptography import x509
 
-from privyseal_service.callers import CallerPattern
-from privyseal_service.identity import (
-    CertificateIdentifier,
-    ClientAuthority,
-    DeniedCertificates,
-    IdentityError,
-    InsecureIdentifier,
-    Peer,
-)
+from privyseal_service.domain.caller import DeniedCertificates, IdentityError, InsecureIdentifier, Peer
+from privyseal_service.domain.names import CallerPattern
+from privyseal_service.identity.certificates import CertificateIdentifier, ClientAuthority
 from tests.support.pki import CA, DAY, SERVER, Issued, of_an_unknown_curve
 
-NOW = datetime.datetime.now(datetime.timezone.utc)
+NOW = datetime.datetime.now(datetime.UTC)
 
 
 def identifier(
@@ -199,8 +193,10 @@ def test_a_maze_of_certificates_is_walked_once(ca: CA, monkeypatch: pytest.Monke
         each.key = stranger.key
     tries = []
     issued = stranger.issue(dns=["a.build.example"])
-    monkeypatch.setattr("privyseal_service.identity._issued", lambda *pair: tries.append(pair) or True)
-    monkeypatch.setattr("privyseal_service.identity.may_issue", lambda certificate, **_: certificate != ca.certificate)
+    monkeypatch.setattr("privyseal_service.identity.certificates._issued", lambda *pair: tries.append(pair) or True)
+    monkeypatch.setattr(
+        "privyseal_service.identity.certificates.may_issue", lambda certificate, **_: certificate != ca.certificate
+    )
     sent = Peer("", issued.pem, issued.pem + b"".join(each.pem for each in maze))
     with pytest.raises(IdentityError, match="may vouch"):
         identifier((ca, ["dns:*.build.example"])).identify(sent)
@@ -211,7 +207,7 @@ def test_what_proves_nothing_is_not_parsed_again(ca: CA, monkeypatch: pytest.Mon
     who, shown = identifier((ca, ["dns:*.build.example"])), peer(ca.issue(dns=["a.other.example"]))
     with pytest.raises(IdentityError) as first:
         who.identify(shown)
-    monkeypatch.delattr("privyseal_service.identity._parse")
+    monkeypatch.delattr("privyseal_service.identity.certificates._parse")
     with pytest.raises(IdentityError) as second:
         who.identify(shown)
     assert str(first.value) == str(second.value)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privyseal_backends.interface import Export, Origin, Purpose
-from privyseal_service.key_commands import (
+from privyseal_service.keys.creation import (
     KeyFileError,
     TargetError,
     create,

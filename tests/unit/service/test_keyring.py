@@ -18,10 +18,12 @@ from privyseal_backends.interface import (
     OperatorError,
     UnavailableError,
 )
-from privyseal_service.config import CustodyBar, KeyConfig
-from privyseal_service.errors import Code, ServiceError
-from privyseal_service.keyring import Keyring, KeyringError, KeyState, PreparedKeys, Stores
-from privyseal_service.operations import SignatureScheme
+from privyseal_service.config.tables import CustodyBar, KeyConfig
+from privyseal_service.domain.errors import Code, ServiceError
+from privyseal_service.domain.operations import SignatureScheme
+from privyseal_service.keys.keyring import Keyring, KeyringError, PreparedKeys
+from privyseal_service.keys.served_key import KeyState
+from privyseal_service.keys.stores import Stores
 from tests.fakes.software_store import SoftwareStore
 
 
@@ -521,7 +523,7 @@ def test_a_token_that_is_not_there_stops_a_change_unless_it_is_one_that_was_lost
 
 
 def test_what_was_believed_of_a_key_ends_when_it_is_shut(store: SoftwareStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.keyring._BELIEVED_S", {KeyState.UNAVAILABLE: 0.01})
+    monkeypatch.setattr("privyseal_service.keys.served_key._BELIEVED_S", {KeyState.UNAVAILABLE: 0.01})
 
     async def main() -> None:
         ring = keyring(store, key_config("a"))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
-from privyseal_service.control import Failed, Report, ReportError, decode_word, encode_word
-from privyseal_service.latches import Latch, Latches
+from privyseal_service.keys.pin_lockout import Latch, Latches
+from privyseal_service.runtime.messages import Failed, Report, ReportError, decode_word, encode_word
 
 URI = "pkcs11:token=a;object=k?module-path=/m.so"
 OTHER_KEY = "pkcs11:token=a;object=other?module-path=/m.so"

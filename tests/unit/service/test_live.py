@@ -28,12 +28,13 @@ from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.interface import Purpose
-from privyseal_service.config import Config, ConfigError, parse_config
-from privyseal_service.decisions import Outcome
-from privyseal_service.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
-from privyseal_service.problems import Problems
-from privyseal_service.reloading import Reloader, UnusableError, check
-from privyseal_service.watching import Watch
+from privyseal_service.config.loading import parse_config
+from privyseal_service.config.tables import Config, ConfigError
+from privyseal_service.domain.decisions import Outcome
+from privyseal_service.runtime.reload import Reloader, UnusableError, check
+from privyseal_service.system.file_watch import Watch
+from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
+from privyseal_service.telemetry.problems import Problems
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.service import RunningService, secure_channel
@@ -154,7 +155,7 @@ def test_a_defect_in_looking_at_files_ends_nothing(
     running: RunningService, ca: CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("privyseal_service.listening.load_tls", lambda _: 1 / 0)
+        broken.setattr("privyseal_service.api.listener.load_tls", lambda _: 1 / 0)
         ca.server().write(tmp_path, "server")
         look(running)
     assert "ZeroDivisionError" in caplog.text
@@ -209,7 +210,7 @@ def test_a_grant_that_is_taken_away_while_calls_stream_in(
 def test_grants_for_other_hours_and_with_a_context(
     running: RunningService, config: dict[str, Any], signing: SigningServiceStub
 ) -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     other_day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(now.weekday() + 3) % 7]
     changed = copy.deepcopy(config)
     changed["grants"][0]["window"] = {"days": [other_day]}
@@ -643,7 +644,7 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
 ) -> None:
     """What refused it may have been away for a moment, and no file of the configuration changes when it is back."""
     for name in ("LOOK_EVERY_S", "FIRST_RETRY_S", "LONGEST_RETRY_S"):
-        monkeypatch.setattr(f"privyseal_service.reloading.{name}", 0.01)
+        monkeypatch.setattr(f"privyseal_service.runtime.reload.{name}", 0.01)
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
     reading.data = ConfigError("the folder of grants cannot be read")
@@ -674,7 +675,7 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
         return False
 
     for name in ("LOOK_EVERY_S", "FIRST_RETRY_S"):
-        monkeypatch.setattr(f"privyseal_service.reloading.{name}", 0.0)
+        monkeypatch.setattr(f"privyseal_service.runtime.reload.{name}", 0.0)
     monkeypatch.setattr(Watch, "changed", look)
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)

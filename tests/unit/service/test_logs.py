@@ -11,12 +11,13 @@ from typing import Literal
 
 import pytest
 
-from privyseal_service.config import LogConfig
-from privyseal_service.decisions import LogRecorder, Outcome, Trail
-from privyseal_service.errors import Code
-from privyseal_service.grants import Operation
-from privyseal_service.identity import Caller, Proof
-from privyseal_service.logs import log_handler
+from privyseal_service.config.tables import LogConfig
+from privyseal_service.domain.caller import Caller, Proof
+from privyseal_service.domain.decisions import Outcome, Trail
+from privyseal_service.domain.errors import Code
+from privyseal_service.domain.operation_names import Operation
+from privyseal_service.telemetry.decision_log import LogRecorder
+from privyseal_service.telemetry.logs import log_handler
 
 
 def written(form: Literal["console", "json"], record: logging.LogRecord) -> str:

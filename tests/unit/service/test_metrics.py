@@ -11,12 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from privyseal_service.config import MetricsConfig
-from privyseal_service.control import Measured, ReportError, decode_word, encode_word
-from privyseal_service.decisions import NO_PROOF, Decision, Outcome
-from privyseal_service.errors import Code
-from privyseal_service.exposition import MetricsPage, page
-from privyseal_service.metrics import (
+from privyseal_service.config.tables import MetricsConfig
+from privyseal_service.domain.decisions import NO_PROOF, Decision, Outcome
+from privyseal_service.domain.errors import Code
+from privyseal_service.domain.requests import NO_CONTEXT
+from privyseal_service.runtime.messages import Measured, ReportError, decode_word, encode_word
+from privyseal_service.telemetry.metrics import (
     KNOWN,
     METRICS,
     RELOAD_FAILURES,
@@ -27,8 +27,8 @@ from privyseal_service.metrics import (
     is_series,
     lasting,
 )
-from privyseal_service.requests import NO_CONTEXT
-from tests.house.files import CHECKOUT
+from privyseal_service.telemetry.prometheus import MetricsPage, page
+from tests.repo.files import CHECKOUT
 
 ANSWERED = Decision(
     "id", "dns:a", NO_PROOF, "ipv4:1", "sign-checksum", "app", "01", "capgo-v3", NO_CONTEXT, "farm",
@@ -174,7 +174,7 @@ async def asked(port: int, request: bytes) -> bytes:
 
 
 def test_what_is_no_question_for_metrics_is_not_answered_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.exposition._PATIENCE_S", 0.3)
+    monkeypatch.setattr("privyseal_service.telemetry.prometheus._PATIENCE_S", 0.3)
 
     async def talk() -> list[bytes]:
         shown = MetricsPage(MetricsConfig(address="127.0.0.1:0"), lambda: {("ready",): 1.0}, share_port=False)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privyseal_backends.interface import Mechanism, PublicKey, SigningInput
-from privyseal_service.operations import (
+from privyseal_service.domain.operations import (
     InputError,
     SignatureScheme,
     WrapScheme,

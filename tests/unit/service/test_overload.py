@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from privyseal_backends.interface import DeadlineError
-from privyseal_service.errors import Code, ServiceError
-from privyseal_service.scheduler import Claim, Scheduler
+from privyseal_service.domain.errors import Code, ServiceError
+from privyseal_service.signing.scheduler import Claim, Scheduler
 
 SESSIONS, LATENCY_S = 4, 0.02
 CAPACITY_PER_S = SESSIONS / LATENCY_S

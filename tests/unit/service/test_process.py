@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from privyseal_service.systemd import notify
+from privyseal_service.system.systemd import notify
 
 HARDENED = """
 import ctypes, json, os, resource
-from privyseal_service.process import harden
+from privyseal_service.system.hardening import harden
 harden()
 print(json.dumps([os.umask(0), resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)]))
 """
@@ -30,7 +30,7 @@ def test_hardened() -> None:
 
 LOOP = """
 import asyncio, json, os
-from privyseal_service.process import run_service
+from privyseal_service.system.hardening import run_service
 async def look():
     files = [each for each in map("/proc/self/fd/{}".format, os.listdir("/proc/self/fd")) if os.path.lexists(each)]
     return type(asyncio.get_running_loop()).__module__, list(map(os.readlink, files))
@@ -48,7 +48,9 @@ def test_the_service_runs_on_uvloop_without_an_io_uring(monkeypatch: pytest.Monk
 
 
 def test_a_start_without_issuers_loads_no_code_for_tokens() -> None:
-    code = "import sys, privyseal_service.server, privyseal_service.worker; print('jwt' in sys.modules)"
+    code = (
+        "import sys, privyseal_service.runtime.service, privyseal_service.runtime.worker; print('jwt' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

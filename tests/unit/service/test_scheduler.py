@@ -18,10 +18,10 @@ from privyseal_backends.interface import (
     SigningInput,
     SigningResult,
 )
-from privyseal_service import errors
-from privyseal_service.errors import Code, ServiceError
-from privyseal_service.key_uris import store_of
-from privyseal_service.scheduler import Claim, Scheduler, Schedulers
+from privyseal_service.domain import errors
+from privyseal_service.domain.errors import Code, ServiceError
+from privyseal_service.domain.key_uris import store_of
+from privyseal_service.signing.scheduler import Claim, Scheduler, Schedulers
 
 
 def inputs(number: int) -> list[SigningInput]:

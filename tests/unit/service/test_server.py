@@ -26,11 +26,11 @@ from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
-from privyseal_service.config import ConfigError
-from privyseal_service.health import Health
-from privyseal_service.keyring import KeyState, ServedKey
-from privyseal_service.ports import ListenError
-from privyseal_service.tls import TlsError
+from privyseal_service.api.health import Health
+from privyseal_service.api.tls import TlsError
+from privyseal_service.config.tables import ConfigError
+from privyseal_service.keys.served_key import KeyState, ServedKey
+from privyseal_service.system.sockets import ListenError
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import CA, DAY, SERVER
 from tests.support.service import RunningService, secure_channel
@@ -76,7 +76,7 @@ def code_of(channel: grpc.Channel) -> grpc.StatusCode:
 
 
 def test_only_certificates_of_a_client_ca_shake_hands(farm: Farm, ca: CA) -> None:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     strangers = [
         None,
         CA().issue(uris=[BUILD]),
@@ -248,7 +248,7 @@ def test_readiness_is_any_key_that_serves_and_comes_back_without_calls(
     config: dict[str, Any], store: SoftwareStore, ca: CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     believed = {KeyState.UNAVAILABLE: 600.0, KeyState.BLOCKED: 600.0}
-    monkeypatch.setattr("privyseal_service.keyring._BELIEVED_S", believed)
+    monkeypatch.setattr("privyseal_service.keys.served_key._BELIEVED_S", believed)
     with (
         RunningService(config, store.backends) as running,
         secure_channel(running.address(), ca, ca.issue(uris=[BUILD])) as channel,

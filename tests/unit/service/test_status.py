@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from privyseal_service.check import Finding
-from privyseal_service.config import ConfigError, state_folder_of
-from privyseal_service.status import SOCKET, StatusError, StatusSocket, ask, lines, problems
+from privyseal_service.config.loading import state_folder_of
+from privyseal_service.config.tables import ConfigError
+from privyseal_service.runtime.preflight import Finding
+from privyseal_service.telemetry.status_socket import SOCKET, StatusError, StatusSocket, ask, lines, problems
 
 WORKER = {"number": 0, "pid": 7, "state": "serving", "keys": {"app": "serving"}, "problems": {"key 'b'": "away\x1b[2J"}}
 DETAIL: dict[str, Any] = {

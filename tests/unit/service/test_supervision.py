@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from privyseal_backends.interface import Key, OperatorError, UnavailableError
-from privyseal_service.config import Config, parse_config
-from privyseal_service.control import (
+from privyseal_service.config.loading import parse_config
+from privyseal_service.config.tables import Config
+from privyseal_service.domain.key_uris import same_token
+from privyseal_service.keys.keyring import KeyringError
+from privyseal_service.keys.pin_lockout import Latch, Latches
+from privyseal_service.runtime.messages import (
     Drain,
     Failed,
     Latched,
@@ -30,14 +34,13 @@ from privyseal_service.control import (
     read_start,
     reader_over,
 )
-from privyseal_service.cores import core_count
-from privyseal_service.exits import AWAY, REFUSED, USAGE, StartError, start_error
-from privyseal_service.key_uris import same_token
-from privyseal_service.keyring import KeyringError
-from privyseal_service.latches import Latch, Latches
-from privyseal_service.ports import ListenError, reserve
-from privyseal_service.restarts import LONGEST_DELAY_S, Backoff, HangWatch
-from privyseal_service.supervisor import _ended, may_listen, worker_count
+from privyseal_service.runtime.restarts import LONGEST_DELAY_S, Backoff, HangWatch
+from privyseal_service.runtime.start_errors import start_error
+from privyseal_service.runtime.supervisor import may_listen, worker_count
+from privyseal_service.runtime.worker_process import wait_ended
+from privyseal_service.system.cpus import core_count
+from privyseal_service.system.exit_codes import AWAY, REFUSED, USAGE, StartError
+from privyseal_service.system.sockets import ListenError, reserve
 
 LATCH = Latch(
     "pkcs11:token=t;object=a?module-path=/m.so&pin-source=file:/p", "the token 't' refused the PIN", "correct"
@@ -315,7 +318,7 @@ class TestNumbers:
         [(3, "ended with exit code 3"), (-9, "was ended by SIGKILL"), (-40, "was ended by signal 40")],
     )
     def test_how_a_worker_ended(self, code: int, words: str) -> None:
-        assert _ended(None, code) == words
+        assert wait_ended(None, code) == words
 
     def test_exit_codes(self) -> None:
         away = KeyringError("demo", UnavailableError("network", "it is away"))

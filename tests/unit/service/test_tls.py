@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from privyseal_service.callers import CallerPattern
-from privyseal_service.config import ClientCAConfig, ListenerConfig
-from privyseal_service.tls import TlsError, load_tls
+from privyseal_service.api.tls import TlsError, load_tls
+from privyseal_service.config.tables import ClientCAConfig, ListenerConfig
+from privyseal_service.domain.names import CallerPattern
 from tests.support.pki import CA, DAY, of_an_unknown_curve
 
-NOW = datetime.datetime.now(datetime.timezone.utc)
+NOW = datetime.datetime.now(datetime.UTC)
 
 
 def listener(folder: Path) -> ListenerConfig:

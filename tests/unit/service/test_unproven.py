@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from privyseal_service.identity import IdentityError
-from privyseal_service.unproven import LINES_AT_ONCE, UnprovenCallers
+from privyseal_service.domain.caller import IdentityError
+from privyseal_service.signing.identity_failures import LINES_AT_ONCE, UnprovenCallers
 
 CALLS = 500
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from privyseal_service.metrics import Counters
-from privyseal_service.oidc.settings import IssuerConfig
-from privyseal_service.oidc.sources import FileSource, SourceError, UrlSource, fetch
-from privyseal_service.problems import Problems
+from privyseal_service.config.issuers import IssuerConfig
+from privyseal_service.identity.jwks_sources import FileSource, SourceError, UrlSource, fetch
+from privyseal_service.telemetry.metrics import Counters
+from privyseal_service.telemetry.problems import Problems
 from tests.support.pki import CA
 from tests.support.tokens import ISSUER, JwksServer, issuer_settings, jwk, key_set, rsa_key
 
@@ -148,7 +148,7 @@ def test_a_defect_does_not_end_the_search(
 ) -> None:
     source = UrlSource(by_url(server.url), problems, None, miss_every_s=0.01)
     with monkeypatch.context() as patch:
-        patch.setattr("privyseal_service.oidc.sources.parse_key_set", lambda *_: 1 / 0)
+        patch.setattr("privyseal_service.identity.jwks_sources.parse_key_set", lambda *_: 1 / 0)
         source.start()
         source.wait(20)
         assert "could not be read; none of its keys are known" in problems.now[ABOUT]

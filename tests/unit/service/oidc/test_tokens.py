@@ -14,10 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from privyseal_service.identity import Caller, IdentityError, Peer
-from privyseal_service.oidc.keys import NO_KEYS, KeySet, KeySetError, parse_key_set
-from privyseal_service.oidc.settings import Algorithm, IssuerConfig
-from privyseal_service.oidc.tokens import Issuer, TokenIdentifier, claim_text
+from privyseal_service.config.issuers import Algorithm, IssuerConfig
+from privyseal_service.domain.caller import Caller, IdentityError, Peer
+from privyseal_service.identity.jwks import NO_KEYS, KeySet, KeySetError, parse_key_set
+from privyseal_service.identity.tokens import Issuer, TokenIdentifier, claim_text
 from tests.support.tokens import AUDIENCE, ISSUER, SUBJECT, issuer_settings, jwk, key_set, rsa_key, token, unsigned
 
 ALL = tuple(Algorithm.__args__)  # type: ignore[attr-defined]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from privyseal_service.quotas.counters import ContendedError, CountersError, FileCounters
-from privyseal_service.quotas.windows import Window, room_after_s
+from privyseal_service.limits.shared_counters import ContendedError, CountersError, FileCounters
+from privyseal_service.limits.sliding_window import Window, room_after_s
 
 
 class Clock:
@@ -80,7 +80,7 @@ def test_counts_outlive_the_process(tmp_path: Path, clock: Clock) -> None:
 HIT = """
 import sys
 from pathlib import Path
-from privyseal_service.quotas.counters import FileCounters
+from privyseal_service.limits.shared_counters import FileCounters
 counters = FileCounters(Path(sys.argv[1]), patient=True)
 print(sum(counters.acquire_sliding_window_entry("a", 1500, 100_000, 1) for _ in range(1000)))
 for _ in range(500):
@@ -97,7 +97,7 @@ def test_processes_count_together(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_somebody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.quotas.counters._PATIENCE_S", 0.05)
+    monkeypatch.setattr("privyseal_service.limits.shared_counters._PATIENCE_S", 0.05)
     file = tmp_path / "limits"
     quick, patient = FileCounters(file), FileCounters(file, patient=True)
     holder = os.open(file, os.O_RDWR)

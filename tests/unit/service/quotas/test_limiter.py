@@ -13,11 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from privyseal_service.check import check_limits
-from privyseal_service.grants import Counted, Grant, Rate
-from privyseal_service.metrics import Counters
-from privyseal_service.problems import Problems
-from privyseal_service.quotas.limiter import (
+from privyseal_service.config.limits import LimitsConfig
+from privyseal_service.domain.grants import Counted, Grant, Rate
+from privyseal_service.limits.limiter import (
     FileLimiter,
     Limiter,
     LimitsError,
@@ -26,7 +24,9 @@ from privyseal_service.quotas.limiter import (
     UncountedError,
     make_limiter,
 )
-from privyseal_service.quotas.settings import LimitsConfig
+from privyseal_service.runtime.preflight import check_limits
+from privyseal_service.telemetry.metrics import Counters
+from privyseal_service.telemetry.problems import Problems
 from tests.fakes.redis_server import FakeRedis
 from tests.support.pki import CA, SERVER
 
@@ -162,7 +162,7 @@ def test_the_loop_goes_on_while_somebody_holds_the_file(tmp_path: Path, problems
 
 
 def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.quotas.counters._PATIENCE_S", 0.05)
+    monkeypatch.setattr("privyseal_service.limits.shared_counters._PATIENCE_S", 0.05)
 
     async def work() -> None:
         limiter = FileLimiter(tmp_path, problems)
@@ -173,7 +173,7 @@ def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monke
         os.close(holder)
         assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         assert "do not let go" in problems.now["limits"], "it went well for a moment alone"
-        monkeypatch.setattr("privyseal_service.quotas.limiter._WELL_AFTER_S", 0.0)
+        monkeypatch.setattr("privyseal_service.limits.limiter._WELL_AFTER_S", 0.0)
         assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         await limiter.close()
 

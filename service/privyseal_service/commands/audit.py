@@ -1,0 +1,322 @@
+"""`privyseal-server audit …`: verify an audit trail, export records, sum them, and make a key for its checkpoints.
+
+Each command imports what it needs when it runs, so that help stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from privyseal.transparency.checkpoint import VerifierKey
+    from privyseal_service.audit.export import Selection
+
+NOT_VERIFIED, USAGE = 1, 2
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from privyseal_service.commands._errors import CommandError  # noqa: PLC0415 - that module has this one's commands
+
+    raise CommandError(message, code)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn what goes wrong with files, keys and logs into one sentence and an exit code."""
+    from privyseal.transparency.errors import AuditError, KeyFileError  # noqa: PLC0415
+
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except KeyFileError as error:
+        _fail(str(error), USAGE)
+    except AuditError as error:
+        _fail(str(error), NOT_VERIFIED)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}", USAGE)
+
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d(?::\d\d(?::\d\d(?:\.\d{1,6})?)?)?))?Z?", re.ASCII)
+
+
+def _beginning(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The beginning of a record's time: any other text would select all records, or none."""
+    if value is None:
+        return None
+    match = _TIME.fullmatch(value)
+    if match is None or not _exists(match[1], match[2] or "00"):
+        raise click.BadParameter(f"{value!r} is no time such as 2026-05-28 or 2026-05-28T09:30, in UTC")
+    return value.rstrip("Z")
+
+
+def _exists(day: str, clock: str) -> bool:
+    try:
+        date.fromisoformat(day)
+        time.fromisoformat(clock[:8])
+    except ValueError:
+        return False
+    return True
+
+
+_folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+_FILTERS = (
+    click.option("--caller", metavar="NAME", help="Only this caller, as dns:build.example."),
+    click.option("--key", metavar="NAME", help="Only this key."),
+    click.option("--operation", metavar="NAME", help="Only this operation, as sign-checksum."),
+    click.option(
+        "--outcome",
+        type=click.Choice(["answered", "denied", "refused", "failed", "cancelled"]),
+        help="Only calls that ended so.",
+    ),
+    click.option(
+        "--since",
+        metavar="TIME",
+        callback=_beginning,
+        help="Not before this time, as 2026-05-28 or 2026-05-28T09:30 (UTC).",
+    ),
+    click.option("--until", metavar="TIME", callback=_beginning, help="Before this time."),
+)
+
+
+def _filters(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+@click.group(short_help="Verify the audit trail, read it, make its key.")
+def audit() -> None:
+    """The audit trail: verify it, read it, and make the key that signs its checkpoints."""
+
+
+@audit.command(short_help="Find what was changed, removed or cut off.")
+@_folder
+@click.option(
+    "--public-key",
+    "public_keys",
+    metavar="VKEY",
+    multiple=True,
+    required=True,
+    help="The log's public key: the line that keygen printed, or a file with it. Again for former keys.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Checkpoints that were kept elsewhere: one or more notes, or collected standard output. Again for more.",
+)
+@click.option(
+    "--witness",
+    "witnesses",
+    metavar="VKEY",
+    multiple=True,
+    help="A witness's public key: one at least must have cosigned one of the checkpoints given.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(
+    folder: Path,
+    public_keys: tuple[str, ...],
+    checkpoints: tuple[Path, ...],
+    witnesses: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Read the whole audit trail in DIR and find what was changed, removed, reordered, inserted or cut off.
+
+    Prints what was read and, if anything is wrong, each place, the first one first. Without --checkpoint nothing can be
+    said of somebody who owns both the log and its key. May run while the service does. Exits with 1 when anything is
+    wrong, 2 for a missing file or a public key that cannot be used.
+
+    \b
+    Examples:
+      privyseal-server audit verify /var/lib/privyseal/audit --public-key audit.vkey
+      privyseal-server audit verify DIR --public-key audit.vkey --checkpoint /mnt/elsewhere/checkpoints
+    """  # noqa: D301 - click's own mark
+    from privyseal_service.audit import verify as verifying  # noqa: PLC0415
+
+    with _sentences():
+        keys, cosigners = _read_keys(public_keys), _read_keys(witnesses)
+        _require(folder)
+        with _progress() as progress:
+            report = verifying.verify(folder, keys, outside=checkpoints, witnesses=cosigners, progress=progress)
+    click.echo(_as_json(report) if as_json else _as_text(report, outside=bool(checkpoints)))
+    if not report.ok:
+        _fail(f"the audit trail does not hold: {report.findings[0]}", NOT_VERIFIED)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Counts on a terminal while a command runs; silent elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _records: None
+        return
+    try:
+        yield lambda records: click.echo(f"\r{records:,} records", nl=False, err=True)
+    finally:
+        click.echo("\r\033[K", nl=False, err=True)
+
+
+def _as_json(report: Any) -> str:
+    import json  # noqa: PLC0415
+
+    checkpoint = report.checkpoint
+    body = {
+        "ok": report.ok,
+        "log": checkpoint.origin if checkpoint else None,
+        "size": checkpoint.size if checkpoint else None,
+        "root": checkpoint.root.hex() if checkpoint else None,
+        "records": report.records,
+        "bytes": report.size_bytes,
+        "checkpoints": report.anchors,
+        "unmerged": report.unmerged,
+        "findings": [{"place": finding.place, "message": finding.message} for finding in report.findings],
+        "notes": report.notes,
+    }
+    return json.dumps(body, indent=2)
+
+
+def _as_text(report: Any, *, outside: bool) -> str:
+    lines = []
+    if report.checkpoint is not None:
+        lines.append(f"log      {report.checkpoint.origin}, {report.checkpoint.size} records")
+    lines.append(f"read     {report.records} records, {report.size_bytes} bytes; {report.anchors} checkpoints hold")
+    lines += [f"note     {note}" for note in report.notes]
+    lines += [f"WRONG    {finding}" for finding in report.findings]
+    if report.ok:
+        lines.append("ok       nothing was changed, removed, reordered or inserted")
+        if not outside:
+            lines.append("note     give checkpoints that were kept elsewhere, to know it of whoever owns the key too")
+    return "\n".join(lines)
+
+
+def _require(folder: Path) -> None:
+    if not (folder / "log").is_dir() and not (folder / "segments").is_dir():
+        _fail(f"{folder} is not the folder of an audit trail", USAGE)
+
+
+def _read_keys(texts: Sequence[str]) -> list[VerifierKey]:
+    """The keys, each given as itself or as a file with it."""
+    from privyseal.transparency.checkpoint import VerifierKey  # noqa: PLC0415
+
+    return [VerifierKey.parse(text if "+" in text else Path(text).read_text()) for text in texts]
+
+
+def _selection(**chosen: str | None) -> Selection:
+    from privyseal_service.audit.export import Selection  # noqa: PLC0415
+
+    return Selection(**chosen)
+
+
+@audit.command(short_help="Print records as JSON lines or CSV.")
+@_folder
+@_filters
+@click.option(
+    "--format", "form", type=click.Choice(["json", "csv"]), default="json", show_default=True, help="JSON lines or CSV."
+)
+@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="Write there, mode 0600; else print.")
+def export(folder: Path, form: str, output: Path | None, **filters: str | None) -> None:
+    """Print the records of the audit trail in DIR that pass the filters, in the log's order.
+
+    JSON lines are the records as they are in the log. Verify first: this reads and does not judge. Exits with 2 when
+    DIR holds no log.
+
+    \b
+    Examples:
+      privyseal-server audit export DIR --key app --outcome denied --since 2026-05-01
+      privyseal-server audit export DIR --format csv --output records.csv
+    """  # noqa: D301 - click's own mark
+    from privyseal_service.audit import export as choosing  # noqa: PLC0415
+
+    with _sentences():
+        _require(folder)
+        with _output(output) as write:
+            if form == "csv":
+                write(choosing.csv_line(choosing.COLUMNS).encode())
+            for index, line, body in choosing.select(folder, _selection(**filters)):
+                if form == "csv":
+                    write(choosing.csv_line(choosing.csv_row(index, body)).encode())
+                else:
+                    write(line + b"\n")
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """Standard output, or a new file that appears whole or not at all."""
+    if path is None:
+        if sys.stdout is None:
+            _fail("standard output is closed; name a file with --output", USAGE)
+        out = sys.stdout.buffer
+        yield out.write
+        out.flush()
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+            yield file.write
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@audit.command(short_help="Sum calls by day, caller, key and operation.")
+@_folder
+@_filters
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with each combination too.")
+def report(folder: Path, *, as_json: bool, **filters: str | None) -> None:
+    """Sum the calls in the audit trail in DIR by day, caller, key and operation.
+
+    Each checksum of a batch is a call, and each denial that was only counted. Verify first: this reads and does not
+    judge. Exits with 2 when DIR holds no log.
+
+    \b
+    Example:
+      privyseal-server audit report DIR --since 2026-05-01 --until 2026-06-01
+    """  # noqa: D301 - click's own mark
+    import json  # noqa: PLC0415
+
+    from privyseal_service.audit import export as choosing  # noqa: PLC0415
+
+    sums = choosing.Sums()
+    with _sentences():
+        _require(folder)
+        for _, _, body in choosing.select(folder, _selection(**filters)):
+            sums.add(body)
+    click.echo(json.dumps(sums.to_json(), indent=2) if as_json else sums.to_text().rstrip("\n"))
+
+
+@audit.command()
+@click.argument("name")
+@click.option(
+    "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="The private key, a new file."
+)
+def keygen(name: str, output: Path) -> None:
+    """Make the key that signs the checkpoints of one replica's log.
+
+    NAME is the log's name for ever, its origin: a URL without scheme, as audit.example.com/replica-1. The private key
+    goes to FILE (mode 0600, never replaced), for the sequencer alone. The public key is printed: give it to whoever
+    verifies, and keep it where the service's host cannot change it.
+
+    \b
+    Example:
+      privyseal-server audit keygen audit.example.com/replica-1 --output audit.key > audit.vkey
+    """  # noqa: D301 - click's own mark
+    from privyseal_service.audit import keys  # noqa: PLC0415
+
+    with _sentences():
+        click.echo(str(keys.make_key(name, output)))

@@ -1,0 +1,54 @@
+"""`privyseal-server health`: how the running service is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from privyseal_service.commands._errors import CommandError
+from privyseal_service.system.exit_codes import AWAY, REFUSED, USAGE
+
+
+@click.command(short_help="Say how the running service is.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The service's configuration, for its server.state_folder. The rest of it may be wrong.",
+)
+@click.option("--state-folder", metavar="DIR", type=click.Path(path_type=Path), help="The same folder, in its place.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool) -> None:
+    """Say how the running service is: its workers, its keys, and each thing that is wrong, as a sentence.
+
+    It asks the service on this machine, as the service's own user or as root. Exits with 0 when it is ready and nothing
+    is wrong, 1 when it is not ready or something is, 3 when no service answers.
+
+    \b
+    Example:
+      privyseal-server health --config /etc/privyseal/privyseal.toml
+    """  # noqa: D301 - click's own mark
+    from privyseal_service.config.loading import state_folder_of  # noqa: PLC0415
+    from privyseal_service.config.tables import ConfigError  # noqa: PLC0415
+    from privyseal_service.telemetry import status_socket  # noqa: PLC0415
+
+    if (config_file is None) == (state_folder is None):
+        raise CommandError("name the service by --config FILE or by --state-folder DIR", USAGE)
+    try:
+        folder = state_folder or state_folder_of(config_file or Path())
+        detail = status_socket.ask(folder)
+    except ConfigError as error:
+        raise CommandError(str(error), USAGE) from None
+    except status_socket.StatusError as error:
+        raise CommandError(str(error), AWAY) from None
+    if as_json:
+        import json  # noqa: PLC0415
+
+        click.echo(json.dumps(detail, indent=2))
+    else:
+        click.echo("\n".join(status_socket.lines(detail)))
+    if not detail["ready"] or status_socket.problems(detail):
+        sys.exit(REFUSED)

@@ -1,0 +1,160 @@
+"""The `[[grants]]` of the configuration, or of files of their own, as they are written."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import zoneinfo
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
+
+from privyseal_service.config.fields import KeyName, Model, PatternField, SchemeField, by_value, unique
+from privyseal_service.domain.grants import CONTEXT_FIELDS, ClaimRule, Counted, Grant, Rate
+from privyseal_service.domain.operation_names import GRANTABLE, Operation
+from privyseal_service.domain.patterns import PathPattern, PatternError
+from privyseal_service.domain.time_window import DAYS, Hours
+
+_RATE = re.compile(r"([1-9][0-9]{0,8})\s*/\s*(?:([1-9][0-9]{0,4})\s*)?(second|minute|hour|day)s?")
+_UNIT_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+_OperationField = Annotated[
+    Operation, by_value({o.value: o for o in (*GRANTABLE, Operation.LIST_RECORDS)}, "an operation")
+]
+_Day = Annotated[str, by_value({day: day for day in DAYS}, "a day")]
+_ContextField = Annotated[str, by_value({name: name for name in CONTEXT_FIELDS}, "a field of the context")]
+_Texts = str | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class HoursConfig(Model):
+    """When a grant holds: days, hours as `08:00-18:00`, and the place whose clocks count (an IANA time zone)."""
+
+    days: Annotated[tuple[_Day, ...], Field(min_length=1)] = DAYS
+    hours: str = "00:00-24:00"
+    timezone: str = "UTC"
+
+    @model_validator(mode="after")
+    def _check(self) -> HoursConfig:
+        self.parsed()
+        return self
+
+    def parsed(self) -> Hours:
+        """The same, to look at a clock with. Raises ValueError."""
+        return Hours.parse(frozenset(self.days), self.hours, _zone(self.timezone), self.timezone)
+
+
+def _zone(name: str) -> datetime.tzinfo:
+    if name == "UTC":
+        return datetime.UTC
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(
+            "timezone must be one as Europe/Berlin is, and this machine must know it; install the system's tzdata"
+        ) from None
+
+
+class GrantConfig(Model):
+    """A grant as it is written; see `grants.Grant`. One of `list-records` is for nothing else, and names no keys."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    callers: Annotated[tuple[PatternField, ...], Field(min_length=1)]
+    keys: tuple[KeyName, ...] = ()
+    operations: Annotated[tuple[_OperationField, ...], Field(min_length=1)]
+    schemes: Annotated[tuple[SchemeField, ...], Field(min_length=1)] | None = None
+    claims: dict[str, _Texts] = Field(default_factory=dict)
+    window: HoursConfig | None = None
+    context: Annotated[tuple[_ContextField, ...], AfterValidator(unique)] = ()
+    rate: str | None = None
+    daily_quota: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    counted: Annotated[Counted, by_value({c.value: c for c in Counted}, "one of")] = Counted.GRANT
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    _origin: str = PrivateAttr(default="")
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not name.isprintable():
+            raise ValueError("must be printable")
+        return name
+
+    @field_validator("claims")
+    @classmethod
+    def _check_claims(cls, claims: dict[str, _Texts]) -> dict[str, _Texts]:
+        for name, values in claims.items():
+            _claim_rule(name, values)
+        return claims
+
+    @field_validator("rate")
+    @classmethod
+    def _check_rate(cls, text: str | None) -> str | None:
+        if text is not None:
+            _rate(text)
+        return text
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> GrantConfig:
+        if Operation.LIST_RECORDS in self.operations:
+            if len(self.operations) > 1 or self.keys or self.schemes:
+                raise ValueError(
+                    "list-records is about the audit trail, not about a key: give it a grant of its own, without keys "
+                    "and schemes"
+                )
+            if self.context or self.rate or self.daily_quota:
+                raise ValueError("list-records has no context, and is not counted: take away context and the limits")
+        elif not self.keys:
+            raise ValueError("keys: must not be empty")
+        return self
+
+    @model_validator(mode="after")
+    def _check_oidc(self) -> GrantConfig:
+        if self.claims and not all(pattern.is_oidc for pattern in self.callers):
+            raise ValueError("claims: only tokens have claims, so every caller must be oidc:ISSUER:SUBJECT")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """The file that it was read from; empty where there is none."""
+        return self._origin
+
+    def read_from(self, file: str) -> GrantConfig:
+        """The same, with the file that it was read from."""
+        copy = self.model_copy()
+        copy._origin = file  # noqa: SLF001 - its own class
+        return copy
+
+    def grant(self) -> Grant:
+        """The same, to decide with."""
+        return Grant(
+            self.name,
+            self.callers,
+            frozenset(self.keys),
+            frozenset(self.operations),
+            None if self.schemes is None else frozenset(self.schemes),
+            tuple(_claim_rule(name, values) for name, values in self.claims.items()),
+            self.window.parsed() if self.window else None,
+            self.context,
+            _rate(self.rate) if self.rate else None,
+            self.daily_quota,
+            self.counted,
+            self.priority,
+            self._origin,
+        )
+
+
+def _claim_rule(name: str, values: _Texts) -> ClaimRule:
+    texts = (values,) if isinstance(values, str) else values
+    try:
+        return ClaimRule(name, tuple(map(PathPattern.parse, texts)))
+    except PatternError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _rate(text: str) -> Rate:
+    match = _RATE.fullmatch(text)
+    if not match:
+        raise ValueError("must be as 100/second, 6000/minute or 500/5 minutes are, of seconds, minutes, hours or days")
+    window_s = int(match[2] or 1) * _UNIT_S[match[3]]
+    if window_s > 366 * 86_400:
+        raise ValueError("must be counted in a window of at most a year")
+    return Rate(int(match[1]), window_s, text)

@@ -1,0 +1,173 @@
+"""One served key: its state, its store's key, and when it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from privyseal_backends.interface import (
+    BackendError,
+    BusyError,
+    Key,
+    LostError,
+    Observed,
+    OperatorError,
+    UnavailableError,
+)
+from privyseal_service.domain import errors
+
+if TYPE_CHECKING:
+    from privyseal_service.config.tables import KeyConfig
+
+
+_LOG = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+
+
+class KeyState(enum.Enum):
+    """Whether a key can be used now."""
+
+    SERVING = "serving"
+    UNAVAILABLE = "unavailable"
+    BLOCKED = "blocked"
+    FROZEN = "frozen"
+
+
+def close_key(key: Key | None) -> None:
+    """The key is used no more."""
+    if isinstance(key, Observed):
+        key.forget()
+
+
+_BELIEVED_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
+"""How long what a call met is believed of a key that does not follow its store by itself: without calls it would never
+be known to serve again, and a balancer that looks at readiness would send none."""
+
+
+class ServedKey:
+    """One key of the configuration, open or not. `changed` hears of every change of its state."""
+
+    def __init__(self, config: KeyConfig, changed: Callable[[], None] = lambda: None) -> None:
+        self.name = config.name
+        self.config = config
+        self.schemes = frozenset(config.schemes)
+        self.frozen = config.state == "frozen"
+        self._state = KeyState.UNAVAILABLE
+        self.problem: BackendError | None = None
+        self.tried = asyncio.Event()
+        self.next_try_s = time.monotonic() + FIRST_RETRY_S
+        self._changed = changed
+        self._key: Key | None = None
+        self._observed = False
+        self._closed = False
+        self._doubt: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether its store is lost to this process, so that only a new one can serve it."""
+        return isinstance(self.problem, LostError)
+
+    @property
+    def state(self) -> KeyState:
+        """Whether it can be used now; frozen is frozen, whatever its store says."""
+        return KeyState.FROZEN if self.frozen else self._state
+
+    @property
+    def serves(self) -> bool:
+        """Whether its store can use it now, frozen or not."""
+        return self._state is KeyState.SERVING
+
+    @property
+    def blocked(self) -> bool:
+        """Whether only a person can help its store, frozen or not."""
+        return self._state is KeyState.BLOCKED
+
+    @property
+    def key(self) -> Key | None:
+        """The open key; None while it was not opened since the service started."""
+        return self._key
+
+    def opened(self, key: Key) -> None:
+        """The key is open from now on."""
+        self._key = key
+        self._enter(None)
+        self._observed = isinstance(key, Observed)
+        if isinstance(key, Observed):
+            key.observe(lambda problem: self._heard(key, problem))
+
+    def failed(self, problem: BackendError, *, heals: bool | None = None) -> None:
+        """The key could not be opened; `heals` is whether it is tried again."""
+        self._enter(problem, heals=may_heal(problem) if heals is None else heals)
+
+    def _heard(self, key: Key, problem: BackendError | None) -> None:
+        """What a key that follows its store says of itself."""
+        if key is not self._key or self._closed:
+            return  # it was shut, or is an earlier one
+        if problem is not None and (self.problem is None or type(problem) is not type(self.problem)):
+            level = logging.WARNING if may_heal(problem) else logging.ERROR
+            _LOG.log(level, "key %r does not serve: %s", self.name, problem)
+        elif problem is None and self.problem is not None:
+            _LOG.warning("key %r serves again", self.name)
+        self._enter(problem, heals=problem is None or may_heal(problem))
+
+    def _enter(self, problem: BackendError | None, *, heals: bool = True) -> None:
+        self.problem = problem
+        if problem is None:
+            self._state = KeyState.SERVING
+        else:
+            self._state = KeyState.UNAVAILABLE if heals else KeyState.BLOCKED
+        self._changed()
+
+    def shut(self, problem: BackendError) -> None:
+        """The open key does not fit what is asked of it now."""
+        self._believe_for(None)
+        close_key(self._key)
+        self._key = None
+        self.failed(problem)
+
+    def usable(self) -> Key:
+        """The key, where it is open. Raises ServiceError: frozen, UNAVAILABLE with a delay, or blocked."""
+        if self.frozen:
+            raise errors.frozen(self.name)
+        if self._key is None:
+            if self.blocked:
+                raise errors.blocked(self.name)
+            raise errors.away(self.name, max(0.1, self.next_try_s - time.monotonic()))
+        return self._key
+
+    def note(self, answer: object) -> None:
+        """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
+        if self._observed or self._closed or self._key is None:
+            return  # it knows better, and says so; or it is not used any more
+        match answer:
+            case UnavailableError() | OperatorError():
+                self._enter(answer, heals=isinstance(answer, UnavailableError))
+                self._believe_for(_BELIEVED_S[self._state])
+            case BackendError():
+                pass  # busy, a deadline, a caller's fault: these say nothing of the key
+            case _:
+                if not self.serves:
+                    self._believe_for(None)
+                    self._enter(None)
+
+    def _believe_for(self, seconds: float | None) -> None:
+        if self._doubt is not None:
+            self._doubt.cancel()
+        self._doubt = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._enter, None)
+
+    def close(self) -> None:
+        """It is no key of the configuration any more. What has begun with it may still end well."""
+        self._changed = lambda: None
+        self._closed = True
+        self._believe_for(None)
+        close_key(self._key)
+
+
+def may_heal(error: BackendError) -> bool:
+    """Whether opening a key again can help without anybody's doing."""
+    return isinstance(error, (UnavailableError, BusyError))

@@ -1,1 +1,0 @@
-"""How much each grant has allowed lately, counted once for all workers of a replica, or for all replicas."""

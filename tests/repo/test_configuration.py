@@ -1,0 +1,77 @@
+"""docs/configuration.md has every setting of the service, each with its default."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Mapping
+from typing import get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from privyseal_backends.aws_kms import address as aws_kms
+from privyseal_backends.google_kms.address import Settings as GoogleKmsSettings
+from privyseal_backends.pkcs11.settings import Settings as Pkcs11Settings
+from privyseal_service.config.tables import Config, CustodyBar
+from tests.repo.files import CHECKOUT
+
+PAGE = (CHECKOUT / "docs" / "configuration.md").read_text()
+TABLES = dict(re.findall(r"^## `(\[+[a-z0-9.]+\]+)`\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+ELSEWHERE = {"audit", "grants", "metrics", "stores"}
+
+
+def said(title: str) -> dict[str, str]:
+    """Each setting of a table of the page, with its default."""
+    return dict(re.findall(r"^\| `([a-z0-9_]+)` \| ?(.*?) ?\| ", TABLES[title], re.MULTILINE))
+
+
+def written(default: object) -> str:
+    """A default as the page has it."""
+    if default in (None, "", (), PydanticUndefined) or isinstance(default, (CustodyBar, Mapping)):
+        return ""
+    if isinstance(default, tuple):
+        return ", ".join(map(written, default))
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, (int, float)):
+        return f"{default:.10g}"
+    return f"`{default.value if isinstance(default, enum.Enum) else default}`"
+
+
+def of_model(model: type[BaseModel]) -> dict[str, str]:
+    return {name: written(field.get_default(call_default_factory=True)) for name, field in model.model_fields.items()}
+
+
+def of_settings(settings: type) -> dict[str, str]:
+    made = settings()
+    return {field.name: written(getattr(made, field.name)) for field in dataclasses.fields(settings)}
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """What there is, by the title of its table."""
+    found = {}
+    for name, field in Config.model_fields.items():
+        many = get_origin(field.annotation) is tuple
+        if name not in ELSEWHERE:
+            model = get_args(field.annotation)[0] if many else field.annotation
+            found[f"[[{name}]]" if many else f"[{name}]"] = of_model(model)
+    aws = of_settings(aws_kms.Settings)
+    del aws["defaults"]
+    google = of_settings(GoogleKmsSettings) | {"endpoint": "`cloudkms.googleapis.com`"}
+    return found | {
+        "[stores.pkcs11]": of_settings(Pkcs11Settings),
+        "[stores.awskms]": of_settings(aws_kms.Connection) | aws,
+        "[stores.gcpkms]": google,
+    }
+
+
+@pytest.mark.parametrize("title", sorted(tables()))
+def test_every_setting_has_its_default_on_the_page(title):
+    assert said(title) == tables()[title]
+
+
+def test_the_page_has_no_other_table():
+    assert set(TABLES) == set(tables())
