@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.files import CHECKOUT, name
+from tests.support.checkout import CHECKOUT, name
 
 OURS = {"privyseal", "privyseal_service", "privyseal_backends"}
 ROOTS = {

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 MAKE = """#!/bin/sh
 echo "make $1"

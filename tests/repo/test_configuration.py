@@ -16,7 +16,7 @@ from privyseal_backends.aws_kms import address as aws_kms
 from privyseal_backends.google_kms.address import Settings as GoogleKmsSettings
 from privyseal_backends.pkcs11.settings import Settings as Pkcs11Settings
 from privyseal_service.config.tables import Config, CustodyBar
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "configuration.md").read_text()
 TABLES = dict(re.findall(r"^## `(\[+[a-z0-9.]+\]+)`\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))

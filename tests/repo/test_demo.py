@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 from tests.support.softhsm import find_module
 
 CLIENT = str(Path(sys.executable).parent / "privyseal")

@@ -11,7 +11,7 @@ import pytest
 
 from privyseal_service.config.loading import load_config
 from privyseal_service.system.exit_codes import AWAY, DEFECT, LOST, REFUSED
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 DEPLOY = CHECKOUT / "deploy"
 UNIT = DEPLOY / "privyseal-server.service"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.files import CHECKOUT, name, tracked
+from tests.support.checkout import CHECKOUT, name, tracked
 
 FORBIDDEN = {
     "paths of one machine": re.compile(rb"/(?:work|root)/[\w.]"),

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.repo.files import CHECKOUT, documents, name
+from tests.support.checkout import CHECKOUT, documents, name
 
 
 def anchors(text: str) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 LOCK = (CHECKOUT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]

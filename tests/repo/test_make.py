@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.repo.files import CHECKOUT, documents, name
+from tests.support.checkout import CHECKOUT, documents, name
 
 MAKEFILE = (CHECKOUT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))

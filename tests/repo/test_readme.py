@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 from tests.support.pki import CA
 from tests.support.programs import clean_environment, serving
 from tests.support.softhsm import make_token

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 SETUP = CHECKOUT / "scripts" / "setup"
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from privyseal_service.telemetry.metrics import (
     lasting,
 )
 from privyseal_service.telemetry.prometheus import MetricsPage, page
-from tests.repo.files import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 ANSWERED = Decision(
     "id", "dns:a", NO_PROOF, "ipv4:1", "sign-checksum", "app", "01", "capgo-v3", NO_CONTEXT, "farm",

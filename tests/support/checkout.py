@@ -1,4 +1,4 @@
-"""The files that git tracks, for the tests of the house."""
+"""The files that git tracks, for the tests of the repository."""
 
 from __future__ import annotations
 
