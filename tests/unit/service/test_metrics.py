@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from privyseal_service.config.tables import MetricsConfig
+from privyseal_service.config.metrics import MetricsConfig
 from privyseal_service.domain.decisions import NO_PROOF, Decision, Outcome
 from privyseal_service.domain.errors import Code
 from privyseal_service.domain.requests import NO_CONTEXT

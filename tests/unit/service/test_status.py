@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from privyseal_service.config.errors import ConfigError
 from privyseal_service.config.loading import state_folder_of
-from privyseal_service.config.tables import ConfigError
 from privyseal_service.runtime.preflight import Finding
 from privyseal_service.telemetry.status_socket import SOCKET, StatusError, StatusSocket, ask, lines, problems
 
