@@ -27,6 +27,7 @@ from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import Purpose
 from privyseal_service.config.loading import parse_config
 from privyseal_service.config.tables import Config, ConfigError
@@ -643,8 +644,8 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
     running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What refused it may have been away for a moment, and no file of the configuration changes when it is back."""
-    for name in ("LOOK_EVERY_S", "FIRST_RETRY_S", "LONGEST_RETRY_S"):
-        monkeypatch.setattr(f"privyseal_service.runtime.reload.{name}", 0.01)
+    monkeypatch.setattr("privyseal_service.runtime.reload.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("privyseal_service.runtime.reload.BACKOFF", Backoff(0.01, 0.01))
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
     reading.data = ConfigError("the folder of grants cannot be read")
@@ -674,8 +675,8 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
         looks.append(watch)
         return False
 
-    for name in ("LOOK_EVERY_S", "FIRST_RETRY_S"):
-        monkeypatch.setattr(f"privyseal_service.runtime.reload.{name}", 0.0)
+    monkeypatch.setattr("privyseal_service.runtime.reload.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("privyseal_service.runtime.reload.BACKOFF", Backoff(0.0, 0.0))
     monkeypatch.setattr(Watch, "changed", look)
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
