@@ -54,7 +54,7 @@ def config(workers: int | None = None, address: str = "127.0.0.1:0") -> Config:
     }
     if workers is not None:
         data["server"] = {"workers": workers}
-    return parse_config(data, "privyseal.toml", Path("/nonexistent"))
+    return parse_config(data, "server.toml", Path("/nonexistent"))
 
 
 class TestPorts:
