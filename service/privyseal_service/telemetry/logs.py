@@ -79,7 +79,7 @@ def _shown(value: object) -> str:
     return escape_non_ascii(orjson.dumps(value, default=str).decode())
 
 
-def log_handler(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> logging.Handler:
+def make_handler(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> logging.Handler:
     """Return the handler that writes the log as configured."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if config.format == "json" else ConsoleFormatter())
@@ -88,7 +88,7 @@ def log_handler(config: LogConfig, stream: TextIO | None = None, worker: int | N
 
 def configure(config: LogConfig, *, worker: int | None = None) -> None:
     """Send this process's log to standard error; a worker's log has the worker's number."""
-    logging.basicConfig(handlers=[log_handler(config, worker=worker)], level=config.level.upper(), force=True)
+    logging.basicConfig(handlers=[make_handler(config, worker=worker)], level=config.level.upper(), force=True)
     # asyncio and gRPC log what peers sent at debug level, which does not belong in this log.
     for name in ("asyncio", "grpc"):
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

@@ -174,7 +174,7 @@ async def asked(port: int, request: bytes) -> bytes:
 
 
 def test_what_is_no_question_for_metrics_is_not_answered_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.telemetry.prometheus._PATIENCE_S", 0.3)
+    monkeypatch.setattr("privyseal_service.telemetry.prometheus._TIMEOUT_S", 0.3)
 
     async def talk() -> list[bytes]:
         shown = MetricsServer(MetricsConfig(address="127.0.0.1:0"), lambda: {("ready",): 1.0}, share_port=False)
