@@ -48,7 +48,7 @@ from privyseal_service.signing.authorization import VisibleKey, name_list, requi
 from privyseal_service.signing.batch_records import Parts, caller_error, caller_results
 from privyseal_service.signing.identity_failures import UnprovenCallers
 from privyseal_service.signing.scheduler import Claim, Schedulers
-from privyseal_service.system.token_bucket import CallerBuckets
+from privyseal_service.system.caller_buckets import CallerBuckets
 from privyseal_service.telemetry.metrics import OVER_LIMITS, WITHIN_LIMITS, Counters, Numbers
 
 _LOG = logging.getLogger(__name__)
@@ -189,9 +189,9 @@ class CallPath:
         try:
             receipts = await self._recorder.record(decision)
         except ServiceError as error:
-            self._counters.called(decision._replace(code=error.code, reason=error.reason, signatures=0))
+            self._counters.count_call(decision._replace(code=error.code, reason=error.reason, signatures=0))
             raise
-        self._counters.called(decision)
+        self._counters.count_call(decision)
         return receipts
 
     async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:

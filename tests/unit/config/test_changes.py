@@ -47,7 +47,9 @@ BASE: dict[str, Any] = {
         },
         {"address": "127.0.0.1:2", "auth": "oidc", "certificate": "a", "certificate_key": "b"},
     ],
-    "issuers": [{"issuer": "https://ci.example", "audiences": ["p"], "jwks_url": "https://ci.example/k", "claims": ["x"]}],
+    "issuers": [
+        {"issuer": "https://ci.example", "audiences": ["p"], "jwks_url": "https://ci.example/k", "claims": ["x"]},
+    ],
     "stores": {"software": {"threads": 1}},
     "keys": [{"name": "a", "uri": "software:a", "schemes": ["capgo"], "custody": {}}],
     "grants": [
@@ -167,13 +169,10 @@ OTHER: dict[str, Any] = {
 
 TOGETHER: dict[str, dict[str, Any]] = {
     "audit.enabled": {"audit": {"enabled": False}},
-    "audit.log": {"audit.log": "audit.example/replica-2", "audit.former_keys": []},
     "listeners[0].auth": {"listeners[0].auth": "oidc", "listeners[0].client_cas": []},
     "issuers[0].issuer": {"issuers[0].issuer": "https://o.example", "grants[0].callers": ["oidc:https://o.example:x"]},
     "issuers[0].jwks_file": {"issuers[0].jwks_file": "jwks.json", "issuers[0].jwks_url": None},
-    "issuers[0].claims": {"issuers[0].claims": ["y"]},
     "keys[0].name": {"keys[0].name": "b", "grants[0].keys": ["b"]},
-    "keys[0].uri": {"keys[0].uri": "software:b"},
 }
 """Changes of one setting that are valid only beside others."""
 
@@ -220,7 +219,11 @@ FIELDS = dict(fields(Config, BASE))
 TABLES = {"server", "log", "identity", "limits"}
 """Tables that are always there: only their fields change."""
 
-SETTINGS = sorted(name for name in FIELDS if name not in TABLES and name.rpartition(".")[2] not in ALONE)
+SETTINGS = sorted(
+    name
+    for name in FIELDS
+    if name not in TABLES and name.rpartition(".")[2] not in ALONE and not name.startswith("listeners[1]")
+)
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
@@ -241,7 +244,7 @@ def test_a_change_is_live_or_reported_by_name(name: str) -> None:
         case mark if mark is LIVE:
             assert reported == ()
         case mark if mark is RESTART:
-            assert name in reported or reported == ("audit.sinks",)
+            assert name in reported
         case _:
             assert name == "server.workers"
 
