@@ -34,7 +34,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DEMO = CHECKOUT / ".demo"
 SERVICE, CA, BUILD = DEMO / "service", DEMO / "ca", DEMO / "build"
 COMPLETE = SERVICE / "complete"
-CONFIG = SERVICE / "privyseal.toml"
+CONFIG = SERVICE / "server.toml"
 PUBLIC = SERVICE / "public.pem"
 KEY_NAME = "demo"
 TOKEN = "privyseal-demo"  # noqa: S105 - a token's label
@@ -44,7 +44,7 @@ LOG_KEY = BUILD / "audit.vkey"
 START_S = 30.0
 
 CONFIGURATION = """\
-# Made by scripts/demo_service.py. deploy/privyseal.example.toml explains each setting.
+# Made by scripts/demo_service.py. deploy/server.example.toml explains each setting.
 
 [audit]
 folder = "audit"

@@ -2,7 +2,7 @@
 
     flags                                   everything
     PRIVYSEAL_SERVER, _KEY, _CA, _CERT, _CERT_KEY, _TOKEN, _TOKEN_FILE
-    privyseal.toml in the working folder    `key` and `format` alone, since a pull request can change it
+    privyseal.toml in the working folder    `key` and `format` only, since a pull request can change it
     privyseal/config.toml in $XDG_CONFIG_HOME or ~/.config: everything
 
 A caller has one identity: the highest of these that holds a certificate or a token decides which of the two it is.
@@ -25,6 +25,9 @@ from privyseal.model import BundleFormat
 
 PROJECT_FILE = "privyseal.toml"
 PROJECT_SETTINGS = ("key", "format")
+
+_SERVICE_TABLES = ("listeners", "keys", "grants", "issuers")
+"""Lists of tables in the service's configuration, which had the same name once."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,15 @@ def _from_variables(environ: Mapping[str, str]) -> Layer:
 
 def _from_project(working_folder: Path) -> Layer:
     path = working_folder / PROJECT_FILE
+    if not path.exists():
+        return Layer(origin=str(path))
+    path = path.absolute()
     values = _read_toml(path)
+    if isinstance(values.get("server"), dict) or any(isinstance(values.get(name), list) for name in _SERVICE_TABLES):
+        raise ConfigurationError(
+            f"{path} is the configuration of a signing service, and the client reads a file of this name",
+            remedy="rename it to server.toml, which `privyseal-server --config` reads",
+        )
     others = sorted(set(values) - set(PROJECT_SETTINGS))
     if others:
         raise ConfigurationError(

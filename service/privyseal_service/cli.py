@@ -24,9 +24,9 @@ from privyseal_service.system.exit_codes import REFUSED, USAGE
 
 _EPILOG = """\b
 Examples:
-  privyseal-server key create --config privyseal.toml app-release > public.pem
-  privyseal-server check --config privyseal.toml
-  privyseal-server serve --config privyseal.toml
+  privyseal-server key create --config server.toml app-release > public.pem
+  privyseal-server check --config server.toml
+  privyseal-server serve --config server.toml
 
 \b
 Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;

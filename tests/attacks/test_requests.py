@@ -149,7 +149,7 @@ def test_a_grant_that_is_taken_away_while_a_stream_of_calls_runs(target: Target)
         for grants in (data["grants"][:-1], data["grants"]):
             _until(lambda: len(codes) > 5)
             target.running.run(
-                target.running.service.reload(parse_config({**data, "grants": grants}, "privyseal.toml", target.folder))
+                target.running.service.reload(parse_config({**data, "grants": grants}, "server.toml", target.folder))
             )
             codes_then = len(codes)
             _until(lambda: len(codes) > codes_then + 6)  # noqa: B023 - called here

@@ -36,7 +36,7 @@ def _on(cloud: str, store: StoreUnderTest, faults: list[Fault], rng: random.Rand
     write_pki(folder)
     settings = "\n".join([f"[stores.{store.scheme}]", *(f"{name} = {value}" for name, value in store.settings.items())])
     text = configuration({"demo": (key.uri, [_SCHEME.value])}, extra=settings).replace("127.0.0.1:0", address)
-    (folder / "privyseal.toml").write_text(f"[server]\nworkers = 0\n{_custody(text)}")
+    (folder / "server.toml").write_text(f"[server]\nworkers = 0\n{_custody(text)}")
     with store.in_this_process():
         program = Program(folder, {})
     with (

@@ -104,7 +104,7 @@ class Program:
         with (self._folder / "server.log").open("a") as log:
             while not self._ending.is_set():
                 self._process = process = subprocess.Popen(
-                    [PROGRAM, "serve", "--config", self._folder / "privyseal.toml"],
+                    [PROGRAM, "serve", "--config", self._folder / "server.toml"],
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -185,7 +185,7 @@ class Stage:
             extra=f"[stores.pkcs11]\nsessions = 4\n{settings}\n{keys}",
         ).replace("127.0.0.1:0", self.address)
         self.clock = WallClock.build(folder)
-        (folder / "privyseal.toml").write_text(f"[server]\nworkers = {workers}\n{server}\n{text}")
+        (folder / "server.toml").write_text(f"[server]\nworkers = {workers}\n{server}\n{text}")
         self.program = Program(folder, {**self.token.environment, **self.clock.environment})
 
     def __enter__(self) -> Stage:

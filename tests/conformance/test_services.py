@@ -131,7 +131,7 @@ def test_a_key_that_cannot_serve_is_named_with_the_reason(store: StoreUnderTest,
     ]
     fit = {key.name: (key.uri, [scheme.value for scheme in key.schemes]) for key in store.keys}
     write_pki(tmp_path)
-    config = tmp_path / "privyseal.toml"
+    config = tmp_path / "server.toml"
     config.write_text(configuration(fit, extra="\n".join([*tables, store_table(store)])))
     with store.in_this_process():
         checked = privyseal_server("check", "--config", config, "--json", env={})

@@ -56,7 +56,7 @@ def test_the_program_serves_its_key(place: Path, installed: Path) -> None:
 
 
 def test_the_default_bar_refuses_it(place: Path, installed: Path) -> None:
-    file = place / "privyseal.toml"
+    file = place / "server.toml"
     file.write_text(config(place, LOWERED.replace("custody", "#")))
     checked = privyseal_server("check", "--config", file, env={"PYTHONPATH": str(installed)})
     assert checked.returncode == 1
@@ -65,7 +65,7 @@ def test_the_default_bar_refuses_it(place: Path, installed: Path) -> None:
 
 
 def test_without_the_package_there_is_no_such_scheme(place: Path) -> None:
-    file = place / "privyseal.toml"
+    file = place / "server.toml"
     file.write_text(config(place, LOWERED))
     checked = privyseal_server("check", "--config", file, env={})
     assert checked.returncode == 1

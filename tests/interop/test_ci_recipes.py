@@ -183,7 +183,7 @@ def test_every_command_in_a_recipe_exists(name):
 
 
 def test_the_document_on_tokens_says_the_same():
-    ours = tomllib.loads((RECIPES / "privyseal.toml").read_text())
+    ours = tomllib.loads((RECIPES / "server.toml").read_text())
     document = (RECIPES.parents[1] / "docs" / "oidc.md").read_text()
     told = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", document, re.DOTALL)]
     issuers = {issuer["issuer"]: issuer for part in told for issuer in part.get("issuers", [])}
@@ -200,12 +200,12 @@ def test_the_document_on_tokens_says_the_same():
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[tuple[RealService, str]]:
-    """The service with privyseal.toml, but for its ports, its token's place, and where the issuers' keys are."""
+    """The service with server.toml, but for its ports, its token's place, and where the issuers' keys are."""
     folder = tmp_path_factory.mktemp("recipes")
     hsm = make_token(folder / "hsm", "recipes")
     generate_rsa_key(hsm, "app-release")
     write_pki(folder)
-    text = (RECIPES / "privyseal.toml").read_text()
+    text = (RECIPES / "server.toml").read_text()
     text = re.sub(r'uri = "pkcs11:[^"]*"', f'uri = "{hsm.uri("app-release")}"', text)
     text = re.sub(r"0\.0\.0\.0:\d+", "127.0.0.1:0", text)
     text = text.replace("audit.build.example/replica-1", "audit.test.example/replica-1")

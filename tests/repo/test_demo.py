@@ -88,7 +88,7 @@ class Copy:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if "serve" in words and str(self.demo / "service" / "privyseal.toml") in words:
+                if "serve" in words and str(self.demo / "service" / "server.toml") in words:
                     found.append(entry.name)
         return found
 

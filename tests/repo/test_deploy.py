@@ -66,7 +66,7 @@ def test_the_units_exposure(capsys):
 
 
 def test_the_example_configuration_is_valid(tmp_path):
-    config = load_config(DEPLOY / "privyseal.example.toml")
+    config = load_config(DEPLOY / "server.example.toml")
 
     assert [key.name for key in config.keys] == ["app-release"]
     assert config.listeners[0].certificate == DEPLOY / "server.pem"
@@ -74,8 +74,8 @@ def test_the_example_configuration_is_valid(tmp_path):
 
 def test_so_is_all_of_it_that_is_commented_out(tmp_path):
     """Uncommented together, each setting is one that there is, of a fitting value; and none is missing."""
-    text = re.sub(r"^# (?=\[|[a-z_]+ = )", "", (DEPLOY / "privyseal.example.toml").read_text(), flags=re.MULTILINE)
-    file = tmp_path / "privyseal.toml"
+    text = re.sub(r"^# (?=\[|[a-z_]+ = )", "", (DEPLOY / "server.example.toml").read_text(), flags=re.MULTILINE)
+    file = tmp_path / "server.toml"
     file.write_text(text)
     (tmp_path / "grants.d").mkdir()
     config = load_config(file)
@@ -102,12 +102,12 @@ def tables(config):
 def test_what_the_guides_show_is_valid(tmp_path, guide):
     """Each block of configuration, with what a whole one has beside it."""
     blocks = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "docs" / guide).read_text(), re.DOTALL)
-    text = (DEPLOY / "privyseal.example.toml").read_text()
+    text = (DEPLOY / "server.example.toml").read_text()
     base = text[: text.index("# Who may do what with which key.")]
     added = "".join(blocks)
     issuers = "" if "[[issuers]]" in added else ISSUER
     oidc = "" if 'auth = "oidc"' in added or "oidc:" not in added else OIDC_LISTENER
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text("\n".join([base, added, *([issuers, oidc] if "oidc:" in added else [])]))
     config = load_config(file)
 

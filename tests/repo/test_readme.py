@@ -103,7 +103,7 @@ def test_a_reader_can_type_it_all(reader):
     ca.write(reader.folder)
     (reader.folder / "ca-key.pem").write_bytes(key_pem(ca))
     ca.server().write(reader.folder, "server")
-    (reader.folder / "privyseal.toml").write_text(reader.configuration())
+    (reader.folder / "server.toml").write_text(reader.configuration())
 
     made = reader.types(block("key"))
     assert made.returncode == 0, made.stdout + made.stderr
@@ -135,7 +135,7 @@ def test_an_imported_key_serves_as_the_readme_says(reader):
     ca = CA("Build CA")
     ca.write(reader.folder)
     ca.server().write(reader.folder, "server")
-    (reader.folder / "privyseal.toml").write_text(reader.configuration())
+    (reader.folder / "server.toml").write_text(reader.configuration())
     shutil.copy(CHECKOUT / "tests" / "vectors" / "capgo-v3" / "private.pem", reader.folder / ".capgo_key_v2")
     command = re.search(r"`(privyseal-server key import [^`]+)`", README.replace("\n", " "))[1]
     imported = reader.types(command)

@@ -127,7 +127,7 @@ def configuration(keys: Mapping[str, tuple[str, Sequence[str]]], *, extra: str =
 @contextlib.contextmanager
 def serving(folder: Path, config_text: str, env: Mapping[str, str] | None = None) -> Iterator[RealService]:
     """Start the server with a configuration in `folder` (which has the certificates), and stop it at the end."""
-    config, log = folder / "privyseal.toml", folder / "server.log"
+    config, log = folder / "server.toml", folder / "server.log"
     config.write_text(config_text)
     with log.open("w") as log_file:
         process = subprocess.Popen(

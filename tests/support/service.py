@@ -61,7 +61,7 @@ class RunningService:
     def __init__(
         self, data: Mapping[str, Any], backends: Callable[[str], OpenStore], *, folder: Path = Path("/nonexistent")
     ) -> None:
-        self._config = parse_config(dict(data), "privyseal.toml", folder)
+        self._config = parse_config(dict(data), "server.toml", folder)
         self._backends = backends
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from privyseal_backends.aws_kms.errors import classify
 from privyseal_backends.aws_kms.session import Clients, make_clients
+from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import BackendError, BusyError, DeadlineError, UnavailableError
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -24,16 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_JITTER = random.SystemRandom()
-_FIRST_BACKOFF_S = 0.05
-_LONGEST_BACKOFF_S = 2.0
+BACKOFF = Backoff(0.05, 2.0, jitter=1.0)
 _SHORTEST_ATTEMPT_S = 0.02
-
-
-def backoff_s(failures: int) -> float:
-    """The most to wait after `failures` attempts in a row (1 and more); the wait is drawn from all between 0 and it
-    (full jitter)."""
-    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
 
 
 def attempt_s(outcome_s: float, error: BackendError) -> float:
@@ -76,12 +68,12 @@ class Lane:
     """
 
     def __init__(
-        self, connection: Connection, settings: Settings, bucket_of: Callable[[str, str], TokenBucket | None]
+        self, connection: Connection, settings: Settings, bucket_of: Callable[[str, str], Quota | None]
     ) -> None:
         self._connection = connection
         self._settings = settings
         self._bucket_of = bucket_of
-        self._bucket: TokenBucket | None = None
+        self._bucket: Quota | None = None
         self._clients: Clients | None = None
         self._starting = asyncio.Lock()
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="privyseal-awskms")
@@ -147,8 +139,8 @@ class Lane:
                 return Timed(outcome.value, queued_s, store_s)  # type: ignore[arg-type]  # run gave it
             if not isinstance(outcome.error, (BusyError, UnavailableError)):
                 raise outcome.error
-            outcome.error.retry_after_s = max(outcome.error.retry_after_s, backoff_s(failures))
-            wait_s = _JITTER.uniform(0.0, backoff_s(failures))
+            outcome.error.retry_after_s = max(outcome.error.retry_after_s, BACKOFF.most_s(failures))
+            wait_s = BACKOFF.delay_s(failures)
             if time.monotonic() + wait_s + attempt_s(outcome.store_s, outcome.error) >= deadline_s:
                 raise outcome.error
             met = outcome.error

@@ -30,7 +30,7 @@ from privyseal_backends.interface import (
     SigningResult,
     UnavailableError,
 )
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 from privyseal_backends.verification import verify
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class AwsKmsStore:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lanes: dict[Connection, Lane] = {}
-        self._buckets: dict[tuple[str, str], TokenBucket] = {}
+        self._buckets: dict[tuple[str, str], Quota] = {}
         self._processes = 1
         self._closed = False
 
@@ -234,12 +234,12 @@ class AwsKmsStore:
                     "check the way to its endpoint",
                 ) from None
 
-    def _bucket_of(self, account: str, region: str) -> TokenBucket | None:
+    def _bucket_of(self, account: str, region: str) -> Quota | None:
         """The bucket that all keys share whose calls AWS counts together."""
         if not self._settings.quota_per_s:
             return None
         if (account, region) not in self._buckets:
-            bucket = self._buckets[account, region] = TokenBucket(self._settings.quota_per_s)
+            bucket = self._buckets[account, region] = Quota(self._settings.quota_per_s)
             bucket.share(self._processes)
         return self._buckets[account, region]
 

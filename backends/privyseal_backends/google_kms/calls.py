@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,16 +10,16 @@ from typing import Generic, TypeVar
 
 from google.api_core.exceptions import GoogleAPICallError
 
+from privyseal_backends.backoff import Backoff, jittered
 from privyseal_backends.google_kms.failures import Again, Failure, Verb, failure
 from privyseal_backends.google_kms.slots import Slots, deadline_passed
 from privyseal_backends.interface import BackendError, BusyError, DeadlineError, IntegrityError
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 
 Message = TypeVar("Message")
 Checked = TypeVar("Checked")
 
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 5.0
+_BACKOFF = Backoff(0.05, 5.0)
 _FEW_TIMES = 3
 _PAUSE_AFTER_UNTRUTH_S = 0.05
 _SHORTEST_ATTEMPT_S = 0.02
@@ -47,7 +46,7 @@ class Answer(Generic[Checked]):
 class Caller:
     """Makes calls for one connection: at most as many at once as it has slots, each attempt bounded."""
 
-    def __init__(self, slots: Slots, attempt_timeout_s: float, bucket: TokenBucket | None = None) -> None:
+    def __init__(self, slots: Slots, attempt_timeout_s: float, bucket: Quota | None = None) -> None:
         self._slots = slots
         self._attempt_timeout_s = attempt_timeout_s
         self._bucket = bucket
@@ -92,9 +91,9 @@ class Caller:
             if not isinstance(met.error, DeadlineError):
                 told = met.error
             untrue += met.again is Again.A_FEW_TIMES
+            attempt += 1
             if not await self._pause(met, attempt, untrue, deadline_s):
                 raise told or met.error
-            attempt += 1
 
     async def _wait_for_quota(self, deadline_s: float, clock: _Clock) -> None:
         if self._bucket is not None:
@@ -125,7 +124,6 @@ class Caller:
             return False
         longest_s = _PAUSE_AFTER_UNTRUTH_S
         if met.again is Again.UNTIL_THE_DEADLINE:
-            longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
-        jitter_s = random.uniform(0, min(longest_s, room_s))  # noqa: S311 - spreads load, guards nothing
-        await asyncio.sleep(met.pause_s + jitter_s)
+            longest_s = _BACKOFF.most_s(attempt)
+        await asyncio.sleep(met.pause_s + jittered(min(longest_s, room_s), 1.0))
         return True

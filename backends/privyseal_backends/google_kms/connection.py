@@ -24,7 +24,7 @@ from privyseal_backends.google_kms.address import DEFAULT_HOST, Endpoint
 from privyseal_backends.google_kms.calls import Caller
 from privyseal_backends.google_kms.slots import Slots
 from privyseal_backends.interface import OperatorError, UnavailableError
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 
 SCOPE = "https://www.googleapis.com/auth/cloudkms"
 
@@ -139,7 +139,7 @@ async def connect(
     credentials_file: str | None,
     concurrency: int,
     attempt_timeout_s: float,
-    bucket: TokenBucket | None = None,
+    bucket: Quota | None = None,
 ) -> Connection:
     """Make a connection; the channel dials when it is first used. Raises BackendError for unfit credentials."""
     _keep_out_of_logs()

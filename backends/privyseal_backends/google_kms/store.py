@@ -34,7 +34,7 @@ from privyseal_backends.interface import (
     Purpose,
     UnavailableError,
 )
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 
 _Place = tuple[Endpoint, str | None]
 _Value = TypeVar("_Value")
@@ -134,7 +134,7 @@ class GoogleKeyStore:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connections: dict[_Place, asyncio.Task[Connection]] = {}
-        self._buckets: list[TokenBucket] = []
+        self._buckets: list[Quota] = []
         self._processes = 1
         self._uses = 0
         self._idle: asyncio.Event | None = None
@@ -208,11 +208,11 @@ class GoogleKeyStore:
             raise deadline_passed()
         return making.result()
 
-    def _new_bucket(self) -> TokenBucket | None:
+    def _new_bucket(self) -> Quota | None:
         """For a new connection: Google counts what a project's credentials ask for."""
         if not self._settings.quota_per_s:
             return None
-        bucket = TokenBucket(self._settings.quota_per_s)
+        bucket = Quota(self._settings.quota_per_s)
         bucket.share(self._processes)
         self._buckets.append(bucket)
         return bucket

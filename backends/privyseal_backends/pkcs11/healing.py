@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import enum
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 import pkcs11
 from pkcs11.exceptions import PKCS11Error
 
+from privyseal_backends.backoff import Backoff, jittered
 from privyseal_backends.interface import BackendError, IntegrityError, LostError, OperatorError, UnavailableError
 from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
 from privyseal_backends.pkcs11.key import TokenKey, find_again
@@ -29,7 +29,7 @@ from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.05
+_FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 """A token that is back is found within that and the time that finding takes."""
 _SLOW_PAUSE_S = 15.0
@@ -378,8 +378,8 @@ class TokenLink:
         elif self._tries == 0:
             pause_s = _NEW_PROCESS_PAUSE_S if self._new_process else 0.0
         else:
-            pause_s = min(longest_s, _FIRST_PAUSE_S * 2.0 ** min(self._tries, 16))
-        self._next_try_s = time.monotonic() + pause_s * random.uniform(0.5, 1)  # noqa: S311 - spreads the load
+            pause_s = Backoff(_FIRST_PAUSE_S, longest_s).most_s(self._tries)
+        self._next_try_s = time.monotonic() + jittered(pause_s)
 
     def _try(self) -> None:
         """One step to mend what is broken. Raises `BackendError` and `PKCS11Error` when it did not help."""

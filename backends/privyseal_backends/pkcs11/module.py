@@ -23,6 +23,7 @@ from typing import ClassVar, Protocol, TypeVar, cast
 from pkcs11._pkcs11 import lib as stock_lib
 from pkcs11.exceptions import PKCS11Error
 
+from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
 from privyseal_backends.pkcs11.errors import Fault, Meaning, meaning, meaning_of_code
 from privyseal_backends.pkcs11.process_lock import turn
@@ -35,7 +36,7 @@ _CKR_OK = 0x00
 _CKR_CANT_LOCK = 0x0A
 _CKR_ALREADY_INITIALIZED = 0x191
 _START_ATTEMPTS = 4
-_START_PAUSE_S = 0.05
+_START_BACKOFF = Backoff(0.05, 0.2)
 _CKU_USER = 1
 
 LOOK_FOR_HANGS_EVERY_S = 0.25
@@ -512,7 +513,7 @@ class Module:
                 # Other programs take no turns; a bit later it succeeds.
                 if attempt == _START_ATTEMPTS or isinstance(failure, OperatorError):
                     raise failure from None
-                time.sleep(_START_PAUSE_S * attempt)
+                time.sleep(_START_BACKOFF.delay_s(attempt))
         if self._lib is not None and self._lib.one_at_a_time:
             _log.warning("%s cannot lock: one call at a time will be inside it", self.path)
             self._turn = self._turn or threading.Lock()

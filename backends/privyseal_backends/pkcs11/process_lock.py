@@ -7,14 +7,13 @@ start then goes on without its turn, and a login does not.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 
+from privyseal_backends.file_lock import lock
 from privyseal_backends.interface import UnavailableError
 
-_PATIENCE_S, _LOOK_EVERY_S = 3.0, 0.005
+_PATIENCE_S = 3.0
 
 
 def take_turn(module_path: str, *, must: bool = False) -> int:
@@ -24,16 +23,14 @@ def take_turn(module_path: str, *, must: bool = False) -> int:
         descriptor = os.open(module_path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise UnavailableError("module", f"cannot open {module_path}: {error.strerror}", "look at the system") from None
-    until_s = time.monotonic() + _PATIENCE_S
-    while not _locked(descriptor):
-        if time.monotonic() < until_s:
-            time.sleep(_LOOK_EVERY_S)
-        elif must:
-            os.close(descriptor)
-            sentence = f"another process is logging in through {module_path}, or has a lock on that file"
-            raise UnavailableError("module", sentence, "if it stays so, find that process with lslocks")
-        else:
-            break
+    try:
+        locked = lock(descriptor, _PATIENCE_S)
+    except OSError:
+        locked = True  # the file system has no locks, so no process can take turns
+    if must and not locked:
+        os.close(descriptor)
+        sentence = f"another process is logging in through {module_path}, or has a lock on that file"
+        raise UnavailableError("module", sentence, "if it stays so, find that process with lslocks")
     return descriptor
 
 
@@ -45,13 +42,3 @@ def turn(module_path: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks knows no turns
-    return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections import defaultdict
@@ -19,6 +18,7 @@ from typing import TypeAlias
 import pkcs11
 from pkcs11.exceptions import PKCS11Error
 
+from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import (
     BackendError,
     BusyError,
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 _HOLD_S = 0.02
 """How long answers of a group wait for the rest of it, so that a slow token's first answer does not wait for all."""
 _BUSY_TRIES = 5
-_FIRST_BUSY_PAUSE_S = 0.02
+_BUSY_BACKOFF = Backoff(0.02, 0.32, jitter=0.5)
 _BUSY_RETRY_S = 0.25
 _MOST_ATTEMPTS = 12
 _NO_ROOM, _REST_S = "CKR_SESSION_COUNT", 1.0
@@ -312,7 +312,7 @@ class _Worker:
         """Give a busy token a moment. Raises `BackendError` when that was not enough, or there is no time for it."""
         if what.name == _NO_ROOM and not self.has_session and self._owner.have_session:
             raise _NoRoomError
-        pause_s = _FIRST_BUSY_PAUSE_S * 2.0 ** (times - 1) * random.uniform(0.5, 1)  # noqa: S311 - spreads the load
+        pause_s = _BUSY_BACKOFF.delay_s(times)
         if times < _BUSY_TRIES and time.monotonic() + pause_s < batch.deadline_s:
             self._link.pause(pause_s)
             return

@@ -20,7 +20,7 @@ from privyseal_service.audit.log_reader import NEWEST_ENTRIES, Inclusion, LogRea
 from privyseal_service.domain import errors
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.domain.operations import InputError
-from privyseal_service.system.token_bucket import CallerBuckets
+from privyseal_service.system.caller_buckets import CallerBuckets
 
 if TYPE_CHECKING:
     from privyseal_service.config.audit import AuditConfig

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
+from privyseal_backends.token_bucket import TokenBucket
 from privyseal_service.audit.record import DenialSummary
 
 OTHERS = "(others)"
@@ -13,19 +13,13 @@ OTHERS = "(others)"
 _KINDS = 15
 
 
-@dataclass
-class _Bucket:
+class _Bucket(TokenBucket):
     """A caller's token bucket, and what was counted since its last summary."""
 
-    tokens: float
-    updated_s: float
-    counts: Counter[str] = field(default_factory=Counter)
-    first_us: int = 0
-    last_us: int = 0
-
-    def refill(self, now_s: float, rate: float, burst: float) -> None:
-        self.tokens = min(burst, self.tokens + max(0.0, now_s - self.updated_s) * rate)
-        self.updated_s = max(now_s, self.updated_s)
+    def __init__(self, rate_per_s: float, capacity: float) -> None:
+        super().__init__(rate_per_s, capacity)
+        self.counts: Counter[str] = Counter()
+        self.first_us = self.last_us = 0
 
 
 class DenialMeter:
@@ -49,10 +43,8 @@ class DenialMeter:
 
         `kind` is its operation and code, as `sign-checksum PERMISSION_DENIED`.
         """
-        bucket = self._bucket(caller, now_s)
-        bucket.refill(now_s, self._rate, self._burst)
-        if bucket.tokens >= 1:
-            bucket.tokens -= 1
+        bucket = self._bucket(caller)
+        if not bucket.try_take(now_s):
             return True
         if not bucket.counts:
             bucket.first_us = time_us
@@ -85,14 +77,13 @@ class DenialMeter:
     def _forget(self, now_s: float) -> None:
         """Drop the buckets that know nothing that a new one would not."""
         for caller, bucket in list(self._buckets.items()):
-            bucket.refill(now_s, self._rate, self._burst)
-            if bucket.tokens >= self._burst and not bucket.counts:
+            if not bucket.counts and bucket.is_full(now_s):
                 del self._buckets[caller]
 
     def restore(self, summaries: list[DenialSummary]) -> None:
         """Take back summaries that could not be written; they come again with the next ones."""
         for summary in summaries:
-            bucket = self._bucket(summary.caller, 0.0)
+            bucket = self._bucket(summary.caller)
             bucket.first_us = min(summary.first_us, bucket.first_us) if bucket.counts else summary.first_us
             bucket.last_us = max(summary.last_us, bucket.last_us)
             for kind, count in summary.counts.items():
@@ -100,9 +91,9 @@ class DenialMeter:
         if summaries and self._next_s is None:
             self._next_s = 0.0
 
-    def _bucket(self, caller: str, now_s: float) -> _Bucket:
+    def _bucket(self, caller: str) -> _Bucket:
         name = caller if caller in self._buckets or len(self._buckets) < self._callers else OTHERS
         bucket = self._buckets.get(name)
         if bucket is None:
-            bucket = self._buckets[name] = _Bucket(self._burst, now_s)
+            bucket = self._buckets[name] = _Bucket(self._rate, self._burst)
         return bucket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from privyseal.transparency.merkle import leaf_hash
+from privyseal_backends.backoff import Backoff
+from privyseal_backends.file_lock import open_locked
 from privyseal_service.audit.encoder import Encoder
 from privyseal_service.audit.errors import AuditUnavailableError, WorkerBusyError
-from privyseal_service.audit.files import FILE_MODE, Files, SystemFiles, make_folder
 from privyseal_service.audit.layout import (
     Layout,
     Synced,
-    open_lock,
     pack_synced,
     read_fresh,
     read_settled,
@@ -29,6 +30,7 @@ from privyseal_service.audit.layout import (
 )
 from privyseal_service.audit.record import EndReason, Record, SegmentEnd, SegmentStart, Stop
 from privyseal_service.domain.replica import Source
+from privyseal_service.system.files import FILE_MODE, Files, SystemFiles, make_folder
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 ROTATE_BYTES = 64 << 20
 """The size at which a segment is followed by the next."""
 
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 1.0
+_BACKOFF = Backoff(0.1, 1.0)
 _LOCK_PATIENCE_S = 5.0
 _ENDS_KEPT = 16
 _MOST_WORKERS = 256
@@ -195,11 +197,9 @@ class Journal:
 
     def _take_lock(self, patience_s: float) -> int:
         """The sequencer holds the lock for a moment when it looks at what a dead worker left: wait for it."""
-        deadline = time.monotonic() + patience_s
-        while (descriptor := open_lock(self._folder / "lock")) is None:
-            if time.monotonic() > deadline:
-                raise WorkerBusyError(f"another process writes to {self._folder}; give each worker its own name")
-            time.sleep(0.02)
+        descriptor = open_locked(self._folder / "lock", patience_s)
+        if descriptor is None:
+            raise WorkerBusyError(f"another process writes to {self._folder}; give each worker its own name")
         return descriptor
 
     def _recover(self) -> None:
@@ -339,9 +339,9 @@ class Journal:
 
     def _heal(self) -> None:
         """Try to begin a new segment, again and again, until a record is safely in it."""
-        delay_s = _FIRST_RETRY_S
-        while not self._stop.wait(delay_s):
-            delay_s = min(2 * delay_s, _LAST_RETRY_S)
+        for failures in itertools.count(1):
+            if self._stop.wait(_BACKOFF.delay_s(failures)):
+                return
             with self._writer:
                 try:
                     self._ended = [self._read_back(end) for end in self._ended]

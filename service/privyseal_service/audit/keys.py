@@ -8,7 +8,7 @@ from pathlib import Path
 
 from privyseal.transparency.checkpoint import Signer, VerifierKey
 from privyseal.transparency.errors import KeyFileError
-from privyseal_service.audit.files import SystemFiles
+from privyseal_service.system.files import SystemFiles
 
 _MAX_KEY_BYTES = 4_096
 

@@ -9,13 +9,11 @@ DIR/log/checkpoint, DIR/log/tile/…      the tree, in the layout of C2SP tlog-t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -202,28 +200,3 @@ def read_synced(folder: Path) -> Synced | None:
     if magic != _MARKER_MAGIC or check != zlib.crc32(data[:-4]):
         return None
     return Synced(segment, size_bytes)
-
-
-@contextmanager
-def lock(path: Path) -> Iterator[bool]:
-    """Try to hold the lock file for as long as the block runs; gives whether it is held. Raises OSError."""
-    descriptor = open_lock(path)
-    try:
-        yield descriptor is not None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def open_lock(path: Path) -> int | None:
-    """Take the lock file and return the descriptor whose closing gives it back; None when another process has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from privyseal_backends.file_lock import holding_lock
 from privyseal_service.audit.layout import (
     Synced,
     end_of_records,
     ends_told_by,
-    lock,
     read_first_line,
     read_settled,
     read_synced,
@@ -43,7 +43,7 @@ class WorkerSegments:
         and all complete records count.
         """
         synced = read_synced(self._folder)
-        with lock(self._folder / "lock") as is_dead:
+        with holding_lock(self._folder / "lock") as is_dead:
             lengths = self._lengths_of_the_dead(cursor) if is_dead else self._lengths_of_the_living(cursor, synced)
             found = []
             for segment, length in lengths:

@@ -25,11 +25,12 @@ import orjson
 from privyseal.transparency.checkpoint import Checkpoint, Signer, VerifierKey, open_checkpoint
 from privyseal.transparency.errors import AuditError
 from privyseal.transparency.merkle import EMPTY_ROOT
+from privyseal_backends.file_lock import open_locked
 from privyseal_service.audit.errors import LogIntegrityError, SequencerBusyError
-from privyseal_service.audit.files import Files, SystemFiles, make_folder, write_whole
-from privyseal_service.audit.layout import Layout, open_lock, segment_numbers, segment_path, timed_lines
+from privyseal_service.audit.layout import Layout, segment_numbers, segment_path, timed_lines
 from privyseal_service.audit.segment_cursor import Cursor, WorkerSegments
 from privyseal_service.audit.tiles import GrowingTree, TileReader, last_full_tiles
+from privyseal_service.system.files import Files, SystemFiles, make_folder, write_atomically
 
 MERGE_INTERVAL_S = 0.5
 """From one merge's begin to the next one's. Each costs some ten syncs, whatever it merges."""
@@ -163,7 +164,7 @@ class Sequencer:
         self.problem: str | None = None
         for folder in (self._layout.segments, self._layout.sequencer, self._layout.log):
             make_folder(self._files, folder)
-        self._lock = open_lock(self._layout.sequencer / "lock")
+        self._lock = open_locked(self._layout.sequencer / "lock")
         if self._lock is None:
             raise SequencerBusyError(f"another sequencer runs on {root}; there can be one alone")
         try:
@@ -286,12 +287,12 @@ class Sequencer:
             raise LogIntegrityError("sequencer/state.json", "is not what the sequencer wrote; restore it") from None
 
     def _write_state(self) -> None:
-        write_whole(self._files, self._layout.sequencer / "state.json", self._state.to_json())
+        write_atomically(self._layout.sequencer / "state.json", self._state.to_json(), self._files)
         self._files.sync_folder(self._layout.sequencer)
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         note = self._signer.sign(checkpoint.text())
-        write_whole(self._files, self._layout.log / "checkpoint", note)
+        write_atomically(self._layout.log / "checkpoint", note, self._files)
         self._files.sync_folder(self._layout.log)
         self._publish(note)
 
@@ -355,7 +356,7 @@ class Sequencer:
                 raise LogIntegrityError(f"log/{name}", "is there already with other content")
             return
         make_folder(self._files, path.parent)
-        write_whole(self._files, path, data)
+        write_atomically(path, data, self._files)
 
     def _remove_partial(self, full: Iterable[str]) -> None:
         """Remove the partial tiles of tiles that are now full."""

@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 from privyseal.transparency.checkpoint import Checkpoint, Note, VerifierKey, cosigned_by
 from privyseal.transparency.errors import AuditError
+from privyseal_backends.backoff import Backoff
 from privyseal_service.audit.errors import PublishError
-from privyseal_service.audit.files import FILE_MODE, SystemFiles, make_folder, write_whole
 from privyseal_service.audit.log_reader import LogReader
+from privyseal_service.system.files import FILE_MODE, SystemFiles, make_folder, write_atomically
 from privyseal_service.system.http import TimedConnection
 
 _SILENCE_S = 10.0
@@ -31,7 +32,7 @@ ANSWER_S = 30.0
 """What a place may take for all of its answer, however slowly it comes."""
 _MAX_ANSWER_BYTES = 64 * 1024
 _MAX_WAITING = 1_000
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+_BACKOFF = Backoff(0.5, 30.0)
 _TOKEN = re.compile(r"[!-~]+")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -243,7 +244,7 @@ class WitnessSink:
         files = SystemFiles()
         try:
             make_folder(files, self.path.parent)
-            write_whole(files, self.path, cosigned)
+            write_atomically(self.path, cosigned, files)
             files.sync_folder(self.path.parent)
         except OSError as error:
             raise PublishError(f"cosigned, but that could not be kept: {error}") from error
@@ -297,7 +298,7 @@ class _SinkThread:
         self._thread.join(max(0.0, deadline_s - self._clock_s()))
 
     def _run(self) -> None:
-        delay_s = _FIRST_RETRY_S
+        failures = 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -308,12 +309,12 @@ class _SinkThread:
                 self._sink.publish(entry[1])
             except Exception as error:  # noqa: BLE001  # whatever a sink meets, the thread must live on
                 self._failed(str(error) if isinstance(error, PublishError) else f"{type(error).__name__}: {error}")
+                failures += 1
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._closing, timeout=delay_s):
+                    if self._changed.wait_for(lambda: self._closing, timeout=_BACKOFF.delay_s(failures)):
                         return
-                delay_s = min(2 * delay_s, _LAST_RETRY_S)
                 continue
-            delay_s = _FIRST_RETRY_S
+            failures = 0
             self._succeeded(entry)
 
     def _failed(self, problem: str) -> None:

@@ -5,7 +5,6 @@ Each command imports what it needs when it runs, so that help stays quick.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from privyseal_service.system.files import atomic_writer
 
 if TYPE_CHECKING:
     from privyseal.transparency.checkpoint import VerifierKey
@@ -261,17 +262,8 @@ def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         yield out.write
         out.flush()
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
-            yield file.write
-        temporary.replace(path)
-    except OSError as error:
-        if error.filename == str(temporary):
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_writer(path, shared=True) as write:
+        yield write
 
 
 @audit.command(short_help="Sum calls by day, caller, key and operation.")

@@ -24,7 +24,7 @@ def check(config_file: Path, *, as_json: bool) -> None:
 
     \b
     Example:
-      privyseal-server check --config /etc/privyseal/privyseal.toml
+      privyseal-server check --config /etc/privyseal/server.toml
     """  # noqa: D301 - click's own mark
     config = load_or_exit(config_file)
     from privyseal_service.runtime import preflight as checking  # noqa: PLC0415

@@ -42,7 +42,7 @@ def grants_list(config_file: Path, *, as_json: bool) -> None:
 
     \b
     Example:
-      privyseal-server grants list --config privyseal.toml --json
+      privyseal-server grants list --config server.toml --json
     """  # noqa: D301 - click's own mark
     found = [each.grant() for each in _load(config_file).grants]
     if as_json:
@@ -86,7 +86,7 @@ def grants_explain(
 
     \b
     Example:
-      privyseal-server grants explain --config privyseal.toml --caller dns:a.build.example \\
+      privyseal-server grants explain --config server.toml --caller dns:a.build.example \\
           --key app-release --operation sign-checksum --scheme capgo-v3
     """  # noqa: D301 - click's own mark
     from privyseal_service.domain.grant_explanation import explain  # noqa: PLC0415

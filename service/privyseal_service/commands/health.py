@@ -29,7 +29,7 @@ def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool
 
     \b
     Example:
-      privyseal-server health --config /etc/privyseal/privyseal.toml
+      privyseal-server health --config /etc/privyseal/server.toml
     """  # noqa: D301 - click's own mark
     from privyseal_service.config.loading import state_folder_of  # noqa: PLC0415
     from privyseal_service.config.tables import ConfigError  # noqa: PLC0415

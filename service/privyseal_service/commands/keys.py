@@ -62,7 +62,7 @@ def key_create(name: str | None, config_file: Path | None, uri: str | None, purp
 
     \b
     Examples:
-      privyseal-server key create --config privyseal.toml demo > public.pem
+      privyseal-server key create --config server.toml demo > public.pem
       privyseal-server key create --uri 'pkcs11:token=ota;object=app?module-path=…&pin-source=file:pin.txt'
     """  # noqa: D301 - click's own mark
     from privyseal_service.keys import creation  # noqa: PLC0415
@@ -84,7 +84,7 @@ def key_import(pem: Path, name: str | None, config_file: Path | None, uri: str |
 
     \b
     Example:
-      privyseal-server key import .capgo_key_v2 --config privyseal.toml app
+      privyseal-server key import .capgo_key_v2 --config server.toml app
     """  # noqa: D301 - click's own mark
     from privyseal_service.keys import creation  # noqa: PLC0415
 

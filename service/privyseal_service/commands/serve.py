@@ -32,7 +32,7 @@ def serve(config_file: Path) -> None:
 
     \b
     Example:
-      privyseal-server serve --config /etc/privyseal/privyseal.toml
+      privyseal-server serve --config /etc/privyseal/server.toml
     """  # noqa: D301 - click's own mark
     config = load_or_exit(config_file)
     from privyseal_service.audit.sequencer_thread import sequencing  # noqa: PLC0415

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 from privyseal_service.config.issuers import IssuerConfig
 from privyseal_service.identity.jwks import MOST_JWKS_BYTES, NO_KEYS, KeySet, KeySetError, parse_key_set
 from privyseal_service.system.file_watch import Watch
+from privyseal_service.system.files import write_atomically
 from privyseal_service.system.http import TimedConnection
 from privyseal_service.telemetry.metrics import ISSUER_FAILURES, ISSUER_REFRESHES
 from privyseal_service.telemetry.problems import Problems
@@ -265,14 +265,7 @@ def _read_own(file: Path) -> bytes:
 def _replace(file: Path, content: bytes) -> None:
     """Write the file whole or not at all, readable to this user alone."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as made:
-            made.write(content)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(file, content, shared=True)
 
 
 def fetch(url: str, ca_file: Path | None = None, *, answer_s: float = ANSWER_S) -> bytes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import (
     BackendError,
     BusyError,
@@ -122,13 +122,14 @@ class Keyring:
 
     async def _keep_opening(self, served: ServedKey) -> None:
         """Try until the key is open or only a person can help."""
-        delay_s = self._first_retry_s
+        failures = 1
         while not await self._try_to_open(served):
-            wait_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - spreads the load, hides nothing
+            longest_s = LONGEST_BUSY_RETRY_S if isinstance(served.problem, BusyError) else LONGEST_RETRY_S
+            backoff = Backoff(self._first_retry_s, longest_s, jitter=0.5)
+            wait_s = backoff.delay_s(failures)
             if served.blocked and isinstance(served.problem, OperatorError) and served.problem.part == "object":
                 wait_s = LONGEST_BUSY_RETRY_S  # its token is there, so somebody has to make it
-            longest_s = LONGEST_BUSY_RETRY_S if isinstance(served.problem, BusyError) else LONGEST_RETRY_S
-            delay_s = min(2 * delay_s, longest_s)
+            failures += backoff.most_s(failures) < longest_s
             served.next_try_s = time.monotonic() + wait_s
             await asyncio.sleep(wait_s)
 

@@ -8,9 +8,7 @@ Counts are kept over a restart.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
-import itertools
 import mmap
 import os
 import struct
@@ -23,6 +21,7 @@ from pathlib import Path
 from limits.storage import Storage
 from limits.storage.base import SlidingWindowCounterSupport
 
+from privyseal_backends.file_lock import lock, try_lock, unlock
 from privyseal_service.limits.sliding_window import Window
 
 _MAGIC = b"privyseal counts 1\n"
@@ -195,29 +194,22 @@ class _Lock:
             raise
 
     def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        unlock(self._descriptor)
         self._threads.release()
 
     def _lock_file(self) -> None:
-        until_s = 0.0
-        for turn in itertools.count():
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                raise CountersError(f"the file of counts cannot be locked: {error.strerror}") from None
-            else:
+        try:
+            if self._patient:
+                if not lock(self._descriptor, _PATIENCE_S, retry_every_s=0.0005):
+                    raise CountersError("others do not let go of the file of counts")
                 return
-            until_s = until_s or time.monotonic() + _PATIENCE_S
-            if self._patient and time.monotonic() < until_s:
-                time.sleep(0.0005)
-            elif self._patient:
-                raise CountersError("others do not let go of the file of counts")
-            elif turn >= _TRIES:
-                raise ContendedError
-            else:
+            for _ in range(_TRIES):
+                if try_lock(self._descriptor):
+                    return
                 os.sched_yield()
+        except OSError as error:
+            raise CountersError(f"the file of counts cannot be locked: {error.strerror}") from None
+        raise ContendedError
 
 
 def _open(file: Path, slots: int) -> int:
@@ -232,13 +224,14 @@ def _open(file: Path, slots: int) -> int:
         if os.fstat(descriptor).st_uid != os.geteuid():
             # Whoever owns it could count as it pleases, or cut it short, which ends the process at a read (SIGBUS).
             raise PermissionError(errno.EPERM, "it is another user's")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not lock(descriptor, _PATIENCE_S):
+            raise BlockingIOError(errno.EAGAIN, "others do not let go of it")
         if os.fstat(descriptor).st_size == 0:
             # All of it now: a disk that is full later must not end the process at a write (SIGBUS).
             os.posix_fallocate(descriptor, 0, size)
             os.pwrite(descriptor, _MAGIC.ljust(_HEADER_BYTES, b"\0"), 0)
         fits = os.fstat(descriptor).st_size == size and os.pread(descriptor, len(_MAGIC), 0) == _MAGIC
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        unlock(descriptor)
     except OSError as error:
         os.close(descriptor)
         raise CountersError(f"{file} cannot be used: {error.strerror}") from None

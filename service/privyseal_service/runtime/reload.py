@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from privyseal_backends.backoff import Backoff
 from privyseal_service.system.file_watch import LOOK_EVERY_S, Watch
 from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
+BACKOFF = Backoff(2.0, 60.0)
 
 CONFIGURATION = "configuration"
 """What problems with the configuration are about."""
@@ -85,7 +86,7 @@ class Reloader:
         self._problems = problems
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
-        self._pause_s = FIRST_RETRY_S
+        self._failures = 0
         self._again_s: float | None = None
 
     @property
@@ -116,7 +117,7 @@ class Reloader:
                 self._fail(f"it could not be taken up: {error}")
                 return False
             self._config, self.read_s = config, time.time()
-            self._again_s, self._pause_s = None, FIRST_RETRY_S
+            self._again_s, self._failures = None, 0
             self._problems.counters.add(RELOADS)
             self._problems.pass_over(CONFIGURATION)
             _LOG.info("the configuration was read again: %d keys, %d grants", len(config.keys), len(config.grants))
@@ -125,8 +126,8 @@ class Reloader:
     def _fail(self, sentence: str, *, heals: bool = True) -> None:
         stays, self._again_s = "the configuration stays as it was", None
         if heals and self._config.server.watch:
-            self._again_s = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, LONGEST_RETRY_S)
+            self._failures += 1
+            self._again_s = time.monotonic() + BACKOFF.delay_s(self._failures)
             stays += ", and the change is tried again from time to time"
         self._problems.arise(CONFIGURATION, f"{stays}: {sentence}", RELOAD_FAILURES)
 
@@ -141,7 +142,7 @@ class Reloader:
             if not self._config.server.watch:
                 continue
             if await asyncio.to_thread(watch.changed):
-                self._pause_s = FIRST_RETRY_S
+                self._failures = 0
                 await self.reload()
             elif watch.at_rest and self._again_s is not None and time.monotonic() >= self._again_s:
                 await self.reload()

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+from privyseal_backends.backoff import Backoff
 
-FIRST_DELAY_S = 0.2
-LONGEST_DELAY_S = 30.0
+BACKOFF = Backoff(0.2, 30.0, jitter=0.25)
 HEALTHY_AFTER_S = 10.0
 
 
-class Backoff:
-    """The delays before restarts: none after a worker that served for a while, then growing, each with some jitter."""
+class RestartDelays:
+    """The delays before one worker's restarts: none after the first failure, then those of `BACKOFF`. A worker that
+    served for `HEALTHY_AFTER_S` starts the count again."""
 
-    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(self) -> None:
         self._failures = 0
-        self._jitter = jitter
 
     def after(self, lived_s: float) -> float:
-        """Seconds to wait before the next start, after a worker that lived so long."""
+        """Return the seconds to wait before the next start, after a worker that lived for `lived_s` seconds."""
         if lived_s >= HEALTHY_AFTER_S:
             self._failures = 0
         self._failures += 1
-        if self._failures == 1:
-            return 0.0
-        delay_s: float = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(self._failures - 2, 10))
-        return delay_s * (0.75 + 0.25 * self._jitter())
+        return BACKOFF.delay_s(self._failures - 1) if self._failures > 1 else 0.0
 
 
 class HangWatch:

@@ -27,7 +27,7 @@ from privyseal_service.runtime.messages import (
     Trouble,
 )
 from privyseal_service.runtime.reload import CONFIGURATION, Reloader, UnusableError
-from privyseal_service.runtime.restarts import Backoff
+from privyseal_service.runtime.restarts import RestartDelays
 from privyseal_service.runtime.start_errors import start_error
 from privyseal_service.runtime.status import Readouts, WorkerState, audit_numbers, detail
 from privyseal_service.runtime.worker_process import Worker, spawn, until_serving, wait_ended
@@ -155,7 +155,7 @@ class Supervisor:
 
     async def _keep(self, number: int) -> None:
         """Keep one worker running, until there is to be none of its number."""
-        backoff = Backoff()
+        delays = RestartDelays()
         successor: tuple[Worker, asyncio.Task[int]] | None = None
         while successor is not None or self._is_wanted(number):
             try:
@@ -163,7 +163,7 @@ class Supervisor:
                 if started is None:
                     continue
                 worker, ending = started
-                successor = await self._succeeded(worker, ending, backoff)
+                successor = await self._succeeded(worker, ending, delays)
             except StartError as error:
                 self._failure = None if self._serving.is_set() else error
                 self._stopping.set()
@@ -177,7 +177,7 @@ class Supervisor:
                 return
             if worker.leaving or self._stopping.is_set():
                 continue
-            delay_s = backoff.after(worker.lived_s)
+            delay_s = delays.after(worker.lived_s)
             self._problems.counters.add(WORKER_ENDS)
             _LOG.error("worker %d %s; it is started again in %.1f s", number, wait_ended(worker.failure, code), delay_s)
             await first_of(asyncio.sleep(delay_s), self._stopping.wait())
@@ -187,7 +187,7 @@ class Supervisor:
         return number < self._wanted and not self._stopping.is_set()
 
     async def _succeeded(
-        self, worker: Worker, ending: asyncio.Task[int], backoff: Backoff
+        self, worker: Worker, ending: asyncio.Task[int], delays: RestartDelays
     ) -> tuple[Worker, asyncio.Task[int]] | None:
         """Wait until another worker has taken over from one to which a key store is lost, and let that one go; None
         when it ends, or is to end, by itself. Until then it says that the store is away, and may find it again."""
@@ -196,7 +196,7 @@ class Supervisor:
             await first_of(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
             if ending.done() or worker.leaving or self._stopping.is_set():
                 return None
-            delay_s = backoff.after(worker.lived_s if lived_s is None else lived_s)
+            delay_s = delays.after(worker.lived_s if lived_s is None else lived_s)
             _LOG.error("worker %d has lost a key store; another one takes over in %.1f s", worker.number, delay_s)
             mended = worker.until(lambda: not worker.report.lost)
             await first_of(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))

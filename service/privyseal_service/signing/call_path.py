@@ -48,7 +48,7 @@ from privyseal_service.signing.authorization import VisibleKey, name_list, requi
 from privyseal_service.signing.batch_records import Parts, caller_error, caller_results
 from privyseal_service.signing.identity_failures import UnprovenCallers
 from privyseal_service.signing.scheduler import Claim, Schedulers
-from privyseal_service.system.token_bucket import CallerBuckets
+from privyseal_service.system.caller_buckets import CallerBuckets
 from privyseal_service.telemetry.metrics import OVER_LIMITS, WITHIN_LIMITS, Counters, Numbers
 
 _LOG = logging.getLogger(__name__)

@@ -85,7 +85,7 @@ class Running:
                     }
                 ],
             },
-            "privyseal.toml",
+            "server.toml",
             folder,
         )
         self._loop = asyncio.new_event_loop()

@@ -34,7 +34,7 @@ class Place:
 
     @property
     def config(self) -> Path:
-        return self.folder / "privyseal.toml"
+        return self.folder / "server.toml"
 
     def configure(self, keys: str, *, head: str = "", grants: str | None = None, audit: str = NO_AUDIT) -> None:
         """Write the configuration: `head`, `audit`, a mutual-TLS listener, `keys`, and a grant of all to CALLER on

@@ -62,7 +62,7 @@ class Farm:
         lines = [
             line for head, table in tables for line in (head, *(f"{k} = {json.dumps(v)}" for k, v in table.items()))
         ]
-        (self.stage.folder / "privyseal.toml").write_text("\n".join(lines))
+        (self.stage.folder / "server.toml").write_text("\n".join(lines))
 
     def reload(self) -> None:
         """Have it taken up, and wait until it is."""
@@ -138,7 +138,7 @@ def test_a_wrong_pin_is_tried_once_by_serve_and_check_together(tmp_path: Path) -
     """What one process learned of the token, the next ones ask the token for: none is a worker of another."""
     stage = Stage(tmp_path, workers=2)
     stage.token.pin_file.write_text("wrong\n")
-    command = ("--config", tmp_path / "privyseal.toml")
+    command = ("--config", tmp_path / "server.toml")
     said = [privyseal_server(name, *command, env=stage.token.environment) for name in ("serve", "check", "serve")]
     assert [done.returncode for done in said] == [1] * 3
     assert "refused the PIN" in said[0].stderr
@@ -156,7 +156,7 @@ def test_a_wrong_pin_is_tried_once_by_workers_that_open_a_key_in_the_background(
         logins = stage.shim.calls("C_Login")
         stage.shim.delay("C_Login", 1.5)
         uri = second.uri("demo", module_path=stage.shim.path)
-        with (tmp_path / "privyseal.toml").open("a") as file:
+        with (tmp_path / "server.toml").open("a") as file:
             file.write(f'\n[[keys]]\nname = "second"\nuri = "{uri}"\nschemes = ["capgo-v3"]\n')
         stage.program.hang_up()
         blocked = "key 'second' is blocked until somebody acts: PIN: the token 'second' refused the PIN"

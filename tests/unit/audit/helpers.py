@@ -10,9 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from privyseal_service.audit.encoder import Encoder
-from privyseal_service.audit.files import SystemFiles
 from privyseal_service.audit.record import Call, Caller, Certificate, Context, Decision, Outcome, Record
 from privyseal_service.domain.replica import Source
+from privyseal_service.system.files import SystemFiles
 
 START_US = 1_780_000_000_000_000
 SOURCE = Source("replica-1", "w0")

@@ -13,7 +13,6 @@ from privyseal_service.audit.layout import (
     end_of_records,
     ends_told_by,
     head_of,
-    lock,
     pack_synced,
     read_synced,
     survey,
@@ -92,12 +91,3 @@ def test_markers_come_back(tmp_path_factory, segment, size):
     for changed in (data[:-1], data + b"\0", data[:-1] + bytes([data[-1] ^ 1]), b"x" + data[1:], b""):
         (folder / "synced").write_bytes(changed)
         assert read_synced(folder) is None
-
-
-def test_a_lock_is_held_once(tmp_path):
-    with lock(tmp_path / "lock") as held:
-        assert held
-        with lock(tmp_path / "lock") as again:
-            assert not again
-    with lock(tmp_path / "lock") as held:
-        assert held

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privyseal.transparency.checkpoint import Checkpoint, Note, SignatureType, Signer, VerifierKey, cosigned_by
 from privyseal.transparency.merkle import verify_consistency
+from privyseal_backends.backoff import Backoff
 from privyseal_service.audit.errors import PublishError
 from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.sequencer import Sequencer
@@ -246,7 +247,7 @@ def test_a_place_that_hangs_holds_up_neither_the_tree_nor_the_others(tmp_path):
 
 
 def test_failures_are_reported_once_and_made_good(monkeypatch):
-    monkeypatch.setattr("privyseal_service.audit.sinks._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("privyseal_service.audit.sinks._BACKOFF", Backoff(0.01, 0.01))
     reports = Reports()
     got = []
 

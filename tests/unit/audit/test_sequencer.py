@@ -16,12 +16,12 @@ from privyseal.transparency.checkpoint import Checkpoint, Signer, open_checkpoin
 from privyseal.transparency.errors import AuditError, NoteError
 from privyseal.transparency.merkle import leaf_hash, root_of, verify_consistency
 from privyseal_service.audit.errors import AuditUnavailableError, LogIntegrityError
-from privyseal_service.audit.files import SystemFiles
 from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.layout import Layout, Synced, pack_synced, segment_numbers, segment_path
 from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer, merge_order, rest_s
 from privyseal_service.domain.replica import Source
+from privyseal_service.system.files import SystemFiles
 from tests.unit.audit.helpers import FaultyFiles, decision, fail_on, no_fault
 
 SIGNER = Signer.generate("audit.example.com/replica-1")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from privyseal.transparency.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of, tree_root
 from privyseal_service.audit.errors import LogIntegrityError, NotInLogError
-from privyseal_service.audit.files import SystemFiles, write_whole
 from privyseal_service.audit.tiles import (
     ENTRIES,
     GrowingTree,
@@ -22,6 +21,7 @@ from privyseal_service.audit.tiles import (
     tiles_of,
     unpack_entries,
 )
+from privyseal_service.system.files import write_atomically
 from tests.unit.audit.helpers import naive_path, naive_proof, naive_root
 
 
@@ -32,7 +32,7 @@ def entry(i: int) -> bytes:
 def save(folder, files):
     for path, data in files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(SystemFiles(), folder / path, data)
+        write_atomically(folder / path, data)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,10 @@ from unittest.mock import Mock
 import pytest
 
 from privyseal_backends.aws_kms.address import Connection, Settings
-from privyseal_backends.aws_kms.lane import Lane, attempt_s, backoff_s
+from privyseal_backends.aws_kms.lane import Lane, attempt_s
 from privyseal_backends.aws_kms.session import Clients, make_clients
 from privyseal_backends.interface import BusyError, DeadlineError, OperatorError, UnavailableError
 from privyseal_backends.registry import backend
-
-
-def test_backoff_doubles_up_to_its_longest() -> None:
-    waits = [backoff_s(failures) for failures in (1, 2, 3, 6, 7, 1000)]
-    assert waits == [0.05, 0.1, 0.2, 1.6, 2.0, 2.0]
 
 
 def test_another_attempt_after_throttling_needs_as_long_as_the_last_answer() -> None:

@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privyseal_backends.interface import BusyError
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 
 
 def test_a_burst_goes_at_once_and_the_rest_in_order() -> None:
-    bucket = TokenBucket(20.0)
+    bucket = Quota(20.0)
     waits = [bucket.reserve(100.0, 200.0) for _ in range(5)]
     assert waits == pytest.approx([0.0, 0.0, 0.05, 0.1, 0.15])
 
 
 def test_it_fills_with_time_and_never_above_its_size() -> None:
-    bucket = TokenBucket(20.0)
+    bucket = Quota(20.0)
     for _ in range(2):
         bucket.reserve(0.0, 10.0)
     assert bucket.reserve(0.05, 10.0) == pytest.approx(0.0)
@@ -25,7 +25,7 @@ def test_it_fills_with_time_and_never_above_its_size() -> None:
 
 
 def test_a_wait_beyond_the_deadline_is_refused_at_once_and_costs_nothing() -> None:
-    bucket = TokenBucket(2.0)
+    bucket = Quota(2.0)
     assert bucket.reserve(0.0, 10.0) == 0.0
     for _ in range(3):
         with pytest.raises(BusyError) as caught:
@@ -35,7 +35,7 @@ def test_a_wait_beyond_the_deadline_is_refused_at_once_and_costs_nothing() -> No
 
 
 def test_a_part_for_each_of_several_processes() -> None:
-    bucket = TokenBucket(20.0)
+    bucket = Quota(20.0)
     bucket.share(4)
     assert [bucket.reserve(0.0, 10.0) for _ in range(3)] == pytest.approx([0.0, 0.2, 0.4])
     bucket.share(1)
@@ -50,7 +50,7 @@ def test_a_part_for_each_of_several_processes() -> None:
 def test_no_span_of_time_sees_more_than_the_rate_and_the_burst(
     rate_per_s: float, gaps_s: list[float], patience_s: float
 ) -> None:
-    bucket, now_s, goes_at_s = TokenBucket(rate_per_s), 0.0, []
+    bucket, now_s, goes_at_s = Quota(rate_per_s), 0.0, []
     for gap_s in gaps_s:
         now_s += gap_s
         try:

@@ -142,6 +142,21 @@ class TestProjectFile:
             places.load()
         assert ("a pull request can change it" in str(caught.value)) == (line != "[key]")
 
+    @pytest.mark.parametrize("table", ["[server]\nworkers = 1", "[[listeners]]\n", "[[keys]]\n", "[[grants]]\n"])
+    def test_a_configuration_of_the_service_is_recognised(self, places, table):
+        places.project(table)
+        with pytest.raises(ConfigurationError) as caught:
+            places.load()
+        assert str(places.working_folder / "privyseal.toml") in str(caught.value)
+        assert "server.toml" in str(caught.value)
+
+    def test_a_relative_working_folder_is_named_in_full(self, places, monkeypatch):
+        places.project('server = "evil:1"')
+        monkeypatch.chdir(places.working_folder)
+        with pytest.raises(ConfigurationError) as caught:
+            load(Layer("the command line"), environ=places.environ)
+        assert str(places.working_folder / "privyseal.toml") in str(caught.value)
+
     def test_only_the_working_folders(self, places):
         (places.working_folder.parent / "privyseal.toml").write_text('key = "parent"')
         assert places.load().key is None

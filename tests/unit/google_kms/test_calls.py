@@ -18,7 +18,7 @@ from privyseal_backends.google_kms.calls import Caller
 from privyseal_backends.google_kms.failures import Verb, integrity
 from privyseal_backends.google_kms.slots import Slots
 from privyseal_backends.interface import BusyError, DeadlineError, IntegrityError, OperatorError, UnavailableError
-from privyseal_backends.quota import TokenBucket
+from privyseal_backends.quota import Quota
 
 
 class Clock:
@@ -74,7 +74,7 @@ UNTRUE = integrity("a test says so")
 
 
 def test_a_configured_quota_is_kept_to_by_every_attempt(clock):
-    bucket = TokenBucket(2.0)
+    bucket = Quota(2.0)
     answer = clock.call([AWAY, "value"], 10, bucket=bucket)
     assert (answer.value, clock.sleeps) == ("value", [0.0, 0.05, pytest.approx(0.45)])
     assert answer.queued_s == pytest.approx(0.45)
@@ -85,7 +85,7 @@ def test_a_configured_quota_is_kept_to_by_every_attempt(clock):
 
 def test_a_quota_that_leaves_no_other_attempt_tells_what_was_met(clock):
     with pytest.raises(UnavailableError):
-        clock.call([AWAY], 0.3, bucket=TokenBucket(2.0))
+        clock.call([AWAY], 0.3, bucket=Quota(2.0))
 
 
 def test_pauses_double_up_to_a_bound(clock):

@@ -22,7 +22,7 @@ def parse(**more: Any) -> Any:
         "listeners": [{"address": "127.0.0.1:0", "auth": "none"}],
         "keys": [{"name": "app", "uri": "software:app", "schemes": ["capgo"]}],
     }
-    return parse_config({**base, **more}, "privyseal.toml", Path("/etc/privyseal"))
+    return parse_config({**base, **more}, "server.toml", Path("/etc/privyseal"))
 
 
 def test_paths_are_relative_to_the_configuration() -> None:
@@ -47,7 +47,7 @@ def test_there_may_be_none() -> None:
 def test_what_is_wrong_is_named(audit: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(audit=audit)
-    assert f"privyseal.toml: {sentence}" in str(refused.value)
+    assert f"server.toml: {sentence}" in str(refused.value)
 
 
 def test_a_grant_to_read_the_records() -> None:

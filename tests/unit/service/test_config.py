@@ -39,13 +39,13 @@ operations = ["sign-checksum"]
 
 
 def load(tmp_path: Path, text: str) -> object:
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text(text)
     return load_config(file)
 
 
 def test_the_smallest_and_its_defaults(tmp_path: Path) -> None:
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text(LISTENER + KEY)
     config = load_config(file)
     assert config.server.shutdown_grace_s == 10.0
@@ -61,9 +61,9 @@ def test_the_smallest_and_its_defaults(tmp_path: Path) -> None:
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc").mkdir()
     unix = '[[listeners]]\naddress = "unix:run/x.sock"\nauth = "none"\n'
-    (tmp_path / "etc" / "privyseal.toml").write_text(LISTENER + unix + KEY)
+    (tmp_path / "etc" / "server.toml").write_text(LISTENER + unix + KEY)
     monkeypatch.chdir(tmp_path)
-    config = load_config(Path("etc/privyseal.toml"))
+    config = load_config(Path("etc/server.toml"))
     etc = tmp_path / "etc"
     assert config.listeners[0].certificate == etc / "server.pem"
     assert config.listeners[0].certificate_key == etc / "keys" / "server.pem"
@@ -109,7 +109,7 @@ def test_paths_in_the_settings_of_a_store(tmp_path: Path) -> None:
         "credentials_file": f"{tmp_path}/c.json", "attestation_roots": "/roots.pem", "endpoint": "x:1",
     }  # fmt: skip
     assert resolve_settings("other", settings, tmp_path) == settings
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     name = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
     key = f'[[keys]]\nname = "demo"\nuri = "gcpkms://{name}"\nschemes = ["rsassa-pss-sha256"]\n'
     file.write_text(f'{LISTENER}[stores.gcpkms]\ncredentials_file = "c.json"\n{key}')
@@ -117,7 +117,7 @@ def test_paths_in_the_settings_of_a_store(tmp_path: Path) -> None:
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text(
         """
         [server]
@@ -211,7 +211,7 @@ NONE = '[[listeners]]\naddress = "{}"\nauth = "none"\n'
 def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
-    assert str(caught.value).startswith(f"{tmp_path}/privyseal.toml: ")
+    assert str(caught.value).startswith(f"{tmp_path}/server.toml: ")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -247,7 +247,7 @@ def test_other_addresses(address: str) -> None:
 
 
 def test_a_key_that_is_not_there(tmp_path: Path) -> None:
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text(LISTENER + KEY)
     with pytest.raises(ConfigError, match="no key 'x'; it has demo"):
         load_config(file).key("x")

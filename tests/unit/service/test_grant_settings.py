@@ -34,8 +34,8 @@ HEAD = '[server]\nstate_folder = "state"\n'
 
 
 def load(tmp_path: Path, text: str) -> Config:
-    (tmp_path / "privyseal.toml").write_text(text)
-    return load_config(tmp_path / "privyseal.toml")
+    (tmp_path / "server.toml").write_text(text)
+    return load_config(tmp_path / "server.toml")
 
 
 # --- patterns ---
@@ -110,7 +110,7 @@ def test_all_of_a_grant(tmp_path: Path) -> None:
     assert (found.daily_quota, found.counted, found.priority, found.context) == (5000, Counted.CALLER, 5, ("app_id",))
     assert found.hours is not None
     assert found.hours.text == "mon, tue 08:00-18:00 Europe/Berlin"
-    assert found.origin == f"{tmp_path}/privyseal.toml"
+    assert found.origin == f"{tmp_path}/server.toml"
     assert config.server.state_folder == tmp_path / "state"
     assert config.issuers[0].jwks_file == tmp_path / "jwks.json"
     caller = "oidc:https://ci.example:repo:octo-org/app:ref:refs/heads/main"
@@ -142,7 +142,7 @@ def test_grants_in_files_of_their_own(tmp_path: Path) -> None:
     config = load(tmp_path, text)
     assert [grant.name for grant in config.grants] == ["farm", "a1", "a2", "b"]
     assert config.grants[2].grant().origin == f"{folder}/a.toml"
-    assert config.files == (tmp_path / "privyseal.toml", folder, folder / "a.toml", folder / "b.toml")
+    assert config.files == (tmp_path / "server.toml", folder, folder / "a.toml", folder / "b.toml")
     for content, says in (
         ("junk", "a.toml: is not TOML"),
         ("", "a.toml: grants: is missing"),

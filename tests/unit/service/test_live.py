@@ -27,6 +27,7 @@ from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
+from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import Purpose
 from privyseal_service.config.loading import parse_config
 from privyseal_service.config.tables import Config, ConfigError
@@ -80,7 +81,7 @@ def signing(running: RunningService, ca: CA, client: Issued) -> Iterator[Signing
 
 
 def reload(running: RunningService, config: dict[str, Any]) -> None:
-    running.run(running.service.reload(parse_config(config, "privyseal.toml", Path("/nonexistent"))))
+    running.run(running.service.reload(parse_config(config, "server.toml", Path("/nonexistent"))))
 
 
 def look(running: RunningService) -> None:
@@ -471,7 +472,7 @@ def test_what_is_called_off_leaves_nothing_open(running: RunningService, config:
     changed = limited(config, daily_quota=1)
     changed["limits"] = {"storage": "redis://127.0.0.1:1/0"}
     before = list(running.service._limiters)
-    prepared = running.run(running.service.prepare(parse_config(changed, "privyseal.toml", Path("/nonexistent"))))
+    prepared = running.run(running.service.prepare(parse_config(changed, "server.toml", Path("/nonexistent"))))
     running.run(prepared.discard())
     assert running.service._limiters == before
     assert running.service.config.limits.storage is None
@@ -602,13 +603,13 @@ class Reading:
     def __init__(self, running: RunningService, config: dict[str, Any]) -> None:
         self.data: dict[str, Any] | Exception = config
         self.problems = Problems(Counters())
-        first = parse_config(config, "privyseal.toml", Path("/nonexistent"))
+        first = parse_config(config, "server.toml", Path("/nonexistent"))
         self.reloader = Reloader(self.load, first, running.service.reload, self.problems)
 
     def load(self) -> Config:
         if isinstance(self.data, Exception):
             raise self.data
-        return parse_config(self.data, "privyseal.toml", Path("/nonexistent"))
+        return parse_config(self.data, "server.toml", Path("/nonexistent"))
 
 
 def test_a_bad_configuration_changes_nothing(
@@ -643,8 +644,8 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
     running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What refused it may have been away for a moment, and no file of the configuration changes when it is back."""
-    for name in ("LOOK_EVERY_S", "FIRST_RETRY_S", "LONGEST_RETRY_S"):
-        monkeypatch.setattr(f"privyseal_service.runtime.reload.{name}", 0.01)
+    monkeypatch.setattr("privyseal_service.runtime.reload.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("privyseal_service.runtime.reload.BACKOFF", Backoff(0.01, 0.01))
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
     reading.data = ConfigError("the folder of grants cannot be read")
@@ -674,8 +675,8 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
         looks.append(watch)
         return False
 
-    for name in ("LOOK_EVERY_S", "FIRST_RETRY_S"):
-        monkeypatch.setattr(f"privyseal_service.runtime.reload.{name}", 0.0)
+    monkeypatch.setattr("privyseal_service.runtime.reload.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("privyseal_service.runtime.reload.BACKOFF", Backoff(0.0, 0.0))
     monkeypatch.setattr(Watch, "changed", look)
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
@@ -695,7 +696,7 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
 
 
 def test_issuers_files_are_looked_at_before(oidc: dict[str, Any], tmp_path: Path) -> None:
-    good = parse_config(oidc, "privyseal.toml", Path("/nonexistent"))
+    good = parse_config(oidc, "server.toml", Path("/nonexistent"))
     check(good, good)
     (tmp_path / "jwks.json").write_text("{}")
     with pytest.raises(UnusableError, match="is no JWK set"):

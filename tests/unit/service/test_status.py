@@ -69,14 +69,14 @@ def test_a_folder_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[server]\nworkers = 1\n", "server = 7\n", "[server]\nstate_folder = 7\n"])
 def test_a_configuration_that_names_no_state_folder(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"server\.state_folder is not set.*: set it"):
         state_folder_of(file)
 
 
 def test_whatever_else_is_wrong_with_it(tmp_path: Path) -> None:
-    file = tmp_path / "privyseal.toml"
+    file = tmp_path / "server.toml"
     file.write_text('grants = 7\n[server]\nstate_folder = "state"\nworkrs = 1\n')
     assert state_folder_of(file) == tmp_path / "state"
 

@@ -34,7 +34,7 @@ from privyseal_service.runtime.messages import (
     read_start,
     reader_over,
 )
-from privyseal_service.runtime.restarts import LONGEST_DELAY_S, Backoff, HangWatch
+from privyseal_service.runtime.restarts import HangWatch, RestartDelays
 from privyseal_service.runtime.start_errors import start_error
 from privyseal_service.runtime.supervisor import may_listen, worker_count
 from privyseal_service.runtime.worker_process import wait_ended
@@ -54,7 +54,7 @@ def config(workers: int | None = None, address: str = "127.0.0.1:0") -> Config:
     }
     if workers is not None:
         data["server"] = {"workers": workers}
-    return parse_config(data, "privyseal.toml", Path("/nonexistent"))
+    return parse_config(data, "server.toml", Path("/nonexistent"))
 
 
 class TestPorts:
@@ -248,16 +248,18 @@ class TestWords:
 
 class TestRestarts:
     def test_delays_grow_and_are_forgotten_after_a_while(self) -> None:
-        backoff = Backoff(jitter=lambda: 1.0)
-        assert [backoff.after(0.1) for _ in range(5)] == [0.0, 0.2, 0.4, 0.8, 1.6]
-        assert [backoff.after(0.1) for _ in range(40)][-1] == LONGEST_DELAY_S
-        assert [backoff.after(60.0), backoff.after(0.1)] == [0.0, 0.2]
+        for delays in (RestartDelays() for _ in range(20)):
+            waits = [delays.after(0.1) for _ in range(40)]
+            assert waits[0] == 0.0
+            assert all(0.75 * most < wait <= most for wait, most in zip(waits[1:5], (0.2, 0.4, 0.8, 1.6), strict=True))
+            assert 0.75 * 30.0 < waits[-1] <= 30.0
+            assert delays.after(60.0) == 0.0
+            assert delays.after(0.1) <= 0.2
 
     def test_jitter_never_makes_a_later_delay_the_shorter(self) -> None:
-        low, high = Backoff(jitter=lambda: 0.0), Backoff(jitter=lambda: 1.0)
-        shortest = [low.after(0.1) for _ in range(6)]
-        longest = [high.after(0.1) for _ in range(6)]
-        assert all(longest[place] < shortest[place + 1] for place in range(1, 5))
+        delays = RestartDelays()
+        waits = [delays.after(0.1) for _ in range(8)]
+        assert waits == sorted(waits)
 
     def test_silence_is_a_hang(self) -> None:
         watch = HangWatch(0.0, first_word_s=30.0)

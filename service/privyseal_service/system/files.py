@@ -1,9 +1,11 @@
-"""The few file operations that the audit trail's safety rests on, behind a protocol so that tests make them fail."""
+"""The file operations that durability rests on, behind a protocol so that tests make them fail; atomic writes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -75,24 +77,40 @@ class SystemFiles:
         path.unlink()
 
 
-def write_whole(files: Files, path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader finds the old content or all of the new, whatever happens meanwhile.
+@contextlib.contextmanager
+def atomic_writer(path: Path, files: Files | None = None, *, shared: bool = False) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes to a temporary file, which is renamed to `path` when the block ends without error.
 
-    The data is on the device when this returns; the name is once the caller has synced the folder. The temporary name
-    is fixed, since each file of the audit trail has one writer: a left-over from a crash is replaced.
+    A reader of `path` finds the old content or all of the new. The data is on the device then; the name is once the
+    caller has synced the folder. The temporary name is fixed, so that a later write replaces what a crash left; where
+    `shared`, several processes may write the file, and each has a temporary name of its own. An OSError names `path`.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    files = files or SystemFiles()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
-        descriptor = files.create(temporary)
-    except FileExistsError:
-        files.remove(temporary)
-        descriptor = files.create(temporary)
-    try:
-        files.write(descriptor, data)
-        files.sync(descriptor)
-    finally:
-        files.close(descriptor)
-    files.rename(temporary, path)
+        try:
+            descriptor = files.create(temporary)
+        except FileExistsError:
+            files.remove(temporary)
+            descriptor = files.create(temporary)
+        try:
+            yield lambda data: files.write(descriptor, data)
+            files.sync(descriptor)
+        finally:
+            files.close(descriptor)
+        files.rename(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            files.remove(temporary)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
+        raise
+
+
+def write_atomically(path: Path, data: bytes, files: Files | None = None, *, shared: bool = False) -> None:
+    """Write `data` to `path` whole or not at all; see `atomic_writer`. Raises OSError."""
+    with atomic_writer(path, files, shared=shared) as write:
+        write(data)
 
 
 def make_folder(files: Files, folder: Path) -> None:

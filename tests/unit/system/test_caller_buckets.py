@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from privyseal_service.system.token_bucket import CallerBuckets
+from privyseal_service.system.caller_buckets import CallerBuckets
 
 
 def test_some_at_once_then_so_many_a_second() -> None:
