@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PROTO = Path(__file__).resolve().parent.parent / "proto"
-BUF = Path(sys.executable).with_name("buf")
+BUF = str(Path(sys.executable).with_name("buf"))
 LANDED = PROTO / "landed.json"
 
 
