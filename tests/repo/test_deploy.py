@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from privyseal_service.config.loading import load_config
-from privyseal_service.system.exit_codes import AWAY, DEFECT, LOST, REFUSED
+from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, RESTART_REQUIRED, UNAVAILABLE
 from tests.support.checkout import CHECKOUT
 
 DEPLOY = CHECKOUT / "deploy"
@@ -44,7 +44,7 @@ def test_systemd_has_nothing_to_say_about_the_unit(unit):
 def test_the_unit_starts_the_service_again_but_not_where_that_would_cost_a_try_of_the_pin():
     service = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if line[:7] == "Restart")
     assert service == {"Restart": "on-failure", "RestartSec": "2s", "RestartPreventExitStatus": str(REFUSED)}
-    assert REFUSED not in (AWAY, DEFECT, LOST)
+    assert REFUSED not in (UNAVAILABLE, INTERNAL_ERROR, RESTART_REQUIRED)
 
 
 def test_systemd_sees_an_unknown_setting(unit):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from privyseal_service.config.tables import ListenerConfig, ServerConfig
     from privyseal_service.identity.tokens import Issuer
     from privyseal_service.signing.call_path import CallPath
-    from privyseal_service.telemetry.problems import Problems
+    from privyseal_service.telemetry.active_issues import ActiveIssues
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class Listener:
     The event loop owns it; gRPC's own threads read nothing of it but the certificate for the next handshake.
     """
 
-    def __init__(self, config: ListenerConfig, tls: TlsMaterial | None, trust: Trust, problems: Problems) -> None:
+    def __init__(self, config: ListenerConfig, tls: TlsMaterial | None, trust: Trust, issues: ActiveIssues) -> None:
         self.config = config
         self.address = config.address
         self._tls = tls
         self._trust = trust
-        self._problems = problems
+        self._issues = issues
         self._about = f"listener {config.address}"
         self._watch = _watch(config, tls)
         self._for_handshakes = _for_handshakes(tls) if tls else None
@@ -124,7 +124,7 @@ class Listener:
         try:
             return load_tls(self.config)
         except TlsError as error:
-            self._problems.arise(self._about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
+            self._issues.set(self._about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
             return None
 
     def take(self, tls: TlsMaterial) -> None:
@@ -132,8 +132,8 @@ class Listener:
         self._tls = tls
         self._for_handshakes = _for_handshakes(tls)
         self._handlers.identifier = self._identifier()
-        self._problems.counters.add(TLS_RELOADS)
-        self._problems.pass_over(self._about)
+        self._issues.counters.add(TLS_RELOADS)
+        self._issues.clear(self._about)
         _LOG.info("%s goes on with a certificate that is valid until %s", self._about, f"{tls.not_after:%Y-%m-%d}")
 
     def adopt(self, config: ListenerConfig, tls: TlsMaterial | None, trust: Trust) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from privyseal_service.audit.log_reader import LogReader
-from privyseal_service.system.escaping import shown
+from privyseal_service.system.escaping import escape_unprintable
 
 Body: TypeAlias = "dict[str, Any]"
 
@@ -192,7 +192,7 @@ class Sums:
         """All sums, for a person. A key's name is as a caller wrote it where there is no such key."""
         lines = []
         for i, title in enumerate(("day", "caller", "key", "operation")):
-            found = [(shown(name), answered, others) for name, answered, others in self.by(i)]
+            found = [(escape_unprintable(name), answered, others) for name, answered, others in self.by(i)]
             width = max([len(title), *(len(name) for name, _, _ in found)])
             lines.append(f"{title:<{width}}  {'answered':>10}  {'not answered':>12}")
             lines += [f"{name or '(none)':<{width}}  {answered:>10}  {others:>12}" for name, answered, others in found]

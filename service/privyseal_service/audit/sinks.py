@@ -131,7 +131,7 @@ class HttpsPoster:
         if self._token_file is not None:
             headers["Authorization"] = f"Bearer {_token(self._token_file)}"
         if self._connection is None:
-            self._connection = TimedConnection(self._host, self._port, self._context, silence_s=_SILENCE_S)
+            self._connection = TimedConnection(self._host, self._port, self._context, idle_timeout_s=_SILENCE_S)
         with self._connection.within(ANSWER_S):
             self._connection.request("POST", self._path, body, headers)
             response = self._connection.getresponse()

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from privyseal_service.commands._errors import CommandError
-from privyseal_service.system.exit_codes import AWAY, REFUSED, USAGE
+from privyseal_service.system.exit_codes import REFUSED, UNAVAILABLE, USAGE
 
 
 @click.command(short_help="Say how the running service is.")
@@ -39,16 +39,16 @@ def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool
         raise CommandError("name the service by --config FILE or by --state-folder DIR", USAGE)
     try:
         folder = state_folder or state_folder_of(config_file or Path())
-        detail = status_socket.ask(folder)
+        detail = status_socket.read_status(folder)
     except ConfigError as error:
         raise CommandError(str(error), USAGE) from None
     except status_socket.StatusError as error:
-        raise CommandError(str(error), AWAY) from None
+        raise CommandError(str(error), UNAVAILABLE) from None
     if as_json:
         import json  # noqa: PLC0415
 
         click.echo(json.dumps(detail, indent=2))
     else:
-        click.echo("\n".join(status_socket.lines(detail)))
-    if not detail["ready"] or status_socket.problems(detail):
+        click.echo("\n".join(status_socket.format_lines(detail)))
+    if not detail["ready"] or status_socket.active_issues(detail):
         sys.exit(REFUSED)

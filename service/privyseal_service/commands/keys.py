@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from privyseal_service.system.exit_codes import AWAY, REFUSED, USAGE
+from privyseal_service.system.exit_codes import REFUSED, UNAVAILABLE, USAGE
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import KeyDescription
@@ -126,7 +126,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, KeyDescription]]) -> KeyDescript
         raise CommandError(str(error), USAGE) from None
     except BackendError as error:
         away = may_heal(error) or isinstance(error, DeadlineError)
-        code = AWAY if away else USAGE if isinstance(error, CallerError) else REFUSED
+        code = UNAVAILABLE if away else USAGE if isinstance(error, CallerError) else REFUSED
         raise CommandError(str(error), code) from None
 
 

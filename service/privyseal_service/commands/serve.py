@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from privyseal_service.commands._options import config_option
-from privyseal_service.system.exit_codes import DEFECT, LOST, REFUSED, USAGE
+from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, RESTART_REQUIRED, USAGE
 
 if TYPE_CHECKING:
     from privyseal_service.audit.sequencer_thread import RunningSequencer
@@ -40,10 +40,10 @@ def serve(config_file: Path) -> None:
     from privyseal_service.runtime.start_errors import start_error  # noqa: PLC0415
     from privyseal_service.runtime.supervisor import supervise, worker_count  # noqa: PLC0415
     from privyseal_service.system.exit_codes import StartError  # noqa: PLC0415
-    from privyseal_service.system.hardening import keep_memory_together, set_up_grpc  # noqa: PLC0415
+    from privyseal_service.system.hardening import configure_grpc, limit_malloc_arenas  # noqa: PLC0415
     from privyseal_service.telemetry import logs  # noqa: PLC0415
 
-    set_up_grpc()
+    configure_grpc()
 
     if config.audit is None:
         raise CommandError(
@@ -51,8 +51,8 @@ def serve(config_file: Path) -> None:
             "(`privyseal-server audit keygen` makes its key), or set enabled = false in it for a first try",
             USAGE,
         )
-    keep_memory_together()
-    logs.set_up(config.log)
+    limit_malloc_arenas()
+    logs.configure(config.log)
     announce = _announce if config.audit.enabled else _announce_unrecorded
     try:
         with sequencing(config.audit) as sequencer:
@@ -69,11 +69,11 @@ def serve(config_file: Path) -> None:
         raise  # of standard output, which whoever starts the service has to mend; see `main`
     except Exception as error:  # noqa: BLE001 - whatever runs the service is to start it again
         log_defect()
-        raise CommandError(str(start_error(error)), DEFECT) from None
-    if code == LOST:
-        from privyseal_service.system.hardening import end_at_once  # noqa: PLC0415
+        raise CommandError(str(start_error(error)), INTERNAL_ERROR) from None
+    if code == RESTART_REQUIRED:
+        from privyseal_service.system.hardening import exit_immediately  # noqa: PLC0415
 
-        end_at_once(code)
+        exit_immediately(code)
 
 
 def _serve_alone(

@@ -21,8 +21,8 @@ from privyseal_service.identity.jwks import MOST_JWKS_BYTES, NO_KEYS, KeySet, Ke
 from privyseal_service.system.file_watch import Watch
 from privyseal_service.system.files import write_atomically
 from privyseal_service.system.http import TimedConnection
+from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import ISSUER_FAILURES, ISSUER_REFRESHES
-from privyseal_service.telemetry.problems import Problems
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def read_key_file(config: IssuerConfig) -> KeySet:
 class FileSource:
     """Keys in a file: read again when it changes. One that cannot be used leaves the keys as they were."""
 
-    def __init__(self, config: IssuerConfig, problems: Problems) -> None:
+    def __init__(self, config: IssuerConfig, issues: ActiveIssues) -> None:
         assert config.jwks_file is not None  # checked with the configuration
         self.config = config
-        self._problems = problems
+        self._issues = issues
         self._about = f"issuer {config.issuer}"
         self._watch = Watch([config.jwks_file])
         self._keys = NO_KEYS
@@ -106,12 +106,12 @@ class FileSource:
             try:
                 self._take(read_key_file(self.config))
             except SourceError as error:
-                self._problems.arise(self._about, f"{error}; its keys stay as they were", ISSUER_FAILURES)
+                self._issues.set(self._about, f"{error}; its keys stay as they were", ISSUER_FAILURES)
 
     def _take(self, keys: KeySet) -> None:
         self._keys = keys
-        self._problems.counters.add(ISSUER_REFRESHES)
-        self._problems.pass_over(self._about)
+        self._issues.counters.add(ISSUER_REFRESHES)
+        self._issues.clear(self._about)
         _tell(self.config, keys)
 
     def wait(self, timeout_s: float) -> None:
@@ -131,14 +131,14 @@ class UrlSource:
     def __init__(
         self,
         config: IssuerConfig,
-        problems: Problems,
+        issues: ActiveIssues,
         cache_folder: Path | None,
         *,
         clock: Callable[[], float] = time.time,
         miss_every_s: float = MISS_EVERY_S,
     ) -> None:
         self.config = config
-        self._problems = problems
+        self._issues = issues
         self._about = f"issuer {config.issuer}"
         self._clock = clock
         self._miss_every_s = miss_every_s
@@ -193,16 +193,16 @@ class UrlSource:
             keys = parse_key_set(body, self.config.algorithms)
         except (SourceError, KeySetError) as error:
             said = str(error) if isinstance(error, SourceError) else f"what {url} answers {error}"
-            self._problems.arise(self._about, f"{said}; {self._what_counts()}", ISSUER_FAILURES)
+            self._issues.set(self._about, f"{said}; {self._what_counts()}", ISSUER_FAILURES)
             return False
         except Exception:  # noqa: BLE001 - the thread has to live: nobody else looks for keys
             _LOG.exception("%s: looking for its keys failed in a way that it should not", self._about)
-            self._problems.arise(self._about, f"its keys could not be read; {self._what_counts()}", ISSUER_FAILURES)
+            self._issues.set(self._about, f"its keys could not be read; {self._what_counts()}", ISSUER_FAILURES)
             return False
         fetched_s = self._clock()
         self._hold(keys, fetched_s)
-        self._problems.counters.add(ISSUER_REFRESHES)
-        self._problems.pass_over(self._about)
+        self._issues.counters.add(ISSUER_REFRESHES)
+        self._issues.clear(self._about)
         _tell(self.config, keys)
         self._save(body, fetched_s)
         return True
@@ -237,11 +237,11 @@ class UrlSource:
             _LOG.warning("%s: the keys kept in %s cannot be used: %s", self._about, self._cache, error)
 
 
-def source(config: IssuerConfig, problems: Problems, state_folder: Path | None) -> KeySource:
+def source(config: IssuerConfig, issues: ActiveIssues, state_folder: Path | None) -> KeySource:
     """Where the keys of an issuer come from, as it is configured."""
     if config.jwks_file is not None:
-        return FileSource(config, problems)
-    return UrlSource(config, problems, state_folder / "issuers" if state_folder else None)
+        return FileSource(config, issues)
+    return UrlSource(config, issues, state_folder / "issuers" if state_folder else None)
 
 
 def _tell(config: IssuerConfig, keys: KeySet) -> None:
@@ -279,7 +279,7 @@ def fetch(url: str, ca_file: Path | None = None, *, answer_s: float = ANSWER_S) 
         context = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
     except OSError as error:
         raise SourceError(f"{ca_file} cannot be used to fetch {url}: {error.strerror or error}") from None
-    connection = TimedConnection(parts.hostname or "", parts.port, context, silence_s=_SILENCE_S)
+    connection = TimedConnection(parts.hostname or "", parts.port, context, idle_timeout_s=_SILENCE_S)
     try:
         with connection.within(answer_s):
             return _answer(connection, path)

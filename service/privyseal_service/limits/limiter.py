@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from limits.aio.storage import RedisStorage
 
     from privyseal_service.config.limits import LimitsConfig
-    from privyseal_service.telemetry.problems import Problems
+    from privyseal_service.telemetry.active_issues import ActiveIssues
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,10 +109,10 @@ def _over_rate(grant: Grant, cost: int, window: Window) -> Exceeded:
 class FileLimiter:
     """Counts in a file of the state folder, together with the other workers. Raises LimitsError."""
 
-    def __init__(self, folder: Path, problems: Problems, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, issues: ActiveIssues, *, clock: Callable[[], float] = time.time) -> None:
         file = folder / "limits"
         self._clock = clock
-        self._problems = problems
+        self._issues = issues
         try:
             self._quick = _Counting(FileCounters(file, clock=clock), clock)
             self._patient = _Counting(FileCounters(file, patient=True, clock=clock), clock)
@@ -131,11 +131,11 @@ class FileLimiter:
                 exceeded = await loop.run_in_executor(self._thread, self._patient.count, grant, caller, cost)
         except (CountersError, ContendedError) as error:
             self._failed_s = time.monotonic()
-            self._problems.arise(_ABOUT, str(error) or "the file of counts is busy", COUNTING_FAILURES)
+            self._issues.set(_ABOUT, str(error) or "the file of counts is busy", COUNTING_FAILURES)
             raise UncountedError(str(error)) from error
         if self._failed_s is not None and time.monotonic() - self._failed_s >= _WELL_AFTER_S:
             self._failed_s = None
-            self._problems.pass_over(_ABOUT)
+            self._issues.clear(_ABOUT)
         return exceeded
 
     async def close(self) -> None:
@@ -175,9 +175,9 @@ class RedisLimiter:
     """Counts in a Redis, together with other replicas. While it is away, calls are refused or, where the configuration
     says so, allowed and not counted. Raises LimitsError."""
 
-    def __init__(self, config: LimitsConfig, problems: Problems, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: LimitsConfig, issues: ActiveIssues, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
-        self._problems = problems
+        self._issues = issues
         self._clock = clock
         self._away_until_s = 0.0
         self._storage = _redis(config)
@@ -196,9 +196,9 @@ class RedisLimiter:
                 then = "are allowed uncounted" if self._allows else "are refused"
                 # The error's own text may have the address of the Redis, and its user's name.
                 said = f"the Redis for rates and quotas does not answer ({type(error).__name__}): calls {then}"
-                self._problems.arise(_ABOUT, said, COUNTING_FAILURES)
+                self._issues.set(_ABOUT, said, COUNTING_FAILURES)
             else:
-                self._problems.pass_over(_ABOUT)
+                self._issues.clear(_ABOUT)
                 return exceeded
         if self._allows:
             return None
@@ -262,10 +262,10 @@ def _redis(config: LimitsConfig) -> RedisStorage:
         ) from None
 
 
-def make_limiter(config: LimitsConfig, state_folder: Path | None, *, counts: bool, problems: Problems) -> Limiter:
+def make_limiter(config: LimitsConfig, state_folder: Path | None, *, counts: bool, issues: ActiveIssues) -> Limiter:
     """What counts as it is configured. `counts` is whether any grant has something to count. Raises LimitsError."""
     if config.storage is not None:
-        return RedisLimiter(config, problems)
+        return RedisLimiter(config, issues)
     if state_folder is not None and counts:
-        return FileLimiter(state_folder, problems)
+        return FileLimiter(state_folder, issues)
     return NoLimiter()

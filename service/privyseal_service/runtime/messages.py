@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from privyseal_service.keys.pin_lockout import Latch
-from privyseal_service.system.exit_codes import AWAY, DEFECT, REFUSED, USAGE
+from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, UNAVAILABLE, USAGE
 from privyseal_service.telemetry.metrics import Numbers, Series, is_series
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _whole(value: object) -> int:
 
 
 def _code(value: object) -> int:
-    if value not in (REFUSED, USAGE, AWAY, DEFECT):
+    if value not in (REFUSED, USAGE, UNAVAILABLE, INTERNAL_ERROR):
         raise ValueError
     return int(str(value))
 

@@ -15,7 +15,7 @@ from privyseal_backends.registry import backend
 from privyseal_service.api.tls import TlsError, load_tls
 from privyseal_service.keys.enrollment import MisfitError, check_enrollment, check_one_purpose, worded
 from privyseal_service.keys.stores import Stores
-from privyseal_service.system.escaping import shown
+from privyseal_service.system.escaping import escape_unprintable
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
@@ -58,8 +58,8 @@ class Finding:
         facts = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
         problem = "" if self.ok else f"{self.part}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
         said = "; ".join(part for part in (problem, facts) if part)
-        notes = "".join(f"\n        note: {shown(note)}" for note in self.notes)
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {shown(said)}{notes}"
+        notes = "".join(f"\n        note: {escape_unprintable(note)}" for note in self.notes)
+        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {escape_unprintable(said)}{notes}"
 
     def json(self) -> dict[str, object]:
         """The finding for a program; `part`, `message` and `remedy` are empty where it would serve."""
@@ -142,13 +142,13 @@ async def check_limits(config: LimitsConfig) -> list[Finding]:
     if config.storage is None:
         return []
     from privyseal_service.limits.limiter import LimitsError, RedisLimiter  # noqa: PLC0415
+    from privyseal_service.telemetry.active_issues import ActiveIssues  # noqa: PLC0415
     from privyseal_service.telemetry.metrics import Counters  # noqa: PLC0415 - with a Redis alone
-    from privyseal_service.telemetry.problems import Problems  # noqa: PLC0415
 
     parts = urlsplit(config.storage)
     name = f"{parts.hostname}:{parts.port or 6379}"  # without the user's name, which the URL may have
     try:
-        limiter = RedisLimiter(config, Problems(Counters()))
+        limiter = RedisLimiter(config, ActiveIssues(Counters()))
     except LimitsError as error:
         return [Finding("limits", name, {}, "limits", str(error))]
     try:

@@ -14,7 +14,7 @@ from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS
 
 if TYPE_CHECKING:
     from privyseal_service.config.tables import Config
-    from privyseal_service.telemetry.problems import Problems
+    from privyseal_service.telemetry.active_issues import ActiveIssues
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,13 +77,13 @@ class Reloader:
         load: Callable[[], Config],
         config: Config,
         take: Callable[[Config], Awaitable[None]],
-        problems: Problems,
+        issues: ActiveIssues,
     ) -> None:
         self._load = load
         self._config = config
         self.read_s = time.time()
         self._take = take
-        self._problems = problems
+        self._issues = issues
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[bool]] = set()
         self._failures = 0
@@ -118,8 +118,8 @@ class Reloader:
                 return False
             self._config, self.read_s = config, time.time()
             self._again_s, self._failures = None, 0
-            self._problems.counters.add(RELOADS)
-            self._problems.pass_over(CONFIGURATION)
+            self._issues.counters.add(RELOADS)
+            self._issues.clear(CONFIGURATION)
             _LOG.info("the configuration was read again: %d keys, %d grants", len(config.keys), len(config.grants))
             return True
 
@@ -129,7 +129,7 @@ class Reloader:
             self._failures += 1
             self._again_s = time.monotonic() + BACKOFF.delay_s(self._failures)
             stays += ", and the change is tried again from time to time"
-        self._problems.arise(CONFIGURATION, f"{stays}: {sentence}", RELOAD_FAILURES)
+        self._issues.set(CONFIGURATION, f"{stays}: {sentence}", RELOAD_FAILURES)
 
     async def keep_watching(self) -> None:
         """Reload whenever the files come to rest in another form, and when a change is to be tried again, for as

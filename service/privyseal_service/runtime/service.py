@@ -29,15 +29,15 @@ from privyseal_service.keys.served_key import KeyState
 from privyseal_service.keys.stores import Stores
 from privyseal_service.limits.limiter import Limiter, LimitsError, NoLimiter, make_limiter
 from privyseal_service.runtime.reload import Reloader, UnusableError
-from privyseal_service.runtime.status import Readouts, WorkerState, audit_numbers, detail
+from privyseal_service.runtime.status import StatusServers, WorkerStatus, audit_numbers, status_detail
 from privyseal_service.signing.call_path import CallPath
-from privyseal_service.system.asyncio_tools import first_of
-from privyseal_service.system.exit_codes import LOST
+from privyseal_service.system.asyncio_tools import wait_for_first
+from privyseal_service.system.exit_codes import RESTART_REQUIRED
 from privyseal_service.system.file_watch import LOOK_EVERY_S
 from privyseal_service.system.systemd import notify
+from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.decision_log import LogRecorder
-from privyseal_service.telemetry.metrics import Counters, Numbers, Series, add_up
-from privyseal_service.telemetry.problems import Problems
+from privyseal_service.telemetry.metrics import Counters, Numbers, Series, sum_numbers
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
@@ -89,11 +89,11 @@ class Service:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self.problems = Problems(Counters(), self._tell_health)
+        self.issues = ActiveIssues(Counters(), self._tell_health)
         self._keyring = Keyring(config.keys, Stores(config.stores, backends))
         audit = config.audit if config.audit and config.audit.enabled else None
         self._recorder = recorder or (AuditRecorder(audit) if audit else LogRecorder())
-        self._path = CallPath(_grants(config), self._keyring, self._recorder, counters=self.problems.counters)
+        self._path = CallPath(_grants(config), self._keyring, self._recorder, counters=self.issues.counters)
         self._audit = AuditCalls(audit, self._path) if audit else None
         services = [SIGNING_SERVICE, KEY_SERVICE, *([AUDIT_SERVICE] if audit else [])]
         self._health = Health(services, frozenset([SIGNING_SERVICE]))
@@ -140,7 +140,7 @@ class Service:
 
     def _make_limiter(self, config: Config) -> Limiter:
         counts = any(grant.rate or grant.daily_quota for grant in config.grants)
-        return make_limiter(config.limits, config.server.state_folder, counts=counts, problems=self.problems)
+        return make_limiter(config.limits, config.server.state_folder, counts=counts, issues=self.issues)
 
     def _keys_changed(self) -> None:
         self._health.keys(self._keyring.serves)
@@ -163,7 +163,7 @@ class Service:
     @property
     def wrong(self) -> dict[str, str]:
         """What is wrong in this process, in sentences by what they are about; keys that do not serve are among it."""
-        found = dict(self.problems.now)
+        found = dict(self.issues.current)
         if not self._health.recording:
             found["audit trail"] = "decisions cannot be put on record, so nothing is answered; the log says why"
         for key in self._keyring.keys.values():
@@ -173,7 +173,7 @@ class Service:
 
     def numbers(self) -> dict[Series, float]:
         """What was counted in this process, and how it is now."""
-        found = {**self.problems.counters.all(), **self._path.numbers()}
+        found = {**self.issues.counters.snapshot(), **self._path.numbers()}
         found["ready",] = float(self._health.ready)
         found["audit_writable",] = float(self._health.recording)
         found["problems",] = float(len(self.wrong))
@@ -185,7 +185,7 @@ class Service:
         """Accept calls. Raises ListenError."""
         trust = self._trust(self._config)
         for config, material in zip(self._config.listeners, self._tls, strict=True):
-            listener = Listener(config, material, trust, self.problems)
+            listener = Listener(config, material, trust, self.issues)
             listener.build(self._config.server, self._path, self._audit)
             add_HealthServicer_to_server(self._health, listener.server)  # type: ignore[arg-type]  # it asks for no more
             add_ServerReflectionServicer_to_server(self._reflection, listener.server)  # type: ignore[no-untyped-call]
@@ -292,7 +292,7 @@ class Service:
             for issuer in config.issuers:
                 known = self._sources.get(issuer.issuer)
                 if known is None or known.config != issuer:
-                    known = source(issuer, self.problems, config.server.state_folder)
+                    known = source(issuer, self.issues, config.server.state_folder)
                     known.start()
                     begun.append(known)
                 found[issuer.issuer] = known
@@ -315,7 +315,7 @@ class Service:
 
     def _take_problems(self) -> None:
         said = {about: sentence for about, sentence in self._troubles.items() if sentence}
-        self._health.problems = {**said, **self.problems.now}
+        self._health.problems = {**said, **self.issues.current}
 
     async def drain(self) -> None:
         """Say NOT_SERVING, wait for balancers to notice, then `stop`. Cut short when it is cancelled, and where the
@@ -375,8 +375,8 @@ async def serve(
     sequencer: RunningSequencer | None = None,
 ) -> int:
     """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
-    and `load` reads the configuration again at SIGHUP. `sequencer` is looked at for the readouts. Returns 0, or LOST
-    when a key store was lost to this process: then it should end without further ado, and be started again.
+    and `load` reads the configuration again at SIGHUP. `sequencer` is for the status. Returns 0, or RESTART_REQUIRED
+    when a key store was lost to this process: it should end immediately then, and be started again.
 
     Raises TlsError, SourceError, LimitsError, KeyringError, ListenError when the service cannot start.
     """
@@ -385,20 +385,20 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     service = Service(config)
-    reloader = Reloader(load, config, service.reload, service.problems)
+    reloader = Reloader(load, config, service.reload, service.issues)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload_soon)
 
     def numbers() -> Numbers:
-        return add_up([service.numbers(), audit_numbers(sequencer)])
+        return sum_numbers([service.numbers(), audit_numbers(sequencer)])
 
     def told() -> Detail:
-        state = WorkerState(0, os.getpid(), "serving", service.numbers(), {})
-        return detail(reloader, [state], sequencer, service.wrong)
+        state = WorkerStatus(0, os.getpid(), "serving", service.numbers(), {})
+        return status_detail(reloader, [state], sequencer, service.wrong)
 
-    readouts = Readouts(config, numbers, told)
+    status = StatusServers(config, numbers, told)
 
     async def start() -> None:
-        metrics.extend(await readouts.start())
+        metrics.extend(await status.start())
         await service.start()
 
     metrics: list[str] = []
@@ -411,21 +411,23 @@ async def serve(
         notify("READY=1")
         watching = asyncio.create_task(reloader.keep_watching())
         try:
-            await first_of(stopping.wait(), service.lost.wait())
+            await wait_for_first(stopping.wait(), service.lost.wait())
         finally:
             watching.cancel()
         notify("STOPPING=1")
         if stopping.is_set():
             _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
         else:
-            _LOG.critical("a key store is lost to this process, which ends with exit code %d: start it again", LOST)
+            _LOG.critical(
+                "a key store is lost to this process, which ends with exit code %d: start it again", RESTART_REQUIRED
+            )
 
     try:
         await run(service, start(), stopping, started)
     finally:
-        readouts.close()
+        status.close()
     _LOG.info("stopped")
-    return LOST if service.lost.is_set() and not stopping.is_set() else 0
+    return RESTART_REQUIRED if service.lost.is_set() and not stopping.is_set() else 0
 
 
 async def run(

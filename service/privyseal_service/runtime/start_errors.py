@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privyseal_service.system.exit_codes import AWAY, DEFECT, REFUSED, USAGE, StartError
+from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, UNAVAILABLE, USAGE, StartError
 
 
 def start_error(error: Exception) -> StartError:
@@ -19,8 +19,8 @@ def start_error(error: Exception) -> StartError:
         case StartError():
             return error
         case KeyringError():
-            return StartError(str(error), AWAY if may_heal(error.cause) else REFUSED)
+            return StartError(str(error), UNAVAILABLE if may_heal(error.cause) else REFUSED)
         case AuditUnavailableError() | TlsError() | ListenError() | SourceError() | LimitsError():
             return StartError(str(error), USAGE)
         case _:
-            return StartError(f"a fault of the program itself, {type(error).__name__}: {error}", DEFECT)
+            return StartError(f"a fault of the program itself, {type(error).__name__}: {error}", INTERNAL_ERROR)

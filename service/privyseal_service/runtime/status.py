@@ -11,41 +11,41 @@ from typing import TYPE_CHECKING
 
 from privyseal import __version__
 from privyseal_service.telemetry.metrics import Numbers, Series
-from privyseal_service.telemetry.status_socket import Detail, StatusSocket, keys_in
+from privyseal_service.telemetry.status_socket import Detail, StatusSocket, key_states
 
 if TYPE_CHECKING:
     from privyseal_service.audit.sequencer_thread import RunningSequencer
     from privyseal_service.config.tables import Config
     from privyseal_service.runtime.reload import Reloader
-    from privyseal_service.telemetry.prometheus import MetricsPage
+    from privyseal_service.telemetry.prometheus import MetricsServer
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class WorkerState:
-    """One process that serves: how it is, its numbers, and what is wrong with it, by what that is about."""
+class WorkerStatus:
+    """The state, numbers and active issues (by subject) of one process that serves calls."""
 
     number: int
     pid: int
     state: str
     numbers: Numbers
-    problems: Mapping[str, str]
+    issues: Mapping[str, str]
 
 
-class Readouts:
-    """The metrics page, where `[metrics]` asks for one, and the socket with the health detail, where there is a state
-    folder. `start` and `close` them on one event loop."""
+class StatusServers:
+    """The metrics page, where there is a `[metrics]` table, and the status socket, where there is a state folder. Call
+    `start` and `close` on one event loop."""
 
     def __init__(self, config: Config, numbers: Callable[[], Numbers], detail: Callable[[], Detail]) -> None:
         self._config = config
         self._numbers = numbers
         folder = config.server.state_folder
         self._socket = StatusSocket(folder, detail) if folder is not None else None
-        self._page: MetricsPage | None = None
+        self._metrics: MetricsServer | None = None
 
     async def start(self) -> list[str]:
-        """Listen; a line for each address. Raises ListenError where metrics cannot be shown as configured."""
+        """Listen, and return a line for each address to announce. Raises ListenError for the address of metrics."""
         if self._socket is not None:
             try:
                 await self._socket.start()
@@ -53,25 +53,25 @@ class Readouts:
                 _LOG.error("`privyseal-server health` will not be answered: %s", error)
         if self._config.metrics is None:
             return []
-        from privyseal_service.telemetry.prometheus import MetricsPage  # noqa: PLC0415 - most starts need none of it
+        from privyseal_service.telemetry.prometheus import MetricsServer  # noqa: PLC0415 - most starts do not need it
 
-        page = MetricsPage(self._config.metrics, self._numbers, share_port=self._config.server.share_port)
-        address = await page.start()
-        self._page = page
+        metrics = MetricsServer(self._config.metrics, self._numbers, share_port=self._config.server.share_port)
+        address = await metrics.start()
+        self._metrics = metrics
         return [f"listening metrics {address}"]
 
     def close(self) -> None:
-        """Listen no more. Safe before `start`."""
+        """Stop listening. Safe before `start`."""
         if self._socket is not None:
             self._socket.close()
-        if self._page is not None:
-            self._page.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
-def detail(
-    reloader: Reloader, workers: Sequence[WorkerState], sequencer: RunningSequencer | None, problems: Mapping[str, str]
+def status_detail(
+    reloader: Reloader, workers: Sequence[WorkerStatus], sequencer: RunningSequencer | None, issues: Mapping[str, str]
 ) -> Detail:
-    """The health detail of a service with these workers; see `status`."""
+    """Return the health detail of a service with these workers, as the status socket sends it."""
     read = datetime.datetime.fromtimestamp(reloader.read_s, datetime.UTC)
     sinks = sequencer.sinks() if sequencer is not None else []
     return {
@@ -88,18 +88,18 @@ def detail(
                 "number": worker.number,
                 "pid": worker.pid,
                 "state": worker.state,
-                "keys": keys_in(worker.numbers),
-                "problems": dict(worker.problems),
+                "keys": key_states(worker.numbers),
+                "problems": dict(worker.issues),
             }
             for worker in workers
         ],
         "sinks": [{"name": each.name, "waiting": each.waiting, "behind_s": each.behind_s} for each in sinks],
-        "problems": {**problems, **_audit_problems(sequencer)},
+        "problems": {**issues, **_audit_issues(sequencer)},
     }
 
 
 def audit_numbers(sequencer: RunningSequencer | None) -> Numbers:
-    """What is measured of the audit trail where it is sequenced."""
+    """Return the numbers of the audit trail, in the process that sequences it."""
     if sequencer is None:
         return {}
     numbers: dict[Series, float] = {("audit_tree_grows",): float(sequencer.problem is None)}
@@ -109,7 +109,7 @@ def audit_numbers(sequencer: RunningSequencer | None) -> Numbers:
     return numbers
 
 
-def _audit_problems(sequencer: RunningSequencer | None) -> dict[str, str]:
+def _audit_issues(sequencer: RunningSequencer | None) -> dict[str, str]:
     if sequencer is None:
         return {}
     found = {f"checkpoints to {sink.name}": sink.problem for sink in sequencer.sinks() if sink.problem is not None}

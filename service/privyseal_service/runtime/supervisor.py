@@ -29,15 +29,15 @@ from privyseal_service.runtime.messages import (
 from privyseal_service.runtime.reload import CONFIGURATION, Reloader, UnusableError
 from privyseal_service.runtime.restarts import RestartDelays
 from privyseal_service.runtime.start_errors import start_error
-from privyseal_service.runtime.status import Readouts, WorkerState, audit_numbers, detail
+from privyseal_service.runtime.status import StatusServers, WorkerStatus, audit_numbers, status_detail
 from privyseal_service.runtime.worker_process import Worker, spawn, until_serving, wait_ended
-from privyseal_service.system.asyncio_tools import first_of
+from privyseal_service.system.asyncio_tools import wait_for_first
 from privyseal_service.system.cpus import core_count, usable_cores
-from privyseal_service.system.exit_codes import DEFECT, StartError
+from privyseal_service.system.exit_codes import INTERNAL_ERROR, StartError
 from privyseal_service.system.sockets import ListenError, Reservation, reserve
 from privyseal_service.system.systemd import notify
-from privyseal_service.telemetry.metrics import WORKER_ENDS, Counters, Numbers, Series, add_up, lasting
-from privyseal_service.telemetry.problems import Problems
+from privyseal_service.telemetry.active_issues import ActiveIssues
+from privyseal_service.telemetry.metrics import WORKER_ENDS, Counters, Numbers, Series, sum_numbers, without_gauges
 
 if TYPE_CHECKING:
     from privyseal_service.audit.sequencer_thread import RunningSequencer
@@ -71,7 +71,7 @@ class Supervisor:
     """Runs the workers of a configuration until SIGTERM or SIGINT.
 
     `announce` gets a line for each listener once the first worker accepts calls. `load` reads the configuration again
-    at SIGHUP; it raises ConfigError. `sequencer` is looked at for the readouts.
+    at SIGHUP; it raises ConfigError. `sequencer` is looked at for the status.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Supervisor:
         self._config = config
         self._sequencer = sequencer
         self._past: Numbers = {}
-        self._readouts = Readouts(config, self._numbers, self._detail)
+        self._status = StatusServers(config, self._numbers, self._detail)
         self._metrics: list[str] = []
         self._announce = announce
         self._wanted = worker_count(config)
@@ -99,8 +99,8 @@ class Supervisor:
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
-        self._problems = Problems(Counters(), self._tell_of_problems)
-        self._reloader = Reloader(load, config, self._take, self._problems)
+        self._issues = ActiveIssues(Counters(), self._tell_of_problems)
+        self._reloader = Reloader(load, config, self._take, self._issues)
 
     async def run(self) -> None:
         """Serve. Raises StartError when the first worker cannot."""
@@ -114,9 +114,9 @@ class Supervisor:
         ]
         try:
             self._reserve()
-            await self._begin_readouts()
+            await self._start_status()
             self._keepers[0] = asyncio.create_task(self._keep(0))
-            await first_of(self._serving.wait(), self._stopping.wait())
+            await wait_for_first(self._serving.wait(), self._stopping.wait())
             if self._failure is not None:
                 raise self._failure
             if not self._stopping.is_set():
@@ -128,7 +128,7 @@ class Supervisor:
                 _LOG.info("stopping: calls in flight have %g s to finish", self._config.server.shutdown_grace_s)
         finally:
             await self._end()
-            self._readouts.close()
+            self._status.close()
             for task in looking:
                 task.cancel()
         _LOG.info("stopped")
@@ -140,9 +140,9 @@ class Supervisor:
         except ListenError as error:
             raise start_error(error) from None
 
-    async def _begin_readouts(self) -> None:
+    async def _start_status(self) -> None:
         try:
-            self._metrics = await self._readouts.start()
+            self._metrics = await self._status.start()
         except ListenError as error:
             raise start_error(error) from None
 
@@ -178,9 +178,9 @@ class Supervisor:
             if worker.leaving or self._stopping.is_set():
                 continue
             delay_s = delays.after(worker.lived_s)
-            self._problems.counters.add(WORKER_ENDS)
+            self._issues.counters.add(WORKER_ENDS)
             _LOG.error("worker %d %s; it is started again in %.1f s", number, wait_ended(worker.failure, code), delay_s)
-            await first_of(asyncio.sleep(delay_s), self._stopping.wait())
+            await wait_for_first(asyncio.sleep(delay_s), self._stopping.wait())
 
     def _is_wanted(self, number: int) -> bool:
         """Whether there is to be a worker of that number."""
@@ -193,13 +193,13 @@ class Supervisor:
         when it ends, or is to end, by itself. Until then it says that the store is away, and may find it again."""
         lived_s: float | None = None
         while True:
-            await first_of(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
+            await wait_for_first(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
             if ending.done() or worker.leaving or self._stopping.is_set():
                 return None
             delay_s = delays.after(worker.lived_s if lived_s is None else lived_s)
             _LOG.error("worker %d has lost a key store; another one takes over in %.1f s", worker.number, delay_s)
             mended = worker.until(lambda: not worker.report.lost)
-            await first_of(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))
+            await wait_for_first(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))
             if not worker.report.lost or ending.done() or worker.leaving or self._stopping.is_set():
                 continue
             started = await self._start(worker.number)
@@ -242,7 +242,7 @@ class Supervisor:
 
     def _keep_counts_of(self, worker: Worker) -> None:
         """What a worker counted outlives it, so that no count ever falls."""
-        self._past = add_up([self._past, lasting(worker.numbers)])
+        self._past = sum_numbers([self._past, without_gauges(worker.numbers)])
         worker.numbers = {}
 
     def _numbers(self) -> Numbers:
@@ -250,16 +250,18 @@ class Supervisor:
         workers = list(self._workers.values())
         states = Counter(each.report.state for each in workers)
         here: dict[Series, float] = {("workers", state): float(number) for state, number in states.items()}
-        here["problems",] = float(len(self._problems.now))
-        counts = self._problems.counters.all()
-        return add_up([self._past, counts, here, audit_numbers(self._sequencer), *(each.numbers for each in workers)])
+        here["problems",] = float(len(self._issues.current))
+        counts = self._issues.counters.snapshot()
+        return sum_numbers(
+            [self._past, counts, here, audit_numbers(self._sequencer), *(each.numbers for each in workers)]
+        )
 
     def _detail(self) -> Detail:
         workers = [
-            WorkerState(each.number, each.process.pid, each.report.state, each.numbers, each.report.problems)
+            WorkerStatus(each.number, each.process.pid, each.report.state, each.numbers, each.report.problems)
             for each in sorted(self._workers.values(), key=lambda each: each.number)
         ]
-        return detail(self._reloader, workers, self._sequencer, self._problems.now)
+        return status_detail(self._reloader, workers, self._sequencer, self._issues.current)
 
     async def _spawn(self, number: int) -> Worker:
         """Start a worker's process, as soon as the system lets us: when descriptors or memory are used up, that is
@@ -270,7 +272,7 @@ class Supervisor:
             except OSError as error:
                 sentence = f"worker {number} cannot be started: {error.strerror or error}"
                 if not self._serving.is_set() or self._stopping.is_set():
-                    raise StartError(sentence, DEFECT) from None
+                    raise StartError(sentence, INTERNAL_ERROR) from None
                 _LOG.error("%s; it is tried again", sentence)
             await asyncio.sleep(_SPAWN_AGAIN_S)
 
@@ -314,7 +316,7 @@ class Supervisor:
         told = worker.failure
         if told is None and not self._stopping.is_set():
             self._failure = StartError(
-                f"the first worker {wait_ended(worker.failure, code)} before it could serve", DEFECT
+                f"the first worker {wait_ended(worker.failure, code)} before it could serve", INTERNAL_ERROR
             )
         elif told is not None:
             self._failure = StartError(told.message, told.code)
@@ -333,7 +335,7 @@ class Supervisor:
         one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
         if config.server.workers == 0:
             raise UnusableError("serving without workers needs a restart of the service", heals=False)
-        await first_of(self._serving.wait(), self._stopping.wait())
+        await wait_for_first(self._serving.wait(), self._stopping.wait())
         self._change += 1
         change, asked = self._change, list[Worker]()
         try:
@@ -373,7 +375,7 @@ class Supervisor:
             self._tell_worker(worker)
 
     def _tell_worker(self, worker: Worker) -> None:
-        worker.say(Trouble(CONFIGURATION, self._problems.now.get(CONFIGURATION, "")))
+        worker.say(Trouble(CONFIGURATION, self._issues.current.get(CONFIGURATION, "")))
 
     def _resize(self) -> None:
         """Start the workers that are missing, and let those end that are too many."""

@@ -35,15 +35,15 @@ from privyseal_service.runtime.messages import (
 from privyseal_service.runtime.reload import UnusableError
 from privyseal_service.runtime.start_errors import start_error
 from privyseal_service.system.cpus import core_count
-from privyseal_service.system.exit_codes import LOST, REFUSED, StartError
+from privyseal_service.system.exit_codes import REFUSED, RESTART_REQUIRED, StartError
 from privyseal_service.system.hardening import (
-    die_with,
-    end_at_once,
+    configure_grpc,
+    die_with_parent,
+    exit_immediately,
     harden,
-    keep_memory_together,
-    keep_to,
+    limit_malloc_arenas,
+    pin_to_core,
     run_service,
-    set_up_grpc,
 )
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ _ORPHANED = 70
 def main() -> None:
     """The process. Arguments: the descriptors to take orders from and to report to, the supervisor's process id."""
     harden()
-    keep_memory_together()
+    limit_malloc_arenas()
     orders, words, supervisor = map(int, sys.argv[1:4])
-    if not die_with(supervisor):
+    if not die_with_parent(supervisor):
         sys.exit(_ORPHANED)
     # A terminal's Ctrl-C and hang-up reach every process of its group; the supervisor alone decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -72,17 +72,17 @@ def main() -> None:
         start = read_start(orders)
     except EOFError:
         sys.exit(_ORPHANED)
-    set_up_grpc()
+    configure_grpc()
     if start.core is not None:
-        keep_to(start.core)
+        pin_to_core(start.core)
     worker = _Worker(start)
     try:
         code = run_service(worker.run(orders, words))
     except OSError as error:  # no descriptors are left, or no memory
         sys.stderr.write(f"worker {start.number} cannot run: {error.strerror or error}\n")
         code = REFUSED
-    if code == LOST:
-        end_at_once(code)
+    if code == RESTART_REQUIRED:
+        exit_immediately(code)
     sys.exit(code)
 
 
@@ -144,7 +144,7 @@ class _Worker:
         """Serve until told to end; the exit code."""
         from privyseal_service.telemetry import logs  # noqa: PLC0415 - after the supervisor is known to be there
 
-        logs.set_up(self._start.config.log, worker=self._start.number)
+        logs.configure(self._start.config.log, worker=self._start.number)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
         self._speaker = await Speaker.over(words)
         reader = await reader_over(orders, MOST_REPORT_BYTES)
@@ -163,7 +163,7 @@ class _Worker:
             self._measure()
             self._speaker.close()
             await self._speaker.closed()
-        return LOST if self._lost else 0
+        return RESTART_REQUIRED if self._lost else 0
 
     @property
     def _lost(self) -> bool:

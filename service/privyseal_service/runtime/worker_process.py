@@ -28,7 +28,7 @@ from privyseal_service.runtime.messages import (
     reader_over,
 )
 from privyseal_service.runtime.restarts import HangWatch
-from privyseal_service.system.asyncio_tools import first_of
+from privyseal_service.system.asyncio_tools import wait_for_first
 from privyseal_service.telemetry.metrics import Numbers
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ class Worker:
         begins under what is decided."""
         patience_s = order.config.server.open_wait_s + _PREPARE_S
         self.say(order)
-        await first_of(self.until(lambda: self.ended or self.ready.change == order.change), asyncio.sleep(patience_s))
+        await wait_for_first(
+            self.until(lambda: self.ended or self.ready.change == order.change), asyncio.sleep(patience_s)
+        )
         if self.ended:
             return ""
         if self.ready.change != order.change:

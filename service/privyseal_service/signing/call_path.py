@@ -189,9 +189,9 @@ class CallPath:
         try:
             receipts = await self._recorder.record(decision)
         except ServiceError as error:
-            self._counters.called(decision._replace(code=error.code, reason=error.reason, signatures=0))
+            self._counters.count_call(decision._replace(code=error.code, reason=error.reason, signatures=0))
             raise
-        self._counters.called(decision)
+        self._counters.count_call(decision)
         return receipts
 
     async def _use_key(self, arrival: Arrival, trail: Trail, read: Callable[[], SigningRequest]) -> Answer:

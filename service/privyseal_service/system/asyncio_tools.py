@@ -1,4 +1,4 @@
-"""Waiting for one of several things."""
+"""What asyncio has no one call for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for one of several things, and forget the others."""
+async def wait_for_first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of the coroutines ends, and cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""How many processor cores this process may use: what it is bound to, and what its control group grants it."""
+"""How many processor cores this process may use, by its affinity and its control group."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> list[int]:
-    """The numbers of the cores that the scheduler may run this process on."""
+    """Return the numbers of the cores on which the scheduler may run this process."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def core_count(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
-    """How many workers keep all usable cores busy: at least 1. A container's processor limit counts, rounded up."""
+    """Return how many workers keep all usable cores busy: at least 1. A container's CPU limit counts, rounded up."""
     limits = [len(usable_cores())]
     for folder in _own_groups(cgroups, own):
         quota = _quota(folder / "cpu.max")
@@ -28,7 +28,7 @@ def core_count(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def _own_groups(cgroups: Path, own: Path) -> list[Path]:
-    """The folders of this process's control group and of those around it (cgroups(7), version 2)."""
+    """Return the folders of this process's control group and of its parents (cgroups(7), version 2)."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -39,7 +39,7 @@ def _own_groups(cgroups: Path, own: Path) -> list[Path]:
 
 
 def _quota(file: Path) -> float | None:
-    """The cores that `cpu.max` grants ("200000 100000" is two); None where there is no limit."""
+    """Return the cores that `cpu.max` grants ("200000 100000" is two); None where there is no limit."""
     try:
         quota, period = file.read_text().split()
         return None if quota == "max" else int(quota) / int(period)

@@ -5,21 +5,17 @@ from __future__ import annotations
 REFUSED = 1
 """Refused, not verified, or an unfit input; a key that cannot serve as configured."""
 
-
 USAGE = 2
-"""Usage, a missing file, a bad configuration, or an address that cannot be had."""
+"""Usage, a missing file, a bad configuration, or an address that is not available."""
 
+UNAVAILABLE = 3
+"""A key store, or the running service, is unavailable."""
 
-AWAY = 3
-"""A key store that is away."""
+INTERNAL_ERROR = 70
+"""`serve` ended, or did not start, because of an internal error or of the machine under it (EX_SOFTWARE)."""
 
-
-DEFECT = 70
-"""`serve` ended, or did not start, by a fault of the program, or of the machine under it (EX_SOFTWARE)."""
-
-
-LOST = 75
-"""A key store that is lost to this process and needs a new one (EX_TEMPFAIL of sysexits.h): start it again."""
+RESTART_REQUIRED = 75
+"""A key store is lost to this process and needs a new process (EX_TEMPFAIL of sysexits.h): start it again."""
 
 
 class StartError(Exception):

@@ -1,4 +1,4 @@
-"""The process around every command: private files, no core dumps with PINs in them, and no orphans."""
+"""Settings of the process: private files, no core dumps, no orphans, memory, and the event loop."""
 
 from __future__ import annotations
 
@@ -20,74 +20,76 @@ _M_ARENA_MAX = -8
 
 
 def harden() -> None:
-    """Files of this process are private to its user, and its memory (PINs among it) is never written out."""
+    """Make this process's new files private to its user, and forbid core dumps: its memory contains PINs."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0, "forbid core dumps")
 
 
-def keep_memory_together() -> None:
-    """Have glibc's malloc make no more arenas than there are cores (mallopt(3)). By default it makes up to eight for
-    each, and threads that come and go leave their freed memory in all of them: what a service holds grows for hours."""
+def limit_malloc_arenas() -> None:
+    """Limit glibc's malloc to as many arenas as there are cores (mallopt(3)).
+
+    By default it makes up to eight for each core, and threads that come and go leave freed memory in all of them: the
+    memory of a service grows for hours.
+    """
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - as below
 
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and no arenas either
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has neither mallopt nor arenas
         if mallopt is not None:
             mallopt(_M_ARENA_MAX, max(2, len(os.sched_getaffinity(0))))
 
 
-def end_at_once(code: int) -> NoReturn:
-    """End this process although a thread of it is inside a library and does not come out: an orderly end would run the
-    library's own end under that thread."""
+def exit_immediately(code: int) -> NoReturn:
+    """End this process while a thread of it hangs inside a library: an orderly end would run the library's own cleanup
+    under that thread."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def set_up_grpc() -> None:
-    """Tell gRPC's core, before it is first used, what it reads from the environment; what is set there already stays.
+def configure_grpc() -> None:
+    """Set what gRPC's core reads from the environment, before its first use. Variables that are set already stay.
 
-    It says nothing by itself on standard error: that would be in none of the forms that [log] offers. And the thread
-    that waits for a server's calls waits for its connections too, in place of the threads of an "event engine" that
-    would wake it: 0.05 ms of CPU time and two wake-ups a call less.
-    A core that does not know that name goes on as it is.
+    The core writes nothing to standard error, since its lines have none of the formats of `[log]`. The thread that
+    waits for a server's calls also waits for its connections, instead of the threads of an "event engine" that would
+    wake it: 0.05 ms of CPU time and two wake-ups less for each call. A core that does not know the name ignores it.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
 def run_service(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run the work of a process that serves calls on uvloop, which is kept from opening an io_uring unless the
-    environment says otherwise; docs/decisions/0008-uvloop.md says why."""
+    """Run a coroutine on uvloop, which opens no io_uring unless the environment says otherwise; the reasons are in
+    docs/decisions/0008-uvloop.md."""
     os.environ.setdefault("UV_USE_IO_URING", "0")
-    import uvloop  # noqa: PLC0415 - of no use to other commands
+    import uvloop  # noqa: PLC0415 - other commands do not need it
 
     return uvloop.run(work)
 
 
-def die_with(parent: int) -> bool:
-    """Have the kernel end this process when its parent ends, however that comes. False when the parent, whose process
-    id is given, is gone already.
+def die_with_parent(parent: int) -> bool:
+    """Have the kernel kill this process when its parent ends. Returns False when the parent, whose process id is given,
+    has ended already.
 
-    The kernel means the thread that started this process (prctl(2)): start it from the main one.
+    The kernel watches the thread that started this process (prctl(2)), so start it from the main thread.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "follow the end of the parent")
     return os.getppid() == parent
 
 
-def keep_to(core: int) -> None:
-    """Have the scheduler keep this process, and every thread that it starts from now on, on one core, and give it
-    longer turns (sched(7), SCHED_BATCH): either alone was no gain. Where the system has neither, nothing changes."""
+def pin_to_core(core: int) -> None:
+    """Pin this process, and every thread that it starts later, to one core, with longer time slices (sched(7),
+    SCHED_BATCH); only one of the two was no gain. Does nothing where the system has neither."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, {core})
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _prctl(option: int, argument: int, doing: str) -> None:
+def _prctl(option: int, argument: int, purpose: str) -> None:
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - costs some milliseconds, and only here
+        import ctypes  # noqa: PLC0415 - takes some milliseconds, and is needed only here
 
         if ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), f"cannot {doing}")
+            raise OSError(ctypes.get_errno(), f"cannot {purpose}")

@@ -1,4 +1,4 @@
-"""HTTP connections to others that end in time, however slowly the other side speaks, and follow nobody elsewhere."""
+"""HTTP client connections with a limit on the whole exchange. They follow no redirects."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from contextlib import contextmanager, suppress
 
 
 class TimedConnection(http.client.HTTPConnection):
-    """A connection, with TLS where there is a context. `silence_s` bounds each wait for the other side, and `within`
-    all of an exchange: another thread cuts it, at whatever moment of its life."""
+    """A connection, with TLS where there is a context.
 
-    def __init__(self, host: str, port: int | None, context: ssl.SSLContext | None, *, silence_s: float) -> None:
-        # The Host header leaves out the scheme's own port. Without any, the stock class takes an IPv6 address's end.
+    `idle_timeout_s` limits each wait for the server. `within` limits a whole exchange, however slowly the server sends:
+    another thread shuts the socket down.
+    """
+
+    def __init__(self, host: str, port: int | None, context: ssl.SSLContext | None, *, idle_timeout_s: float) -> None:
+        # The Host header omits the scheme's default port. Without one, the base class cuts an IPv6 address.
         self.default_port = http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT
-        super().__init__(host, port or self.default_port, timeout=silence_s)
+        super().__init__(host, port or self.default_port, timeout=idle_timeout_s)
         self._tls = context
         self._late = False
 
     def connect(self) -> None:
-        """Connect and shake hands. Raises OSError."""
+        """Connect and complete the TLS handshake. Raises OSError."""
         super().connect()
         if self._tls is not None:
-            # The stock class has no socket that could be cut while hands are shaken.
+            # The base class sets no socket that could be shut down during the handshake.
             self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
         if self._late:
-            # Names were looked up, or addresses tried, until it was too late: there was nothing yet that could be cut.
-            raise TimeoutError("it is too late")
+            # The time ran out while names were resolved or addresses tried: there was no socket to shut down yet.
+            raise TimeoutError("no connection in time")
         if isinstance(self.sock, ssl.SSLSocket):
             self.sock.do_handshake()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """What is done in this block is over by then. Raises TimeoutError where it was cut short: what was cut off can
-        look like an answer that ended."""
+        """Limit the block to so many seconds. Raises TimeoutError where it was cut short, even if the block saw no
+        error: a truncated answer can look like a complete one."""
         guard = threading.Timer(seconds, self._cut)
         guard.daemon = True
         guard.start()
@@ -51,7 +54,7 @@ class TimedConnection(http.client.HTTPConnection):
             raise TimeoutError(f"no whole answer within {seconds:g} s")
 
     def _cut(self) -> None:
-        """End it: its server keeps it open by saying little."""
+        """Shut the socket down, under a read that may be waiting in another thread."""
         self._late = True
         made = self.sock
         if made is not None:

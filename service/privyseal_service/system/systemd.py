@@ -1,4 +1,4 @@
-"""The word to systemd that the service is ready, or stops (sd_notify(3))."""
+"""Notifications to systemd that the service is ready, or stops (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
-    """Tell systemd `READY=1` or `STOPPING=1`, where it asked to be told. A failure is logged and changes nothing."""
+    """Send `READY=1` or `STOPPING=1` to systemd, if it waits for that. A failure is only logged."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -21,4 +21,4 @@ def notify(state: str) -> None:
             notifier.connect(address)
             notifier.sendall(state.encode())
     except OSError as error:
-        _LOG.warning("systemd could not be told %s: %s", state, error.strerror)
+        _LOG.warning("systemd could not be notified of %s: %s", state, error.strerror)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
-from privyseal_service.system.escaping import printable
+from privyseal_service.system.escaping import escape_non_ascii
 
 if TYPE_CHECKING:
     from privyseal_service.config.tables import LogConfig
@@ -34,8 +34,8 @@ class _Clock:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, RFC 3339), level, logger, the number of the worker that says it, message, and
-    the event's own fields."""
+    """One JSON object a line: time (UTC, RFC 3339), level, logger, the worker's number (if any), message, and the
+    event's own fields."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
         self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Format the record as a line, without its end."""
         line: dict[str, Any] = {
             "time": self._clock.text(record),
             "level": record.levelname.lower(),
@@ -59,36 +59,36 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, message, then the event's own fields as name=value. Whatever is not printable ASCII is escaped."""
+    """Time, level, message, then the event's own fields as name=value. All but printable ASCII is escaped."""
 
     def __init__(self) -> None:
         super().__init__()
         self._clock = _Clock()
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end; an exception follows on lines of its own."""
+        """Format the record as a line, without its end; an exception follows on lines of its own."""
         fields: Mapping[str, Any] = getattr(record, "fields", {})
         shown = "".join(f" {name}={_shown(value)}" for name, value in fields.items())
-        line = f"{self._clock.text(record)} {record.levelname.lower():7} {printable(record.getMessage())}{shown}"
+        line = f"{self._clock.text(record)} {record.levelname.lower():7} {escape_non_ascii(record.getMessage())}{shown}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _shown(value: object) -> str:
     if isinstance(value, (int, float)):
         return str(value)
-    return printable(orjson.dumps(value, default=str).decode())
+    return escape_non_ascii(orjson.dumps(value, default=str).decode())
 
 
-def log_handler(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> logging.Handler:
-    """The handler that writes the log as configured."""
+def make_handler(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> logging.Handler:
+    """Return the handler that writes the log as configured."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if config.format == "json" else ConsoleFormatter())
     return handler
 
 
-def set_up(config: LogConfig, *, worker: int | None = None) -> None:
-    """Send this process's log to standard error, with the number of the worker that it is, if any."""
-    logging.basicConfig(handlers=[log_handler(config, worker=worker)], level=config.level.upper(), force=True)
-    # asyncio and gRPC say at debug level what peers sent; nobody needs that in this log.
+def configure(config: LogConfig, *, worker: int | None = None) -> None:
+    """Send this process's log to standard error; a worker's log has the worker's number."""
+    logging.basicConfig(handlers=[make_handler(config, worker=worker)], level=config.level.upper(), force=True)
+    # asyncio and gRPC log what peers sent at debug level, which does not belong in this log.
     for name in ("asyncio", "grpc"):
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

@@ -1,7 +1,7 @@
-"""What is counted and measured while the service runs: names and numbers, no library behind them.
+"""Metrics: their names, and counters of this process. No metrics library is used here.
 
-A series is a metric's name and the values of its labels. Labels have values from lists of our own or from the
-configuration, never from a caller, so that nobody who calls can make series. Numbers of several processes add up.
+A series is a metric's name and the values of its labels. The values come from fixed lists or from the configuration,
+not from callers, so that callers cannot create series. Numbers of several processes are added up.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Numbers: TypeAlias = "Mapping[Series, float]"
 
 
 class Kind(enum.Enum):
-    """What a number means when it changes, and what is left of it when its process ends."""
+    """How a metric changes, and whether its value outlives its process."""
 
     COUNTER = "counter"
     HISTOGRAM = "histogram"
     GAUGE = "gauge"
-    """How things are now: gone with its process."""
+    """A value of now, which ends with its process."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One thing that is measured, with the names of its labels. The bucket of a histogram, or `SUM`, is its last."""
+    """A metric and the names of its labels. A histogram has one label more, the last: the bucket's name, or `SUM`."""
 
     name: str
     kind: Kind
@@ -79,7 +79,7 @@ ISSUER_FAILURES: Series = ("issuer_refreshes", "failed")
 WITHIN_LIMITS: Series = ("limits", "allowed")
 OVER_LIMITS: Series = ("limits", "exceeded")
 COUNTING_FAILURES: Series = ("limits", "not-counted")
-"""A call could not be counted; whether it is allowed then is a setting."""
+"""Calls that could not be counted; whether they are allowed is a setting."""
 WORKER_ENDS: Series = ("worker_ends",)
 
 KNOWN: Numbers = dict.fromkeys(
@@ -89,23 +89,23 @@ KNOWN: Numbers = dict.fromkeys(
     ),
     0.0,
 )
-"""Counts that are shown from the start on, so that whoever watches for a rise sees the first one too."""
+"""Counters that the page shows from the start, so that an alert on an increase sees the first one."""
 
 
 class Counters:
-    """Counts of this process that only grow. Any thread may count."""
+    """Counters of this process, which only grow. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._counts: defaultdict[Series, float] = defaultdict(float)
         self._lock = threading.Lock()
 
     def add(self, series: Series, amount: float = 1) -> None:
-        """Count something that happened."""
+        """Add to a counter."""
         with self._lock:
             self._counts[series] += amount
 
-    def called(self, decision: Decision) -> None:
-        """Count a call that ended, with the times that its results took."""
+    def count_call(self, decision: Decision) -> None:
+        """Count a call that ended, and the times that its results took."""
         operation, counts = decision.operation, self._counts
         with self._lock:
             counts["calls", operation, decision.code.name] += 1
@@ -116,8 +116,8 @@ class Counters:
                 _observe(counts, "queue_seconds", operation, decision.queued_s)
                 _observe(counts, "store_seconds", operation, decision.store_s)
 
-    def all(self) -> dict[Series, float]:
-        """All that was counted so far."""
+    def snapshot(self) -> dict[Series, float]:
+        """Return all counters."""
         with self._lock:
             return dict(self._counts)
 
@@ -127,8 +127,8 @@ def _observe(counts: defaultdict[Series, float], name: str, label: str, seconds:
     counts[name, label, SUM] += seconds
 
 
-def add_up(parts: Iterable[Numbers]) -> dict[Series, float]:
-    """The numbers of several processes together."""
+def sum_numbers(parts: Iterable[Numbers]) -> dict[Series, float]:
+    """Add up the numbers of several processes."""
     total: defaultdict[Series, float] = defaultdict(float)
     for numbers in parts:
         for series, value in numbers.items():
@@ -136,13 +136,13 @@ def add_up(parts: Iterable[Numbers]) -> dict[Series, float]:
     return dict(total)
 
 
-def lasting(numbers: Numbers) -> dict[Series, float]:
-    """What is left of a process's numbers when it has ended: its counts."""
+def without_gauges(numbers: Numbers) -> dict[Series, float]:
+    """Return the numbers that outlive their process: counters and histograms."""
     return {series: value for series, value in numbers.items() if METRICS[series[0]].kind is not Kind.GAUGE}
 
 
 def is_series(series: Series) -> bool:
-    """Whether there is such a metric, with so many labels, and such a bucket."""
+    """Return whether there is such a metric, with so many labels, and such a bucket."""
     metric = METRICS.get(series[0]) if series else None
     if metric is None:
         return False

@@ -34,8 +34,8 @@ from privyseal_service.config.tables import Config, ConfigError
 from privyseal_service.domain.decisions import Outcome
 from privyseal_service.runtime.reload import Reloader, UnusableError, check
 from privyseal_service.system.file_watch import Watch
+from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
-from privyseal_service.telemetry.problems import Problems
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.service import RunningService, secure_channel
@@ -105,7 +105,7 @@ def test_a_new_certificate_without_dropping_a_connection(
     assert running.decisions.last.peer == peer
     with secure_channel(running.address(), ca, client) as channel:
         SigningServiceStub(channel).SignChecksum(SIGN, timeout=10)
-    assert running.service.problems.counters.all()[TLS_RELOADS] == 1
+    assert running.service.issues.counters.snapshot()[TLS_RELOADS] == 1
     # With a CA that alone has issued the new certificate, to see that it is the one that is shown.
     other = CA("Other")
     other.server().write(tmp_path, "server")
@@ -139,9 +139,9 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     spoil(tmp_path, ca)
     look(running)
     assert says in caplog.text
-    (problem,) = running.service.problems.now.values()
+    (problem,) = running.service.issues.current.values()
     assert says in problem
-    assert running.service.problems.counters.all() == {TLS_RELOAD_FAILURES: 1}
+    assert running.service.issues.counters.snapshot() == {TLS_RELOAD_FAILURES: 1}
     with secure_channel(running.address(), ca, client) as channel:
         assert SigningServiceStub(channel).SignChecksum(SIGN, timeout=10).signature
         _, call = HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest(), timeout=10)
@@ -149,7 +149,7 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     ca.write(tmp_path)
     ca.server().write(tmp_path, "server")
     look(running)
-    assert running.service.problems.now == {}
+    assert running.service.issues.current == {}
 
 
 def test_a_defect_in_looking_at_files_ends_nothing(
@@ -162,7 +162,7 @@ def test_a_defect_in_looking_at_files_ends_nothing(
     assert "ZeroDivisionError" in caplog.text
     ca.server().write(tmp_path, "server")
     look(running)
-    assert running.service.problems.counters.all()[TLS_RELOADS] == 1
+    assert running.service.issues.counters.snapshot()[TLS_RELOADS] == 1
 
 
 def test_a_ca_that_is_taken_away_proves_nothing_from_the_next_call_on(
@@ -255,7 +255,7 @@ def test_rates_and_quotas(
     assert store.calls.private == before
     assert len(signing.BatchSignChecksums(batch(2), timeout=20).results) == 2
     assert "ask for less in one call" in refused(lambda: signing.BatchSignChecksums(batch(11), timeout=20)).message
-    assert running.service.problems.counters.all()["refusals", "LIMIT_REACHED"] == 2
+    assert running.service.issues.counters.snapshot()["refusals", "LIMIT_REACHED"] == 2
     # What was counted is not forgotten by a reload.
     reload(running, limited(config, daily_quota=10, schemes=["capgo-v3"]))
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "LIMIT_REACHED"
@@ -544,7 +544,7 @@ def test_tokens_that_do_not(
         "no authorization",
     ):
         assert why in caplog.text
-    assert oidc_running.service.problems.counters.all()["refusals", "UNAUTHENTICATED"] == len(refusals)
+    assert oidc_running.service.issues.counters.snapshot()["refusals", "UNAUTHENTICATED"] == len(refusals)
     assert not [each for each in shown if each in caplog.text]
 
 
@@ -602,9 +602,9 @@ class Reading:
 
     def __init__(self, running: RunningService, config: dict[str, Any]) -> None:
         self.data: dict[str, Any] | Exception = config
-        self.problems = Problems(Counters())
+        self.issues = ActiveIssues(Counters())
         first = parse_config(config, "server.toml", Path("/nonexistent"))
-        self.reloader = Reloader(self.load, first, running.service.reload, self.problems)
+        self.reloader = Reloader(self.load, first, running.service.reload, self.issues)
 
     def load(self) -> Config:
         if isinstance(self.data, Exception):
@@ -630,13 +630,13 @@ def test_a_bad_configuration_changes_nothing(
     for number, data in enumerate(bad, 1):
         reading.data = data
         assert running.run(reading.reloader.reload()) is False
-        assert reading.problems.counters.all() == {RELOAD_FAILURES: number}
-        assert "stays as it was" in reading.problems.now["configuration"]
+        assert reading.issues.counters.snapshot() == {RELOAD_FAILURES: number}
+        assert "stays as it was" in reading.issues.current["configuration"]
         assert signing.SignChecksum(SIGN, timeout=10).signature
     assert "the configuration stays as it was" in caplog.text
     reading.data = {**config, "grants": []}
     assert running.run(reading.reloader.reload()) is True
-    assert (reading.problems.now, reading.problems.counters.all()[RELOADS]) == ({}, 1)
+    assert (reading.issues.current, reading.issues.counters.snapshot()[RELOADS]) == ({}, 1)
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "NO_GRANT"
 
 
@@ -649,21 +649,21 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
     reading.data = ConfigError("the folder of grants cannot be read")
-    counted = reading.problems.counters
+    counted = reading.issues.counters
 
     async def heal() -> None:
         assert not await reading.reloader.reload()
-        assert "is tried again from time to time: the folder" in reading.problems.now["configuration"]
+        assert "is tried again from time to time: the folder" in reading.issues.current["configuration"]
         watching = asyncio.create_task(reading.reloader.keep_watching())
-        while counted.all()[RELOAD_FAILURES] < 3:
+        while counted.snapshot()[RELOAD_FAILURES] < 3:
             await asyncio.sleep(0.01)
         reading.data = {**watched, "grants": []}
-        while reading.problems.now:
+        while reading.issues.current:
             await asyncio.sleep(0.01)
         watching.cancel()
 
     running.run(heal())
-    assert counted.all()[RELOADS] == 1
+    assert counted.snapshot()[RELOADS] == 1
 
 
 def test_a_change_that_needs_a_restart_is_not_tried_again(
@@ -691,8 +691,8 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
         watching.cancel()
 
     running.run(wait())
-    assert reading.problems.counters.all() == {RELOAD_FAILURES: 1}
-    assert "tried again" not in reading.problems.now["configuration"]
+    assert reading.issues.counters.snapshot() == {RELOAD_FAILURES: 1}
+    assert "tried again" not in reading.issues.current["configuration"]
 
 
 def test_issuers_files_are_looked_at_before(oidc: dict[str, Any], tmp_path: Path) -> None:
@@ -709,5 +709,5 @@ def test_decisions_name_no_token(
     caplog.set_level(logging.DEBUG)
     shown = token()
     pipeline.SignChecksum(SIGN, timeout=10, metadata=bearer(shown))
-    kept = repr(oidc_running.decisions.kept) + caplog.text + json.dumps(dict(oidc_running.service.problems.now))
+    kept = repr(oidc_running.decisions.kept) + caplog.text + json.dumps(dict(oidc_running.service.issues.current))
     assert not [part for part in shown.split(".") if part in kept]

@@ -17,12 +17,12 @@ from privyseal_service.domain.decisions import Outcome, Trail
 from privyseal_service.domain.errors import Code
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.telemetry.decision_log import LogRecorder
-from privyseal_service.telemetry.logs import log_handler
+from privyseal_service.telemetry.logs import make_handler
 
 
 def written(form: Literal["console", "json"], record: logging.LogRecord) -> str:
     stream = io.StringIO()
-    log_handler(LogConfig(format=form), stream).emit(record)
+    make_handler(LogConfig(format=form), stream).emit(record)
     return stream.getvalue()
 
 

@@ -23,11 +23,11 @@ from privyseal_service.telemetry.metrics import (
     Counters,
     Kind,
     Numbers,
-    add_up,
     is_series,
-    lasting,
+    sum_numbers,
+    without_gauges,
 )
-from privyseal_service.telemetry.prometheus import MetricsPage, page
+from privyseal_service.telemetry.prometheus import MetricsServer, render
 from tests.support.checkout import CHECKOUT
 
 ANSWERED = Decision(
@@ -43,8 +43,8 @@ DENIED = ANSWERED._replace(
 def counted(*decisions: Decision) -> Numbers:
     counters = Counters()
     for decision in decisions:
-        counters.called(decision)
-    return counters.all()
+        counters.count_call(decision)
+    return counters.snapshot()
 
 
 def samples(text: bytes) -> dict[str, float]:
@@ -58,7 +58,7 @@ def samples(text: bytes) -> dict[str, float]:
 
 
 def test_calls_are_counted_by_what_became_of_them() -> None:
-    shown = samples(page(counted(ANSWERED, ANSWERED, DENIED), names=True))
+    shown = samples(render(counted(ANSWERED, ANSWERED, DENIED), names=True))
     assert shown["privyseal_calls_total{code=OK,operation=sign-checksum}"] == 2
     assert shown["privyseal_calls_total{code=PERMISSION_DENIED,operation=sign-checksum}"] == 1
     assert shown["privyseal_refusals_total{reason=NO_GRANT}"] == 1
@@ -75,7 +75,7 @@ def test_calls_are_counted_by_what_became_of_them() -> None:
 
 
 def test_nothing_that_a_caller_writes_is_a_label() -> None:
-    text = page(counted(ANSWERED, DENIED), names=True)
+    text = render(counted(ANSWERED, DENIED), names=True)
     assert b"whatever" not in text
     assert b"dns:a" not in text
 
@@ -85,30 +85,30 @@ def test_names_are_left_out_unless_they_are_asked_for() -> None:
         **counted(ANSWERED, ANSWERED._replace(key="other")), ("keys", "app", "serving"): 2.0,
         ("keys", "other", "serving"): 1.0, ("keys", "third", "frozen"): 2.0, ("audit_sink_waiting", "https://x"): 3.0,
     }  # fmt: skip
-    shown = samples(page(numbers, names=False))
+    shown = samples(render(numbers, names=False))
     assert shown["privyseal_results_total{}"] == 10
     assert (shown["privyseal_keys{state=serving}"], shown["privyseal_keys{state=frozen}"]) == (3, 2)
     assert shown["privyseal_audit_sink_waiting{}"] == 3
     assert not [name for name in shown if "app" in name or "https" in name]
-    assert samples(page(numbers, names=True))["privyseal_keys{key=app,state=serving}"] == 2
+    assert samples(render(numbers, names=True))["privyseal_keys{key=app,state=serving}"] == 2
 
 
 def test_processes_add_up_and_counts_outlive_them() -> None:
     numbers = {**counted(ANSWERED), ("ready",): 1.0}
-    total = add_up([lasting(numbers), numbers, {("ready",): 1.0}])
+    total = sum_numbers([without_gauges(numbers), numbers, {("ready",): 1.0}])
     assert total["calls", "sign-checksum", "OK"] == 2
     assert total["ready",] == 2
 
 
 def test_every_metric_says_what_it_is() -> None:
-    text = page({}, names=True).decode()
+    text = render({}, names=True).decode()
     for metric in METRICS.values():
         assert f"# HELP privyseal_{metric.name}" in text
         assert metric.help.endswith(".")
 
 
 def test_a_first_rise_can_be_seen() -> None:
-    shown = samples(page({RELOAD_FAILURES: 1.0}, names=False))
+    shown = samples(render({RELOAD_FAILURES: 1.0}, names=False))
     assert shown["privyseal_reloads_total{result=failed}"] == 1
     assert shown["privyseal_tls_reloads_total{result=failed}"] == shown["privyseal_worker_ends_total{}"] == 0
     assert all(map(is_series, KNOWN))
@@ -174,10 +174,10 @@ async def asked(port: int, request: bytes) -> bytes:
 
 
 def test_what_is_no_question_for_metrics_is_not_answered_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.telemetry.prometheus._PATIENCE_S", 0.3)
+    monkeypatch.setattr("privyseal_service.telemetry.prometheus._TIMEOUT_S", 0.3)
 
     async def talk() -> list[bytes]:
-        shown = MetricsPage(MetricsConfig(address="127.0.0.1:0"), lambda: {("ready",): 1.0}, share_port=False)
+        shown = MetricsServer(MetricsConfig(address="127.0.0.1:0"), lambda: {("ready",): 1.0}, share_port=False)
         port = int((await shown.start()).rpartition(":")[2])
         try:
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]

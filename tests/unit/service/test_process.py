@@ -71,7 +71,7 @@ def test_a_socket_that_is_gone(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("READY=1")
-    assert "systemd could not be told READY=1: No such file or directory" in caplog.text
+    assert "systemd could not be notified of READY=1: No such file or directory" in caplog.text
 
 
 def test_nobody_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:

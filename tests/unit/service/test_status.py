@@ -12,7 +12,14 @@ import pytest
 from privyseal_service.config.loading import state_folder_of
 from privyseal_service.config.tables import ConfigError
 from privyseal_service.runtime.preflight import Finding
-from privyseal_service.telemetry.status_socket import SOCKET, StatusError, StatusSocket, ask, lines, problems
+from privyseal_service.telemetry.status_socket import (
+    SOCKET,
+    StatusError,
+    StatusSocket,
+    active_issues,
+    format_lines,
+    read_status,
+)
 
 WORKER = {"number": 0, "pid": 7, "state": "serving", "keys": {"app": "serving"}, "problems": {"key 'b'": "away\x1b[2J"}}
 DETAIL: dict[str, Any] = {
@@ -26,7 +33,7 @@ SHOWN = "its keys […] cannot be fetched: \\x1b[2J\\nready: all is well"
 
 
 def test_for_a_person() -> None:
-    assert lines(DETAIL) == [
+    assert format_lines(DETAIL) == [
         "NOT READY: version 1, process 6",
         "configuration of then: 1 keys, 2 grants",
         "worker 0, process 7: serving; app=serving",
@@ -35,7 +42,7 @@ def test_for_a_person() -> None:
         "problem: configuration: it stays as it was",
         "problem: key 'b': away\\x1b[2J",
     ]
-    assert len(problems(DETAIL)) == 2  # what both workers say is one
+    assert len(active_issues(DETAIL)) == 2  # what both workers say is one
 
 
 def test_the_newer_service_has_the_socket_and_the_older_one_leaves_it(tmp_path: Path) -> None:
@@ -44,17 +51,17 @@ def test_the_newer_service_has_the_socket_and_the_older_one_leaves_it(tmp_path: 
     async def main() -> None:
         older, newer = (StatusSocket(folder, lambda n=n: {"service": n}) for n in (1, 2))  # type: ignore[misc]
         await older.start()
-        assert await asyncio.to_thread(ask, folder) == {"service": 1}
+        assert await asyncio.to_thread(read_status, folder) == {"service": 1}
         await newer.start()
         assert stat.S_IMODE((folder / SOCKET).stat().st_mode) == 0o600
         older.close()
-        assert await asyncio.to_thread(ask, folder) == {"service": 2}
+        assert await asyncio.to_thread(read_status, folder) == {"service": 2}
         newer.close()
         assert not list(folder.iterdir())
 
     asyncio.run(main())
     with pytest.raises(StatusError, match="no service runs with the state folder"):
-        ask(folder)
+        read_status(folder)
 
 
 def test_a_folder_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
@@ -91,6 +98,6 @@ def test_what_a_server_answered_reaches_no_terminal_as_it_came() -> None:
         "sinks": [],
         "problems": {"issuer https://i.example": SAID},
     }
-    assert lines(detail)[-1] == f"problem: issuer https://i.example: {SHOWN}"
+    assert format_lines(detail)[-1] == f"problem: issuer https://i.example: {SHOWN}"
     finding = Finding("issuer", "https://i.example", part="issuer", message=SAID)
     assert finding.line() == f"FAIL  issuer https://i.example: issuer: {SHOWN}"

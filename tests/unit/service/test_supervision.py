@@ -39,7 +39,7 @@ from privyseal_service.runtime.start_errors import start_error
 from privyseal_service.runtime.supervisor import may_listen, worker_count
 from privyseal_service.runtime.worker_process import wait_ended
 from privyseal_service.system.cpus import core_count
-from privyseal_service.system.exit_codes import AWAY, REFUSED, USAGE, StartError
+from privyseal_service.system.exit_codes import REFUSED, UNAVAILABLE, USAGE, StartError
 from privyseal_service.system.sockets import ListenError, reserve
 
 LATCH = Latch(
@@ -325,7 +325,7 @@ class TestNumbers:
     def test_exit_codes(self) -> None:
         away = KeyringError("demo", UnavailableError("network", "it is away"))
         refused = KeyringError("demo", OperatorError("PIN", "it was refused"))
-        assert [start_error(error).code for error in (away, refused, ListenError("x"))] == [AWAY, REFUSED, USAGE]
+        assert [start_error(error).code for error in (away, refused, ListenError("x"))] == [UNAVAILABLE, REFUSED, USAGE]
         assert str(start_error(ZeroDivisionError("x"))) == "a fault of the program itself, ZeroDivisionError: x"
         same = StartError("x", 3)
         assert start_error(same) is same

@@ -17,8 +17,8 @@ import pytest
 
 from privyseal_service.config.issuers import IssuerConfig
 from privyseal_service.identity.jwks_sources import FileSource, SourceError, UrlSource, fetch
+from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import Counters
-from privyseal_service.telemetry.problems import Problems
 from tests.support.pki import CA
 from tests.support.tokens import ISSUER, JwksServer, issuer_settings, jwk, key_set, rsa_key
 
@@ -34,8 +34,8 @@ def until(true: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def problems() -> Problems:
-    return Problems(Counters())
+def issues() -> ActiveIssues:
+    return ActiveIssues(Counters())
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def by_file(file: Path) -> IssuerConfig:
 # --- files ---
 
 
-def test_a_file_that_changes(tmp_path: Path, problems: Problems) -> None:
+def test_a_file_that_changes(tmp_path: Path, issues: ActiveIssues) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(ONE)
-    source = FileSource(by_file(file), problems)
+    source = FileSource(by_file(file), issues)
     source.start()
     assert list(source.now.keys) == ["a"]
     file.write_bytes(TWO)
@@ -71,28 +71,28 @@ def test_a_file_that_changes(tmp_path: Path, problems: Problems) -> None:
     source.look()
     source.look()
     assert list(source.now.keys) == ["a", "b"]
-    assert "is no JWK set" in problems.now[ABOUT]
-    assert problems.counters.all()["issuer_refreshes", "failed"] == 1
+    assert "is no JWK set" in issues.current[ABOUT]
+    assert issues.counters.snapshot()["issuer_refreshes", "failed"] == 1
     file.write_bytes(ONE)
     source.look()
     source.look()
-    assert (list(source.now.keys), problems.now) == (["a"], {})
+    assert (list(source.now.keys), issues.current) == (["a"], {})
 
 
 @pytest.mark.parametrize(("content", "says"), [(None, "cannot be read"), (b"{}", "is no JWK set")])
-def test_a_file_that_cannot_be_used(tmp_path: Path, problems: Problems, content: bytes | None, says: str) -> None:
+def test_a_file_that_cannot_be_used(tmp_path: Path, issues: ActiveIssues, content: bytes | None, says: str) -> None:
     file = tmp_path / "jwks.json"
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(SourceError, match=says):
-        FileSource(by_file(file), problems).start()
+        FileSource(by_file(file), issues).start()
 
 
 # --- servers ---
 
 
-def test_an_unknown_kid_brings_one_fetch_and_no_more(server: JwksServer, problems: Problems) -> None:
-    source = UrlSource(by_url(server.url), problems, None, miss_every_s=0.3)
+def test_an_unknown_kid_brings_one_fetch_and_no_more(server: JwksServer, issues: ActiveIssues) -> None:
+    source = UrlSource(by_url(server.url), issues, None, miss_every_s=0.3)
     source.start()
     try:
         source.wait(20)
@@ -107,63 +107,63 @@ def test_an_unknown_kid_brings_one_fetch_and_no_more(server: JwksServer, problem
         source.close()
 
 
-def test_keys_outlive_their_server_for_the_grace_and_no_longer(server: JwksServer, problems: Problems) -> None:
+def test_keys_outlive_their_server_for_the_grace_and_no_longer(server: JwksServer, issues: ActiveIssues) -> None:
     clock = [1000.0]
     config = by_url(server.url, refresh_s=60, offline_grace_s=100)
-    source = UrlSource(config, problems, None, clock=lambda: clock[0], miss_every_s=0.01)
+    source = UrlSource(config, issues, None, clock=lambda: clock[0], miss_every_s=0.01)
     source.start()
     try:
         source.wait(20)
         server.behaviour = server.refuse
         clock[0] += 159
         source.miss()
-        until(lambda: ABOUT in problems.now)
-        assert "answers with status 503; the keys that it gave last still count" in problems.now[ABOUT]
+        until(lambda: ABOUT in issues.current)
+        assert "answers with status 503; the keys that it gave last still count" in issues.current[ABOUT]
         assert list(source.now.keys) == ["a"]
         clock[0] += 2
         assert source.now.keys == {}
         server.behaviour = server.answer
         source.miss()
         until(lambda: source.now.keys)
-        until(lambda: not problems.now)
+        until(lambda: not issues.current)
     finally:
         source.close()
 
 
-def test_a_bad_answer_leaves_the_keys(server: JwksServer, problems: Problems) -> None:
-    source = UrlSource(by_url(server.url), problems, None, miss_every_s=0.01)
+def test_a_bad_answer_leaves_the_keys(server: JwksServer, issues: ActiveIssues) -> None:
+    source = UrlSource(by_url(server.url), issues, None, miss_every_s=0.01)
     source.start()
     try:
         source.wait(20)
         server.body = b"<html>"
         source.miss()
-        until(lambda: "is no JWK set" in problems.now.get(ABOUT, ""))
+        until(lambda: "is no JWK set" in issues.current.get(ABOUT, ""))
         assert list(source.now.keys) == ["a"]
     finally:
         source.close()
 
 
 def test_a_defect_does_not_end_the_search(
-    server: JwksServer, problems: Problems, monkeypatch: pytest.MonkeyPatch
+    server: JwksServer, issues: ActiveIssues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = UrlSource(by_url(server.url), problems, None, miss_every_s=0.01)
+    source = UrlSource(by_url(server.url), issues, None, miss_every_s=0.01)
     with monkeypatch.context() as patch:
         patch.setattr("privyseal_service.identity.jwks_sources.parse_key_set", lambda *_: 1 / 0)
         source.start()
         source.wait(20)
-        assert "could not be read; none of its keys are known" in problems.now[ABOUT]
+        assert "could not be read; none of its keys are known" in issues.current[ABOUT]
     source.miss()
     until(lambda: source.now.keys)
     source.close()
 
 
 def test_keys_are_kept_over_a_restart(
-    server: JwksServer, problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: JwksServer, issues: ActiveIssues, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [time.time()]
 
     def begin() -> UrlSource:
-        source = UrlSource(by_url(server.url), problems, tmp_path / "issuers", clock=lambda: clock[0])
+        source = UrlSource(by_url(server.url), issues, tmp_path / "issuers", clock=lambda: clock[0])
         source.start()
         source.wait(20)
         source.close()
@@ -186,9 +186,9 @@ def test_keys_are_kept_over_a_restart(
     assert begin().now.keys == {}
 
 
-def test_the_first_keys_are_not_waited_for_for_ever(server: JwksServer, problems: Problems) -> None:
+def test_the_first_keys_are_not_waited_for_for_ever(server: JwksServer, issues: ActiveIssues) -> None:
     server.behaviour = server.hang
-    source = UrlSource(by_url(server.url), problems, None)
+    source = UrlSource(by_url(server.url), issues, None)
     source.start()
     source.wait(0.05)
     assert source.now.keys == {}

@@ -25,8 +25,8 @@ from privyseal_service.limits.limiter import (
     make_limiter,
 )
 from privyseal_service.runtime.preflight import check_limits
+from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import Counters
-from privyseal_service.telemetry.problems import Problems
 from tests.fakes.redis_server import FakeRedis
 from tests.support.pki import CA, SERVER
 
@@ -40,8 +40,8 @@ def grant(**more: object) -> Grant:
 
 
 @pytest.fixture
-def problems() -> Problems:
-    return Problems(Counters())
+def issues() -> ActiveIssues:
+    return ActiveIssues(Counters())
 
 
 @pytest.fixture
@@ -52,16 +52,16 @@ def redis() -> Iterator[FakeRedis]:
 
 @pytest.fixture(params=["file", "redis"])
 def run(
-    request: pytest.FixtureRequest, tmp_path: Path, redis: FakeRedis, problems: Problems
+    request: pytest.FixtureRequest, tmp_path: Path, redis: FakeRedis, issues: ActiveIssues
 ) -> Callable[[Callable[[Limiter], Awaitable[None]]], None]:
     """Runs a coroutine with a limiter of each kind."""
 
     async def with_limiter(work: Callable[[Limiter], Awaitable[None]]) -> None:
         limiter: Limiter
         if request.param == "file":
-            limiter = FileLimiter(tmp_path, problems, clock=lambda: 1_000_000_000.0 + time.monotonic() % 1)
+            limiter = FileLimiter(tmp_path, issues, clock=lambda: 1_000_000_000.0 + time.monotonic() % 1)
         else:
-            limiter = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=5.0), problems)
+            limiter = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=5.0), issues)
         try:
             await work(limiter)
         finally:
@@ -134,9 +134,9 @@ def test_a_limit_that_is_raised_goes_on_counting(run: Run) -> None:
     run(work)
 
 
-def test_two_limiters_count_together(tmp_path: Path, problems: Problems) -> None:
+def test_two_limiters_count_together(tmp_path: Path, issues: ActiveIssues) -> None:
     async def work() -> None:
-        one, two = FileLimiter(tmp_path, problems), FileLimiter(tmp_path, problems)
+        one, two = FileLimiter(tmp_path, issues), FileLimiter(tmp_path, issues)
         assert await one.count(grant(daily_quota=5), "a", 3) is None
         assert await two.count(grant(daily_quota=5), "a", 3) is not None
         await one.close()
@@ -145,9 +145,9 @@ def test_two_limiters_count_together(tmp_path: Path, problems: Problems) -> None
     asyncio.run(work())
 
 
-def test_the_loop_goes_on_while_somebody_holds_the_file(tmp_path: Path, problems: Problems) -> None:
+def test_the_loop_goes_on_while_somebody_holds_the_file(tmp_path: Path, issues: ActiveIssues) -> None:
     async def work() -> None:
-        limiter = FileLimiter(tmp_path, problems)
+        limiter = FileLimiter(tmp_path, issues)
         holder = os.open(tmp_path / "limits", os.O_RDWR)
         fcntl.flock(holder, fcntl.LOCK_EX)
         counting = asyncio.create_task(limiter.count(grant(daily_quota=5), "a", 3))
@@ -161,32 +161,32 @@ def test_the_loop_goes_on_while_somebody_holds_the_file(tmp_path: Path, problems
     asyncio.run(work())
 
 
-def test_a_file_that_nobody_lets_go_of(tmp_path: Path, problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_nobody_lets_go_of(tmp_path: Path, issues: ActiveIssues, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privyseal_service.limits.shared_counters._PATIENCE_S", 0.05)
 
     async def work() -> None:
-        limiter = FileLimiter(tmp_path, problems)
+        limiter = FileLimiter(tmp_path, issues)
         holder = os.open(tmp_path / "limits", os.O_RDWR)
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(UncountedError):
             await limiter.count(grant(daily_quota=5), "a", 3)
         os.close(holder)
         assert await limiter.count(grant(daily_quota=5), "a", 1) is None
-        assert "do not let go" in problems.now["limits"], "it went well for a moment alone"
+        assert "do not let go" in issues.current["limits"], "it went well for a moment alone"
         monkeypatch.setattr("privyseal_service.limits.limiter._WELL_AFTER_S", 0.0)
         assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         await limiter.close()
 
     asyncio.run(work())
-    assert problems.now == {}
-    assert problems.counters.all()["limits", "not-counted"] == 1
+    assert issues.current == {}
+    assert issues.counters.snapshot()["limits", "not-counted"] == 1
 
 
 @pytest.mark.parametrize("fault", ["away", "silent"])
-def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) -> None:
+def test_a_redis_that_is_away(redis: FakeRedis, issues: ActiveIssues, fault: str) -> None:
     async def work() -> None:
-        closed = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=0.2), problems)
-        opened = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=0.2, when_away="allow"), problems)
+        closed = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=0.2), issues)
+        opened = RedisLimiter(LimitsConfig(storage=redis.url, timeout_s=0.2, when_away="allow"), issues)
         limited = grant(daily_quota=2)
         assert await closed.count(limited, "a", 1) is None
         redis.stop() if fault == "away" else redis.silent.set()
@@ -195,13 +195,13 @@ def test_a_redis_that_is_away(redis: FakeRedis, problems: Problems, fault: str) 
                 await closed.count(limited, "a", 1)
             assert await opened.count(limited, "a", 100) is None
         # It was asked once by each, and then left alone for a while.
-        assert problems.counters.all()["limits", "not-counted"] == 2
-        assert "does not answer" in problems.now["limits"]
+        assert issues.counters.snapshot()["limits", "not-counted"] == 2
+        assert "does not answer" in issues.current["limits"]
         redis.start() if fault == "away" else redis.silent.clear()
         closed._away_until_s = opened._away_until_s = 0.0
         assert await closed.count(limited, "a", 1) is None
         assert await opened.count(limited, "a", 1) is not None
-        assert problems.now == {}
+        assert issues.current == {}
         await closed.close()
         await opened.close()
 
@@ -226,29 +226,29 @@ def test_check_asks_the_redis(redis: FakeRedis, tmp_path: Path) -> None:
     assert check(password_file=tmp_path / "password")[0][0] == ""
 
 
-def test_a_password_from_a_file(redis: FakeRedis, problems: Problems, tmp_path: Path) -> None:
+def test_a_password_from_a_file(redis: FakeRedis, issues: ActiveIssues, tmp_path: Path) -> None:
     redis.password = "correct-horse"
     (tmp_path / "right").write_text("correct-horse\n")
     (tmp_path / "wrong").write_text("battery\n")
 
     async def work() -> None:
-        right = RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "right"), problems)
+        right = RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "right"), issues)
         assert await right.count(grant(daily_quota=2), "a", 1) is None
-        wrong = RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "wrong"), problems)
+        wrong = RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "wrong"), issues)
         with pytest.raises(UncountedError):
             await wrong.count(grant(daily_quota=2), "a", 1)
         await right.close()
         await wrong.close()
 
     asyncio.run(work())
-    assert "battery" not in str(problems.now)
+    assert "battery" not in str(issues.current)
     with pytest.raises(LimitsError, match="cannot be read"):
-        RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "none"), problems)
+        RedisLimiter(LimitsConfig(storage=redis.url, password_file=tmp_path / "none"), issues)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.2"])
 def test_a_redis_with_tls_is_the_one_that_was_meant(
-    redis: FakeRedis, problems: Problems, tmp_path: Path, name: str
+    redis: FakeRedis, issues: ActiveIssues, tmp_path: Path, name: str
 ) -> None:
     """Else any certificate of the CA would do, and counts would be somebody else's to make up."""
     ca = CA()
@@ -259,7 +259,7 @@ def test_a_redis_with_tls_is_the_one_that_was_meant(
     redis.start()
 
     async def work() -> None:
-        limiter = RedisLimiter(LimitsConfig(storage=redis.url, ca_file=ca.write(tmp_path), timeout_s=5.0), problems)
+        limiter = RedisLimiter(LimitsConfig(storage=redis.url, ca_file=ca.write(tmp_path), timeout_s=5.0), issues)
         try:
             assert await limiter.count(grant(daily_quota=2), "a", 1) is None
         finally:
@@ -272,11 +272,11 @@ def test_a_redis_with_tls_is_the_one_that_was_meant(
             asyncio.run(work())
 
 
-def test_where_it_is_counted(tmp_path: Path, problems: Problems) -> None:
-    assert isinstance(make_limiter(LimitsConfig(), None, counts=False, problems=problems), NoLimiter)
-    assert isinstance(make_limiter(LimitsConfig(), tmp_path, counts=False, problems=problems), NoLimiter)
+def test_where_it_is_counted(tmp_path: Path, issues: ActiveIssues) -> None:
+    assert isinstance(make_limiter(LimitsConfig(), None, counts=False, issues=issues), NoLimiter)
+    assert isinstance(make_limiter(LimitsConfig(), tmp_path, counts=False, issues=issues), NoLimiter)
     (tmp_path / "limits").write_text("mine")
     with pytest.raises(LimitsError, match="is no file of counts"):
-        make_limiter(LimitsConfig(), tmp_path, counts=True, problems=problems)
+        make_limiter(LimitsConfig(), tmp_path, counts=True, issues=issues)
     with pytest.raises(UncountedError):
         asyncio.run(NoLimiter().count(grant(daily_quota=2), "a", 1))
