@@ -31,8 +31,9 @@ lint: ## check style, types, protos, generated stubs, scripts and the Containerf
 format: ## lay out the Python code as ruff does
 	$(READY) -- $(BIN)/ruff format --exclude '*.md'
 
-proto: ## make client/privyseal/v1 again from proto/
+proto: ## generate client/privyseal/v1 from proto/, and take the change into proto/landed.json if it breaks no client
 	$(READY) -- $(BIN)/python scripts/generate_stubs.py
+	$(READY) -- $(BIN)/python scripts/accept_proto.py
 
 bench: ## measure throughput, latency and CPU time against the bare PKCS#11 module
 	$(READY) --for-tests -- $(BIN)/python bench/throughput.py $(ARGS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import softhsm
+import toolchains
 from system_packages import CHECKOUT, UNPACKED, Package, SetupError, ensure, say
 
 if TYPE_CHECKING:
@@ -152,7 +153,20 @@ def _try(package: Package, find: Callable[[], str | None]) -> None:
         say(str(error))
 
 
+def _prepare_toolchains() -> None:
+    """Put node and Go on the search path, also that of the command that follows."""
+    for toolchain in (toolchains.NODE, toolchains.GO):
+        try:
+            folder = toolchains.ensure(toolchain, PYTHON)
+        except SetupError as error:
+            say(str(error))
+        else:
+            if folder:
+                os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)])
+
+
 def _prepare_tests() -> None:
+    _prepare_toolchains()
     _try(SYSTEMD, lambda: shutil.which("systemd-analyze"))
     _try(COMPILER, _compiler)
     _try(OPENSSL, lambda: shutil.which("openssl"))

@@ -179,7 +179,7 @@ def test_the_table_of_tools_names_the_stores_that_can():
         scheme.strip("`"): {store for store, how in zip(stores, found, strict=True) if how != "no"}
         for scheme, *found in table("Key stores", "Scheme")
     }
-    tools = table("With the tools that you have", "Tool")
+    tools = table("Supported tools", "Tool")
     assert len(tools) >= 9
     for tool, _, schemes, named in tools:
         # A comma stands between those that are needed together, "or" before another one that would do.
@@ -188,7 +188,7 @@ def test_the_table_of_tools_names_the_stores_that_can():
 
 
 def test_every_tool_has_a_command_or_a_class_that_is_there():
-    for tool, command, *_ in table("With the tools that you have", "Tool"):
+    for tool, command, *_ in table("Supported tools", "Tool"):
         quoted = re.findall(r"`(privyseal[^`]*)`", command)
         assert quoted, tool
         for name in quoted:
