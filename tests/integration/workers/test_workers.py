@@ -15,7 +15,7 @@ from privyseal.errors import ServiceError
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.system.cpus import core_count
 from tests.support.processes import lives, reaped, until
-from tests.support.serving import SIGN, Place
+from tests.support.serving import KEY, SIGN, Place
 from tests.support.workers import Builds, all_listening, configure, listeners, sdk, sign, workers
 
 
