@@ -15,7 +15,8 @@ from pydantic_core import PydanticUndefined
 from privyseal_backends.aws_kms import address as aws_kms
 from privyseal_backends.google_kms.address import Settings as GoogleKmsSettings
 from privyseal_backends.pkcs11.settings import Settings as Pkcs11Settings
-from privyseal_service.config.tables import Config, CustodyBar
+from privyseal_service.config.keys import MinimumCustody
+from privyseal_service.config.root import Config
 from tests.support.checkout import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "configuration.md").read_text()
@@ -30,7 +31,7 @@ def said(title: str) -> dict[str, str]:
 
 def written(default: object) -> str:
     """A default as the page has it."""
-    if default in (None, "", (), PydanticUndefined) or isinstance(default, (CustodyBar, Mapping)):
+    if default in (None, "", (), PydanticUndefined) or isinstance(default, (MinimumCustody, Mapping)):
         return ""
     if isinstance(default, tuple):
         return ", ".join(map(written, default))

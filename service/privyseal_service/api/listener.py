@@ -23,7 +23,8 @@ from privyseal_service.telemetry.metrics import TLS_RELOAD_FAILURES, TLS_RELOADS
 
 if TYPE_CHECKING:
     from privyseal_service.api.audit_queries import AuditCalls
-    from privyseal_service.config.tables import ListenerConfig, ServerConfig
+    from privyseal_service.config.listeners import ListenerConfig
+    from privyseal_service.config.server import ServerConfig
     from privyseal_service.identity.tokens import Issuer
     from privyseal_service.signing.call_path import CallPath
     from privyseal_service.telemetry.active_issues import ActiveIssues

@@ -21,7 +21,7 @@ from privyseal_service.identity.certificates import UNREADABLE, ClientAuthority,
 from privyseal_service.system.file_watch import Seen, look
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import ListenerConfig
+    from privyseal_service.config.listeners import ListenerConfig
 
 
 class TlsError(Exception):

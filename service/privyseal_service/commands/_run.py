@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from privyseal_service.system.exit_codes import USAGE
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
 from privyseal_service.commands._errors import CommandError
 
 _T = TypeVar("_T")
 
 
 def load_or_exit(file: Path) -> Config:
+    from privyseal_service.config.errors import ConfigError  # noqa: PLC0415
     from privyseal_service.config.loading import load_config  # noqa: PLC0415
-    from privyseal_service.config.tables import ConfigError  # noqa: PLC0415
 
     try:
         return load_config(file)

@@ -14,7 +14,7 @@ from privyseal_service.commands._options import config_option
 from privyseal_service.system.exit_codes import REFUSED, USAGE
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
     from privyseal_service.domain.grant_explanation import Question, Verdict
     from privyseal_service.domain.grants import Grant
     from privyseal_service.domain.operation_names import Claims
@@ -108,8 +108,8 @@ def grants_explain(
 
 
 def _load(file: Path) -> Config:
+    from privyseal_service.config.errors import ConfigError  # noqa: PLC0415
     from privyseal_service.config.loading import load_config  # noqa: PLC0415
-    from privyseal_service.config.tables import ConfigError  # noqa: PLC0415
 
     try:
         return load_config(file)

@@ -31,8 +31,8 @@ def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool
     Example:
       privyseal-server health --config /etc/privyseal/server.toml
     """  # noqa: D301 - click's own mark
+    from privyseal_service.config.errors import ConfigError  # noqa: PLC0415
     from privyseal_service.config.loading import state_folder_of  # noqa: PLC0415
-    from privyseal_service.config.tables import ConfigError  # noqa: PLC0415
     from privyseal_service.telemetry import status_socket  # noqa: PLC0415
 
     if (config_file is None) == (state_folder is None):

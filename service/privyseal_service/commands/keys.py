@@ -107,7 +107,7 @@ def _target(name: str | None, config_file: Path | None, uri: str | None, purpose
         return creation.target_by_uri(uri, meant)
     if uri is not None or config_file is None or name is None:
         raise CommandError("name the key by --config FILE NAME, or by --uri URI", USAGE)
-    from privyseal_service.config.tables import ConfigError  # noqa: PLC0415
+    from privyseal_service.config.errors import ConfigError  # noqa: PLC0415
 
     try:
         return creation.target_by_name(load_or_exit(config_file), name, meant)

@@ -14,7 +14,7 @@ from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, RESTART
 
 if TYPE_CHECKING:
     from privyseal_service.audit.sequencer_thread import RunningSequencer
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
 from privyseal_service.commands._errors import CommandError
 from privyseal_service.commands._run import load_or_exit, log_defect, run_async
 

@@ -1,4 +1,4 @@
-"""The service's configuration: its TOML tables, how they are loaded, and what must hold between them.
+"""The service's configuration: one module for each TOML table, the loading of the file, and what a reload can change.
 
-It imports `system` and `domain`. Begin with `tables.py`.
+It imports `system` and `domain`. Begin with `root.py`, the whole configuration, then `loading.py`.
 """

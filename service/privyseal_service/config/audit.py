@@ -1,60 +1,57 @@
-"""The `[audit]` table of the configuration, checked by itself: no file is opened here."""
+"""The `[audit]` table: where and how the audit trail is kept. No file is opened here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from privyseal.transparency.checkpoint import SignatureType, VerifierKey, check_key_name
 from privyseal.transparency.errors import KeyFileError
+from privyseal_service.config.fields import Model, PathField, Restart
 from privyseal_service.domain.replica import Source
 
 _SECONDS_A_DAY = 86_400.0
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 def _public_key(text: str) -> VerifierKey:
     try:
         return VerifierKey.parse(text)
-    except KeyFileError as error:
-        raise ValueError(f"must be a public key as `audit keygen` prints it: {error}") from None
+    except KeyFileError:
+        raise ValueError("must be a public key: the line NAME+ID+BASE64 that `audit keygen` prints") from None
 
 
-class FileSinkConfig(_Model):
-    """Checkpoints are appended to a file, on another disk or a mount that only appends."""
+class FileSinkConfig(Model):
+    """A file that checkpoints are appended to, on another disk or an append-only mount."""
 
-    kind: Literal["file"]
-    path: Path
-
-
-class StdoutSinkConfig(_Model):
-    """Checkpoints are written to standard output, one line of JSON each."""
-
-    kind: Literal["stdout"]
+    kind: Restart[Literal["file"]]
+    path: Restart[PathField]
 
 
-class HttpsSinkConfig(_Model):
-    """Checkpoints are POSTed to `url`. `ca_file` are the CAs to trust (else the system's), `token_file` holds a bearer
-    token."""
+class StdoutSinkConfig(Model):
+    """Standard output: one line of JSON for each checkpoint."""
 
-    kind: Literal["https"]
-    url: str
-    ca_file: Path | None = None
-    token_file: Path | None = None
+    kind: Restart[Literal["stdout"]]
 
 
-class WitnessSinkConfig(_Model):
-    """A C2SP tlog-witness at the prefix `url` cosigns checkpoints; `key` is its public key, a vkey of type 4."""
+class HttpsSinkConfig(Model):
+    """An HTTPS server: checkpoints are sent to `url` by POST. `ca_file` has the CAs to trust, by default the system's;
+    `token_file` has a bearer token."""
 
-    kind: Literal["witness"]
-    url: str
-    key: str
-    ca_file: Path | None = None
+    kind: Restart[Literal["https"]]
+    url: Restart[str]
+    ca_file: Restart[PathField | None] = None
+    token_file: Restart[PathField | None] = None
+
+
+class WitnessSinkConfig(Model):
+    """A C2SP tlog-witness at the prefix `url`, which cosigns checkpoints. `key` is its public key, a vkey of type 4."""
+
+    kind: Restart[Literal["witness"]]
+    url: Restart[str]
+    key: Restart[str]
+    ca_file: Restart[PathField | None] = None
 
     @field_validator("key")
     @classmethod
@@ -64,7 +61,7 @@ class WitnessSinkConfig(_Model):
         return text
 
     def verifier(self) -> VerifierKey:
-        """The key, to verify with."""
+        """Return the key in the form that verifies."""
         return _public_key(self.key)
 
 
@@ -73,38 +70,40 @@ SinkConfig: TypeAlias = Annotated[
 ]
 
 
-class AuditConfig(_Model):
+class AuditConfig(Model):
     """Where and how the audit trail is kept.
 
-    `folder` holds all of it. `log` is the log's name for ever, the origin of its checkpoints; `key` the file with the
-    private key of that name, which the sequencer alone reads, and `former_keys` the public keys before it. `replica` is
-    who the records say wrote them: by default the last part of `log`. `enabled = false`, alone in the table, is for a
-    first try: decisions are on record nowhere.
+    `folder` has all of it. `log` is the permanent name of the log, the origin of its checkpoints. `key` is the file
+    with the private key of that name, which only the sequencer reads; `former_keys` are the public keys before it.
+    `replica` is the writer's name in the records, by default the last part of `log`. `enabled = false`, as the only
+    setting of the table, is for a first try: no decision is recorded.
 
-    A segment is followed by the next at `segment_mib` MiB. Segments that are wholly in the tree are kept for ever, or
-    for `keep_segments_days`. Each caller has `denials_per_s` records of denials a second and `denials_at_once` at once;
-    what is beyond is counted.
+    A new segment begins at `segment_mib` MiB. Segments whose records are all in the tree are kept, or removed after
+    `keep_segments_days`. Each caller has `denials_per_s` records of denials a second, with a burst of
+    `denials_at_once`; further denials are only counted.
     """
 
-    enabled: bool = True
-    folder: Path | None = None
-    log: str = ""
-    key: Path | None = None
-    former_keys: tuple[str, ...] = ()
-    replica: str = ""
-    segment_mib: Annotated[int, Field(ge=1, le=4096)] = 64
-    keep_segments_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] | None = None
-    denials_per_s: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 10.0
-    denials_at_once: Annotated[int, Field(ge=1, le=100_000)] = 20
-    sinks: tuple[SinkConfig, ...] = ()
+    enabled: Restart[bool] = True
+    folder: Restart[PathField | None] = None
+    log: Restart[str] = ""
+    key: Restart[PathField | None] = None
+    former_keys: Restart[tuple[str, ...]] = ()
+    replica: Restart[str] = ""
+    segment_mib: Restart[Annotated[int, Field(ge=1, le=4096)]] = 64
+    keep_segments_days: Restart[Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] | None] = None
+    denials_per_s: Restart[Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]] = 10.0
+    denials_at_once: Restart[Annotated[int, Field(ge=1, le=100_000)]] = 20
+    sinks: Restart[tuple[SinkConfig, ...]] = ()
 
     @field_validator("log")
     @classmethod
     def _check_log(cls, name: str) -> str:
         try:
             check_key_name(name)
-        except KeyFileError as error:
-            raise ValueError(str(error)) from None
+        except KeyFileError:
+            raise ValueError(
+                "must be a URL without scheme, as audit.example.com/replica-1; spaces and + are not allowed"
+            ) from None
         return name
 
     @field_validator("former_keys")
@@ -119,18 +118,19 @@ class AuditConfig(_Model):
         if not self.enabled:
             more = sorted(self.model_fields_set - {"enabled"})
             if more:
-                raise ValueError(f"enabled = false keeps no audit trail: take away {' and '.join(more)}")
+                raise ValueError(f"enabled = false keeps no audit trail: remove {' and '.join(more)}")
             return self
         missing = [name for name in ("folder", "log", "key") if not getattr(self, name)]
         if missing:
             raise ValueError(f"an audit trail needs {' and '.join(missing)}")
         for text in self.former_keys:
             if _public_key(text).name != self.log:
-                raise ValueError(f"former_keys must be keys of {self.log}")
+                raise ValueError("former_keys must be keys of the log that `log` names")
         try:
             Source(self.replica_name, "w0")
-        except ValueError as error:
-            raise ValueError(f"set replica, since the last part of log does not do: {error}") from None
+        except ValueError:
+            why = "" if self.replica else "; set it, since the last part of log is not"
+            raise ValueError(f"replica must be 1 to 64 letters, digits, dots, hyphens and underscores{why}") from None
         return self
 
     @property
@@ -147,26 +147,14 @@ class AuditConfig(_Model):
 
     @property
     def replica_name(self) -> str:
-        """Who the records say wrote them."""
+        """The writer's name in the records."""
         return self.replica or self.log.rpartition("/")[2]
 
     @property
     def keep_segments_s(self) -> float | None:
-        """How long segments are kept once they are in the tree, in seconds; None is for ever."""
+        """How long segments are kept after their records are in the tree, in seconds; None is without limit."""
         return None if self.keep_segments_days is None else self.keep_segments_days * _SECONDS_A_DAY
 
     def verifiers(self) -> list[VerifierKey]:
-        """The former keys, to verify with."""
+        """Return the former keys in the form that verifies."""
         return [_public_key(text) for text in self.former_keys]
-
-    def within(self, folder: Path) -> AuditConfig:
-        """The same with relative paths made absolute."""
-        if not self.enabled:
-            return self
-        sinks = tuple(sink.model_copy(update=_absolute(sink, folder)) for sink in self.sinks)
-        return self.model_copy(update={**_absolute(self, folder), "sinks": sinks})
-
-
-def _absolute(model: BaseModel, folder: Path) -> dict[str, Path]:
-    paths = {name: getattr(model, name) for name in type(model).model_fields}
-    return {name: folder / path for name, path in paths.items() if isinstance(path, Path)}

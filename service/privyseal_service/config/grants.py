@@ -1,4 +1,4 @@
-"""The `[[grants]]` of the configuration, or of files of their own, as they are written."""
+"""The `[[grants]]` tables, of the configuration or of a file of grants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
-from privyseal_service.config.fields import KeyName, Model, PatternField, SchemeField, by_value, unique
+from privyseal_service.config.fields import KeyName, Live, Model, PatternField, SchemeField, Texts, by_value, unique
 from privyseal_service.domain.grants import CONTEXT_FIELDS, ClaimRule, Counted, Grant, Rate
 from privyseal_service.domain.operation_names import GRANTABLE, Operation
 from privyseal_service.domain.patterns import PathPattern, PatternError
@@ -23,15 +23,14 @@ _OperationField = Annotated[
 ]
 _Day = Annotated[str, by_value({day: day for day in DAYS}, "a day")]
 _ContextField = Annotated[str, by_value({name: name for name in CONTEXT_FIELDS}, "a field of the context")]
-_Texts = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class HoursConfig(Model):
-    """When a grant holds: days, hours as `08:00-18:00`, and the place whose clocks count (an IANA time zone)."""
+    """When a grant is valid: days, hours as `08:00-18:00`, and an IANA time zone."""
 
-    days: Annotated[tuple[_Day, ...], Field(min_length=1)] = DAYS
-    hours: str = "00:00-24:00"
-    timezone: str = "UTC"
+    days: Live[Annotated[tuple[_Day, ...], Field(min_length=1)]] = DAYS
+    hours: Live[str] = "00:00-24:00"
+    timezone: Live[str] = "UTC"
 
     @model_validator(mode="after")
     def _check(self) -> HoursConfig:
@@ -39,7 +38,7 @@ class HoursConfig(Model):
         return self
 
     def parsed(self) -> Hours:
-        """The same, to look at a clock with. Raises ValueError."""
+        """Return the window in the form that is compared with a clock. Raises ValueError."""
         return Hours.parse(frozenset(self.days), self.hours, _zone(self.timezone), self.timezone)
 
 
@@ -50,37 +49,38 @@ def _zone(name: str) -> datetime.tzinfo:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
-            "timezone must be one as Europe/Berlin is, and this machine must know it; install the system's tzdata"
+            "timezone must be an IANA time zone such as Europe/Berlin; if it is one, install tzdata on this machine"
         ) from None
 
 
 class GrantConfig(Model):
-    """A grant as it is written; see `grants.Grant`. One of `list-records` is for nothing else, and names no keys."""
+    """A grant as the file has it; see `domain.grants.Grant`. A grant of `list-records` has no other operation and no
+    keys."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    callers: Annotated[tuple[PatternField, ...], Field(min_length=1)]
-    keys: tuple[KeyName, ...] = ()
-    operations: Annotated[tuple[_OperationField, ...], Field(min_length=1)]
-    schemes: Annotated[tuple[SchemeField, ...], Field(min_length=1)] | None = None
-    claims: dict[str, _Texts] = Field(default_factory=dict)
-    window: HoursConfig | None = None
-    context: Annotated[tuple[_ContextField, ...], AfterValidator(unique)] = ()
-    rate: str | None = None
-    daily_quota: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
-    counted: Annotated[Counted, by_value({c.value: c for c in Counted}, "one of")] = Counted.GRANT
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    name: Live[Annotated[str, Field(min_length=1, max_length=128)]]
+    callers: Live[Annotated[tuple[PatternField, ...], Field(min_length=1)]]
+    keys: Live[tuple[KeyName, ...]] = ()
+    operations: Live[Annotated[tuple[_OperationField, ...], Field(min_length=1)]]
+    schemes: Live[Annotated[tuple[SchemeField, ...], Field(min_length=1)] | None] = None
+    claims: Live[dict[str, Texts]] = Field(default_factory=dict)
+    window: Live[HoursConfig | None] = None
+    context: Live[Annotated[tuple[_ContextField, ...], AfterValidator(unique)]] = ()
+    rate: Live[str | None] = None
+    daily_quota: Live[Annotated[int, Field(ge=1, le=1_000_000_000)] | None] = None
+    counted: Live[Annotated[Counted, by_value({c.value: c for c in Counted}, "one of")]] = Counted.GRANT
+    priority: Live[Annotated[int, Field(ge=-100, le=100)]] = 0
     _origin: str = PrivateAttr(default="")
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not name.isprintable():
-            raise ValueError("must be printable")
+            raise ValueError("must have printable characters only")
         return name
 
     @field_validator("claims")
     @classmethod
-    def _check_claims(cls, claims: dict[str, _Texts]) -> dict[str, _Texts]:
+    def _check_claims(cls, claims: dict[str, Texts]) -> dict[str, Texts]:
         for name, values in claims.items():
             _claim_rule(name, values)
         return claims
@@ -97,34 +97,33 @@ class GrantConfig(Model):
         if Operation.LIST_RECORDS in self.operations:
             if len(self.operations) > 1 or self.keys or self.schemes:
                 raise ValueError(
-                    "list-records is about the audit trail, not about a key: give it a grant of its own, without keys "
-                    "and schemes"
+                    "list-records reads the audit trail, not a key; give it a separate grant, without keys and schemes"
                 )
             if self.context or self.rate or self.daily_quota:
-                raise ValueError("list-records has no context, and is not counted: take away context and the limits")
+                raise ValueError("list-records has no context and is not counted; remove context, rate and daily_quota")
         elif not self.keys:
-            raise ValueError("keys: must not be empty")
+            raise ValueError("keys must not be empty")
         return self
 
     @model_validator(mode="after")
     def _check_oidc(self) -> GrantConfig:
         if self.claims and not all(pattern.is_oidc for pattern in self.callers):
-            raise ValueError("claims: only tokens have claims, so every caller must be oidc:ISSUER:SUBJECT")
+            raise ValueError("claims need callers that are all oidc:ISSUER:SUBJECT, since only tokens have claims")
         return self
 
     @property
     def origin(self) -> str:
-        """The file that it was read from; empty where there is none."""
+        """The file that it was read from, or an empty string."""
         return self._origin
 
     def read_from(self, file: str) -> GrantConfig:
-        """The same, with the file that it was read from."""
+        """Return a copy with the file that it was read from."""
         copy = self.model_copy()
         copy._origin = file  # noqa: SLF001 - its own class
         return copy
 
     def grant(self) -> Grant:
-        """The same, to decide with."""
+        """Return the grant in the form that decides."""
         return Grant(
             self.name,
             self.callers,
@@ -142,7 +141,7 @@ class GrantConfig(Model):
         )
 
 
-def _claim_rule(name: str, values: _Texts) -> ClaimRule:
+def _claim_rule(name: str, values: Texts) -> ClaimRule:
     texts = (values,) if isinstance(values, str) else values
     try:
         return ClaimRule(name, tuple(map(PathPattern.parse, texts)))
@@ -153,8 +152,10 @@ def _claim_rule(name: str, values: _Texts) -> ClaimRule:
 def _rate(text: str) -> Rate:
     match = _RATE.fullmatch(text)
     if not match:
-        raise ValueError("must be as 100/second, 6000/minute or 500/5 minutes are, of seconds, minutes, hours or days")
+        raise ValueError(
+            "must be written as 100/second, 6000/minute or 500/5 minutes; units are second, minute, hour and day"
+        )
     window_s = int(match[2] or 1) * _UNIT_S[match[3]]
     if window_s > 366 * 86_400:
-        raise ValueError("must be counted in a window of at most a year")
+        raise ValueError("must have a window of at most 366 days")
     return Rate(int(match[1]), window_s, text)

@@ -1,56 +1,56 @@
-"""The `[[issuers]]` of the configuration, as they are written: whose tokens count, and for how long."""
+"""The `[[issuers]]` tables: whose tokens are accepted, and for how long."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from privyseal_service.config.fields import Model, unique
+from privyseal_service.config.fields import Live, Model, PathField, Texts, unique
 from privyseal_service.domain.names import check_issuer
 from privyseal_service.domain.patterns import PathPattern, PatternError
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""What a token may be signed with (RFC 7518, RFC 8037): asymmetric alone, since a shared secret could be a public
-key."""
+"""The algorithms of tokens' signatures (RFC 7518, RFC 8037): only asymmetric ones, since with a shared secret a public
+key could be used as the secret."""
 
 MOST_CLAIMS = 12
-"""The claims of a token that are kept: as many as a record of the audit trail has."""
+"""How many claims of a token are kept: as many as a record of the audit trail has."""
 
 RESERVED_CLAIMS = frozenset({"issuer", "subject", "certificate", "authority", "serial"})
-"""Names that a proof uses for something else."""
+"""Names that a record uses for other parts of the caller's proof."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
-_Texts = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class IssuerConfig(Model):
     """An issuer of tokens.
 
-    `issuer` is the `iss` of its tokens, word for word; one of `audiences` must be in their `aud`. Its keys come from
-    `jwks_file`, which is read again when it changes, or from `jwks_url`, fetched every `refresh_s`, whose server may
-    have a certificate of the CAs in `jwks_ca_file` (else of the system's). When it does not answer, the keys that were
-    fetched last count for `offline_grace_s`.
+    `issuer` is the `iss` of its tokens, exactly; one of `audiences` must be in their `aud`. Its keys are in
+    `jwks_file`, which is read again when it changes, or at `jwks_url`, fetched every `refresh_s`; `jwks_ca_file` has
+    the CAs to trust there, by default the system's. While that server does not answer, the last keys are used for
+    `offline_grace_s`.
 
-    A token counts while `exp` and `nbf` allow it, and for at most `max_age_s` from its `iat`; clocks may differ by
-    `clock_skew_s`. `required_claims` must all be there, each with a value that a pattern selects. `claims` are those
-    that matter: kept in the record, and there for grants to ask for.
+    A token is accepted while `exp` and `nbf` allow it, and for at most `max_age_s` after its `iat`; clocks may differ
+    by `clock_skew_s`. A token must have all `required_claims`, each with a value that matches one of its patterns.
+    `claims` are the claims that are recorded and that grants may require.
     """
 
-    issuer: str
-    audiences: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), AfterValidator(unique)]
-    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1), AfterValidator(unique)] = ("RS256",)
-    jwks_file: Path | None = None
-    jwks_url: str | None = None
-    jwks_ca_file: Path | None = None
-    refresh_s: Annotated[float, Field(ge=60, le=86_400, allow_inf_nan=False)] = 900.0
-    offline_grace_s: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 86_400.0
-    clock_skew_s: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 30.0
-    max_age_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 3600.0
-    required_claims: dict[str, _Texts] = Field(default_factory=dict)
-    claims: Annotated[tuple[str, ...], Field(max_length=MOST_CLAIMS), AfterValidator(unique)] = ()
+    issuer: Live[str]
+    audiences: Live[
+        Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), AfterValidator(unique)]
+    ]
+    algorithms: Live[Annotated[tuple[Algorithm, ...], Field(min_length=1), AfterValidator(unique)]] = ("RS256",)
+    jwks_file: Live[PathField | None] = None
+    jwks_url: Live[str | None] = None
+    jwks_ca_file: Live[PathField | None] = None
+    refresh_s: Live[Annotated[float, Field(ge=60, le=86_400, allow_inf_nan=False)]] = 900.0
+    offline_grace_s: Live[Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)]] = 86_400.0
+    clock_skew_s: Live[Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)]] = 30.0
+    max_age_s: Live[Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]] = 3600.0
+    required_claims: Live[dict[str, Texts]] = Field(default_factory=dict)
+    claims: Live[Annotated[tuple[str, ...], Field(max_length=MOST_CLAIMS), AfterValidator(unique)]] = ()
 
     @field_validator("issuer")
     @classmethod
@@ -71,13 +71,14 @@ class IssuerConfig(Model):
         for name in claims:
             if not name or len(name) > 64 or not name.isprintable() or name in RESERVED_CLAIMS:
                 raise ValueError(
-                    f"must each be the name of a claim, 64 characters at most; not {', '.join(sorted(RESERVED_CLAIMS))}"
+                    "each must be the name of a claim, at most 64 characters, other than "
+                    f"{', '.join(sorted(RESERVED_CLAIMS))}"
                 )
         return claims
 
     @field_validator("required_claims")
     @classmethod
-    def _check_required(cls, required: dict[str, _Texts]) -> dict[str, _Texts]:
+    def _check_required(cls, required: dict[str, Texts]) -> dict[str, Texts]:
         for name, values in required.items():
             _patterns(name, values)
         return required
@@ -85,22 +86,17 @@ class IssuerConfig(Model):
     @model_validator(mode="after")
     def _check_source(self) -> IssuerConfig:
         if (self.jwks_file is None) == (self.jwks_url is None):
-            raise ValueError("an issuer needs jwks_file or jwks_url, one of them")
+            raise ValueError("an issuer needs either jwks_file or jwks_url")
         if self.jwks_ca_file is not None and not (self.jwks_url or "").startswith("https:"):
-            raise ValueError("jwks_ca_file: is for a jwks_url with https")
+            raise ValueError("jwks_ca_file needs a jwks_url with https")
         return self
 
     def required(self) -> dict[str, tuple[PathPattern, ...]]:
-        """The required claims, to look for."""
+        """Return the required claims, each with its patterns."""
         return {name: _patterns(name, values) for name, values in self.required_claims.items()}
 
-    def within(self, folder: Path) -> IssuerConfig:
-        """The same with relative paths made absolute."""
-        paths = {name: getattr(self, name) for name in ("jwks_file", "jwks_ca_file")}
-        return self.model_copy(update={name: folder / path for name, path in paths.items() if path is not None})
 
-
-def _patterns(name: str, values: _Texts) -> tuple[PathPattern, ...]:
+def _patterns(name: str, values: Texts) -> tuple[PathPattern, ...]:
     try:
         return tuple(map(PathPattern.parse, (values,) if isinstance(values, str) else values))
     except PatternError as error:
@@ -109,8 +105,11 @@ def _patterns(name: str, values: _Texts) -> tuple[PathPattern, ...]:
 
 def _check_url(url: str) -> None:
     parts = urlsplit(url)
-    port = parts.port  # raises ValueError
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise ValueError("must be https; http may be on 127.0.0.1 or [::1] alone")
+        raise ValueError("must be https; http is for 127.0.0.1 and [::1] only")
     if not parts.hostname or parts.username or parts.fragment or port == 0 or not url.isascii() or " " in url:
         raise ValueError("must be https://HOST[:PORT]/PATH")

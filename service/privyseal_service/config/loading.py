@@ -1,56 +1,38 @@
-"""Read the configuration and its files of grants, and check them; every error is one sentence."""
+"""Read the configuration and its files of grants, and check them. Every error is one sentence."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-)
+from pydantic import Field, ValidationError
 
-from privyseal_service.config.audit import AuditConfig
 from privyseal_service.config.consistency import MismatchError, check_grants
-from privyseal_service.config.fields import Model
-from privyseal_service.config.grants import GrantConfig, HoursConfig
-from privyseal_service.config.issuers import IssuerConfig
-from privyseal_service.config.limits import LimitsConfig
-from privyseal_service.domain.key_uris import resolve_paths, resolve_settings
+from privyseal_service.config.errors import ConfigError
+from privyseal_service.config.fields import Live, Model
+from privyseal_service.config.grants import GrantConfig
+from privyseal_service.config.root import Config
 from privyseal_service.system.file_watch import Seen, look
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-from privyseal_service.config.tables import (
-    ClientCAConfig,
-    Config,
-    ConfigError,
-    CustodyBar,
-    IdentityConfig,
-    KeyConfig,
-    ListenerConfig,
-    LogConfig,
-    MetricsConfig,
-    ServerConfig,
-)
-
 _M = TypeVar("_M", bound=Model)
 
 
 class _GrantsFile(Model):
-    """A file of grants, which holds nothing else."""
+    """A file of grants, which has no other table."""
 
-    grants: Annotated[tuple[GrantConfig, ...], Field(min_length=1)]
+    grants: Live[Annotated[tuple[GrantConfig, ...], Field(min_length=1)]]
 
 
 def load_config(file: Path) -> Config:
-    """Read and check the configuration, and the files of grants that it names; relative paths in it are relative to its
-    folder. Raises ConfigError."""
+    """Read and check the configuration and its files of grants. Relative paths are relative to the file's folder.
+    Raises ConfigError."""
     seen = look(file)
     config = parse_config(_read(file, "name the configuration with --config"), str(file), file.absolute().parent)
     return config.with_grants(
@@ -59,36 +41,38 @@ def load_config(file: Path) -> Config:
 
 
 def state_folder_of(file: Path) -> Path:
-    """The state folder that a configuration names, whatever else may be wrong with it. Raises ConfigError."""
+    """Return the state folder of a configuration without checking the rest of it. Raises ConfigError."""
     server = _read(file, "name the configuration with --config").get("server", {})
     named = server.get("state_folder") if isinstance(server, dict) else None
     if not isinstance(named, str):
-        sentence = "server.state_folder is not set, and the service tells its health there alone: set it"
-        raise ConfigError(f"{file}: {sentence}")
+        raise ConfigError(
+            f"{file}: server.state_folder: is not set, and health is reported only in that folder; set it"
+        )
     return file.absolute().parent / named
 
 
 def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
     ConfigError."""
-    config = _absolute(_validated(Config, data, name), folder)
+    config = _validate(Config, data, name, folder)
     grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, Seen]()
     for file in _grants_files(config, files):
         files[file] = look(file)
-        if not file.is_file():  # a link to nothing above all: its grants must not be gone without a word
-            raise ConfigError(f"{file}: is no file, or a link to none; put one there, or take it away")
-        filed = _validated(_GrantsFile, _read(file, "name another folder of grants"), str(file))
+        if not file.is_file():  # such as a link whose target is gone: its grants must not disappear silently
+            raise ConfigError(f"{file}: is neither a file nor a link to one; replace it, or remove it")
+        filed = _validate(_GrantsFile, _read(file, "name another folder of grants"), str(file), folder)
         grants += [grant.read_from(str(file)) for grant in filed.grants]
     config = config.with_grants(tuple(grants), files)
+    counts = config.server.state_folder is not None or config.limits.storage is not None
     try:
-        check_grants(config)
+        check_grants(config.grants, {key.name for key in config.keys}, config.issuers, counts=counts)
     except MismatchError as error:
         raise ConfigError(f"{error.file}: {error}") from None
     return config
 
 
 def _grants_files(config: Config, seen: dict[Path, Seen]) -> list[Path]:
-    """The files in the folder of grants, by name; the folder itself is among what was seen. Raises ConfigError."""
+    """Return the files of the folder of grants, by name, and add the folder to `seen`. Raises ConfigError."""
     folder = config.server.grants_folder
     if folder is None:
         return []
@@ -96,11 +80,11 @@ def _grants_files(config: Config, seen: dict[Path, Seen]) -> list[Path]:
     try:
         return sorted(file for file in folder.iterdir() if file.suffix == ".toml" and file.name[0] != ".")
     except OSError as error:
-        raise ConfigError(f"{folder}: is no folder of grants that can be read: {error.strerror}") from None
+        raise ConfigError(f"{folder}: the folder of grants cannot be read: {error.strerror}") from None
 
 
 def _read(file: Path, remedy: str) -> dict[str, Any]:
-    """A file of TOML. Raises ConfigError."""
+    """Return the content of a TOML file. Raises ConfigError."""
     try:
         text = file.read_bytes().decode()
     except FileNotFoundError:
@@ -116,91 +100,87 @@ def _read(file: Path, remedy: str) -> dict[str, Any]:
     return data
 
 
-def _validated(model: type[_M], data: dict[str, Any], name: str) -> _M:
-    """The data as the model has it. Raises ConfigError."""
+def _validate(model: type[_M], data: dict[str, Any], name: str, folder: Path) -> _M:
+    """Return the data as the model. Raises ConfigError."""
     try:
-        # From JSON, strict means what TOML means: a list is a tuple, but no string is a number.
-        return model.model_validate_json(json.dumps(data, default=_refuse))
+        # From JSON, strict validation accepts what TOML means: a list is a tuple, but a string is not a number.
+        return model.model_validate_json(json.dumps(data, default=_refuse), context={"folder": folder})
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
+        found = error.errors(include_url=False, include_input=False)
+        # A list whose values are all wrong counts as empty, too.
+        problems = [each for each in found if each["type"] != "too_short" or not _has_inner(each["loc"], found)]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{name}: {_sentence(problems[0])}{more}") from None
+        raise ConfigError(f"{name}: {_sentence(problems[0], model)}{more}") from None
     except TypeError as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
+def _has_inner(loc: tuple[int | str, ...], problems: Sequence[ErrorDetails]) -> bool:
+    """Whether one of the problems is inside of the place `loc`."""
+    return any(len(each["loc"]) > len(loc) and each["loc"][: len(loc)] == loc for each in problems)
+
+
 def _refuse(value: object) -> object:
-    raise TypeError(f"a {type(value).__name__} is no value of any setting; write it as a string or a number")
+    raise TypeError(f"no setting is a {type(value).__name__}; write it as a string or a number")
 
 
-def _sentence(problem: ErrorDetails) -> str:
-    where = ""
-    for part in problem["loc"]:
-        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-    match problem["type"]:
+_WORDED = {
+    "missing": "is missing",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "union_tag_not_found": "kind is missing",
+}
+"""The sentences for problems that pydantic finds, by its names for them."""
+
+
+def _sentence(problem: ErrorDetails, model: type[Model]) -> str:
+    where, settings = _place(problem["loc"], model)
+    kind, details = problem["type"], problem.get("ctx", {})
+    match kind:
         case "extra_forbidden":
-            meant = difflib.get_close_matches(str(problem["loc"][-1]), _settings(problem["loc"][:-1]), n=1)
-            return f"{where}: there is no such setting" + (f"; did you mean {meant[0]}?" if meant else "")
-        case "missing":
-            return f"{where}: is missing"
-        case "too_short":
-            return f"{where}: must not be empty"
-        case "string_pattern_mismatch":
-            return f"{where}: must be letters, digits, dots, - and _, beginning with a letter or digit, at most 128"
+            meant = difflib.get_close_matches(str(problem["loc"][-1]), settings, n=1)
+            said = "there is no such setting" + (f"; did you mean {meant[0]}?" if meant else "")
         case "value_error":
-            said = str(problem["ctx"]["error"])
+            said = str(details["error"])
+        case "union_tag_invalid":  # pydantic's own sentence has the value
+            said = f"kind must be one of {details['expected_tags']}"
+        case "too_long" | "string_too_long":
+            said = f"must have at most {details['max_length']} {'characters' if kind[0] == 's' else 'values'}"
         case _:
-            said = problem["msg"][0].lower() + problem["msg"][1:]
+            said = _WORDED.get(kind) or problem["msg"].replace("Input should be", "must be")
     return f"{where}: {said}" if where else said
 
 
-def _settings(loc: tuple[int | str, ...]) -> list[str]:
-    """The names of the settings that there are at a place, as far as the models tell."""
-    model: Any = Config
+def _place(loc: tuple[int | str, ...], model: type[Model]) -> tuple[str, Sequence[str]]:
+    """Return where a problem is, as `keys[0].custody.export`, and the names of the settings around it."""
+    where, around, tables = "", list[type[Model]](), [model]
     for part in loc:
-        if isinstance(part, str):
-            model = _NESTED.get(part, model)
-    return list(model.model_fields)
+        if isinstance(part, int):
+            where += f"[{part}]"
+            continue
+        chosen = (
+            [each for each in tables if part in get_args(each.model_fields["kind"].annotation)] if tables[1:] else []
+        )
+        if chosen:  # the kind of a table, by which pydantic chose its model
+            tables = chosen
+            continue
+        where += f".{part}" if where else part
+        field = next((each.model_fields[part] for each in tables if part in each.model_fields), None)
+        around, tables = tables, _models_in(field.annotation) if field else []
+    return where, [name for each in around for name in each.model_fields]
 
 
-_NESTED: dict[str, type[BaseModel]] = {
-    "server": ServerConfig,
-    "log": LogConfig,
-    "identity": IdentityConfig,
-    "audit": AuditConfig,
-    "metrics": MetricsConfig,
-    "limits": LimitsConfig,
-    "listeners": ListenerConfig,
-    "issuers": IssuerConfig,
-    "client_cas": ClientCAConfig,
-    "keys": KeyConfig,
-    "custody": CustodyBar,
-    "grants": GrantConfig,
-    "window": HoursConfig,
-}
-
-
-def _absolute(config: Config, folder: Path) -> Config:
-    """The configuration with every relative path made absolute."""
-    listeners = []
-    for listener in config.listeners:
-        cas = tuple(ca.model_copy(update={"file": folder / ca.file}) for ca in listener.client_cas)
-        update: dict[str, Any] = {"client_cas": cas}
-        for name in ("certificate", "certificate_key"):
-            path = getattr(listener, name)
-            update[name] = folder / path if path else None
-        if listener.address.startswith("unix:"):
-            update["address"] = f"unix:{folder / listener.address.removeprefix('unix:')}"
-        listeners.append(listener.model_copy(update=update))
-    keys = tuple(key.model_copy(update={"uri": resolve_paths(key.uri, folder)}) for key in config.keys)
-    server = {name: getattr(config.server, name) for name in ("grants_folder", "state_folder")}
-    update = {
-        "server": config.server.model_copy(update={name: folder / path for name, path in server.items() if path}),
-        "listeners": tuple(listeners),
-        "issuers": tuple(issuer.within(folder) for issuer in config.issuers),
-        "limits": config.limits.within(folder),
-        "keys": keys,
-        "stores": {scheme: resolve_settings(scheme, said, folder) for scheme, said in config.stores.items()},
-        "audit": config.audit.within(folder) if config.audit else None,
-    }
-    return config.model_copy(update=update)
+def _models_in(annotation: object) -> list[type[Model]]:
+    """Return the models of a field's annotation: those of a union, or of a list's tables."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

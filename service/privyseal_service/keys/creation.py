@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from privyseal_backends.interface import OpenStore
-    from privyseal_service.config.tables import Config, KeyConfig
+    from privyseal_service.config.keys import KeyConfig
+    from privyseal_service.config.root import Config
 
 PURPOSE_NAMES: Mapping[str, Purpose] = {
     "capgo": Purpose.TYPE1,

@@ -10,7 +10,7 @@ from privyseal_backends.interface import PURPOSES, KeyDescription, OperatorError
 from privyseal_service.domain.operations import MECHANISMS, MODULUS_BITS, Scheme
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import CustodyBar, KeyConfig
+    from privyseal_service.config.keys import KeyConfig, MinimumCustody
 
 
 class MisfitError(OperatorError):
@@ -70,7 +70,7 @@ def _check_scheme(scheme: Scheme, description: KeyDescription) -> None:
         )
 
 
-def _check_custody(bar: CustodyBar, description: KeyDescription) -> None:
+def _check_custody(bar: MinimumCustody, description: KeyDescription) -> None:
     custody = description.custody
     for name, found, least, reasons in (
         ("protection", custody.protection, bar.protection, custody.protection_reasons),

@@ -28,7 +28,7 @@ from privyseal_service.keys.served_key import FIRST_RETRY_S, ServedKey, close_ke
 from privyseal_service.keys.stores import Stores, open_key
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import KeyConfig
+    from privyseal_service.config.keys import KeyConfig
 
 _LOG = logging.getLogger(__name__)
 

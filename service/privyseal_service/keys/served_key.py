@@ -21,7 +21,7 @@ from privyseal_backends.interface import (
 from privyseal_service.domain import errors
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import KeyConfig
+    from privyseal_service.config.keys import KeyConfig
 
 
 _LOG = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from privyseal_service.keys.enrollment import check_enrollment
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from privyseal_service.config.tables import KeyConfig
+    from privyseal_service.config.keys import KeyConfig
 from privyseal_service.keys.served_key import close_key
 
 _LOG = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, UNAVAIL
 from privyseal_service.telemetry.metrics import Numbers, Series, is_series
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
 
 _LENGTH = struct.Struct("!I")
 MOST_REPORT_BYTES = 4 << 20

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
     from privyseal_service.config.audit import AuditConfig
     from privyseal_service.config.issuers import IssuerConfig
+    from privyseal_service.config.keys import KeyConfig
     from privyseal_service.config.limits import LimitsConfig
-    from privyseal_service.config.tables import Config, KeyConfig, ListenerConfig
+    from privyseal_service.config.listeners import ListenerConfig
+    from privyseal_service.config.root import Config
 
 OPEN_S = 15.0
 """How long a key store may take to open a key here."""

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from privyseal_backends.backoff import Backoff
+from privyseal_service.config.changes import needs_restart
 from privyseal_service.system.file_watch import LOOK_EVERY_S, Watch
 from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
     from privyseal_service.telemetry.active_issues import ActiveIssues
 
 _LOG = logging.getLogger(__name__)
@@ -39,9 +40,9 @@ def check(old: Config, new: Config) -> None:
     from privyseal_service.api.tls import TlsError, load_tls  # noqa: PLC0415
     from privyseal_service.identity.jwks_sources import SourceError, read_key_file  # noqa: PLC0415 - a start needs none of it
 
-    reason = needs_restart(old, new)
-    if reason:
-        raise UnusableError(f"{reason} needs a restart of the service", heals=False)
+    names = needs_restart(old, new)
+    if names:
+        raise UnusableError(f"a change of {', '.join(names)} needs a restart of the service", heals=False)
     try:
         for listener in new.listeners:
             if listener.auth != "none":
@@ -51,20 +52,6 @@ def check(old: Config, new: Config) -> None:
                 read_key_file(issuer)
     except (TlsError, SourceError) as error:
         raise UnusableError(str(error)) from None
-
-
-def needs_restart(old: Config, new: Config) -> str:
-    """What has changed and cannot be taken up; empty where all can."""
-    before, after = ([(each.address, each.auth) for each in config.listeners] for config in (old, new))
-    changes = {
-        "a change of the listeners' addresses or auth": before != after,
-        "a change of [audit]": old.audit != new.audit,
-        "a change of [stores]": old.stores != new.stores,
-        "a change of [log]": old.log != new.log,
-        "a change of [metrics]": old.metrics != new.metrics,
-        "a change of server.state_folder": old.server.state_folder != new.server.state_folder,
-    }
-    return next((what for what, changed in changes.items() if changed), "")
 
 
 class Reloader:
@@ -102,7 +89,7 @@ class Reloader:
 
     async def reload(self) -> bool:
         """Read, check and hand on; whether that went well. What did not is in the log, in a count, and in health."""
-        from privyseal_service.config.tables import ConfigError  # noqa: PLC0415 - it is imported by now
+        from privyseal_service.config.errors import ConfigError  # noqa: PLC0415 - it is imported by now
 
         async with self._one_at_a_time:
             try:

@@ -42,7 +42,7 @@ from privyseal_service.telemetry.metrics import Counters, Numbers, Series, sum_n
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
     from privyseal_service.audit.sequencer_thread import RunningSequencer
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
     from privyseal_service.identity.jwks_sources import KeySource
     from privyseal_service.telemetry.status_socket import Detail
 
@@ -416,7 +416,7 @@ async def serve(
             watching.cancel()
         notify("STOPPING=1")
         if stopping.is_set():
-            _LOG.info("stopping: calls in flight have %g s to finish", config.server.shutdown_grace_s)
+            _LOG.info("stopping: calls in flight have %g s to finish", service.config.server.shutdown_grace_s)
         else:
             _LOG.critical(
                 "a key store is lost to this process, which ends with exit code %d: start it again", RESTART_REQUIRED

@@ -15,7 +15,7 @@ from privyseal_service.telemetry.status_socket import Detail, StatusSocket, key_
 
 if TYPE_CHECKING:
     from privyseal_service.audit.sequencer_thread import RunningSequencer
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
     from privyseal_service.runtime.reload import Reloader
     from privyseal_service.telemetry.prometheus import MetricsServer
 

@@ -41,7 +41,7 @@ from privyseal_service.telemetry.metrics import WORKER_ENDS, Counters, Numbers, 
 
 if TYPE_CHECKING:
     from privyseal_service.audit.sequencer_thread import RunningSequencer
-    from privyseal_service.config.tables import Config
+    from privyseal_service.config.root import Config
     from privyseal_service.telemetry.status_socket import Detail
 
 _LOG = logging.getLogger(__name__)
@@ -333,8 +333,6 @@ class Supervisor:
     async def _take(self, config: Config) -> None:
         """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
         one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
-        if config.server.workers == 0:
-            raise UnusableError("serving without workers needs a restart of the service", heals=False)
         await wait_for_first(self._serving.wait(), self._stopping.wait())
         self._change += 1
         change, asked = self._change, list[Worker]()

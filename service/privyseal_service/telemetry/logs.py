@@ -13,7 +13,7 @@ import orjson
 from privyseal_service.system.escaping import escape_non_ascii
 
 if TYPE_CHECKING:
-    from privyseal_service.config.tables import LogConfig
+    from privyseal_service.config.log import LogConfig
 
 _KEPT = ("time", "level", "logger", "message", "worker")
 

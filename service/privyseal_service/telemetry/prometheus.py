@@ -32,7 +32,7 @@ from privyseal_service.telemetry.metrics import (
 if TYPE_CHECKING:
     from prometheus_client import Metric as Family
 
-    from privyseal_service.config.tables import MetricsConfig
+    from privyseal_service.config.metrics import MetricsConfig
 
 _PREFIX = "privyseal_"
 _NAMES = frozenset({"key", "sink"})

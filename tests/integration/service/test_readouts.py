@@ -71,7 +71,7 @@ def test_what_an_operator_reads(software: Place, workers: int) -> None:
 
 def test_without_metrics_there_are_none(software: Place) -> None:
     configure_software(software, head=head(0))
-    assert "server.state_folder is not set" in sentence(software.run("health", "--config", str(software.config)), 2)
+    assert "server.state_folder: is not set" in sentence(software.run("health", "--config", str(software.config)), 2)
     assert "--state-folder DIR" in sentence(software.run("health"), 2)
     configure_software(software, head=head(0) + '\n[metrics]\naddress = "192.0.2.1:0"\nremote = true\n')
     said = sentence(software.run("serve", "--config", str(software.config)), 2)

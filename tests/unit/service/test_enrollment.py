@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from privyseal_backends.interface import Export, Mechanism, Origin, Protection, PublicKey
-from privyseal_service.config.tables import CustodyBar, KeyConfig
+from privyseal_service.config.keys import KeyConfig, MinimumCustody
 from privyseal_service.domain.operations import SignatureScheme, WrapScheme
 from privyseal_service.keys.enrollment import MisfitError, check_enrollment
 from tests.fakes.software_store import StoredKey
@@ -25,7 +25,9 @@ SHA1_ONLY = "the token's CKM_RSA_PKCS_OAEP takes SHA-1 alone; use rsaes-oaep-sha
 
 
 def config(*schemes: Any, **more: Any) -> KeyConfig:
-    return KeyConfig.model_construct(name="k", uri="software:k", schemes=schemes, **{"custody": CustodyBar(), **more})
+    return KeyConfig.model_construct(
+        name="k", uri="software:k", schemes=schemes, **{"custody": MinimumCustody(), **more}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_a_pinned_fingerprint(rsa_key: rsa.RSAPrivateKey) -> None:
 )
 def test_the_custody_bar(rsa_key: rsa.RSAPrivateKey, finding: str, bar: Any, found: Any, fits: bool) -> None:
     key = replace(StoredKey(rsa_key, frozenset({Mechanism.TYPE1})), **{finding: found})
-    wanted = CustodyBar.model_construct(**{"protection": 1, "origin": 1, "export": 1, finding: bar})
+    wanted = MinimumCustody.model_construct(**{"protection": 1, "origin": 1, "export": 1, finding: bar})
     if fits:
         check_enrollment(config(V3, custody=wanted), key.description())
         return

@@ -18,7 +18,7 @@ from privyseal_backends.interface import (
     OperatorError,
     UnavailableError,
 )
-from privyseal_service.config.tables import CustodyBar, KeyConfig
+from privyseal_service.config.keys import KeyConfig, MinimumCustody
 from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.domain.operations import SignatureScheme
 from privyseal_service.keys.keyring import Keyring, KeyringError, PreparedKeys
@@ -28,7 +28,7 @@ from tests.fakes.software_store import SoftwareStore
 
 
 def key_config(name: str, **more: Any) -> KeyConfig:
-    fields = {"uri": f"software:{name}", "schemes": (SignatureScheme.CAPGO_V3,), "custody": CustodyBar(), **more}
+    fields = {"uri": f"software:{name}", "schemes": (SignatureScheme.CAPGO_V3,), "custody": MinimumCustody(), **more}
     return KeyConfig.model_construct(name=name, **fields)
 
 

@@ -29,8 +29,9 @@ from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import Purpose
+from privyseal_service.config.errors import ConfigError
 from privyseal_service.config.loading import parse_config
-from privyseal_service.config.tables import Config, ConfigError
+from privyseal_service.config.root import Config
 from privyseal_service.domain.decisions import Outcome
 from privyseal_service.runtime.reload import Reloader, UnusableError, check
 from privyseal_service.system.file_watch import Watch

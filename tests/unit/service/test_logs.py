@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from privyseal_service.config.tables import LogConfig
+from privyseal_service.config.log import LogConfig
 from privyseal_service.domain.caller import Caller, Proof
 from privyseal_service.domain.decisions import Outcome, Trail
 from privyseal_service.domain.errors import Code

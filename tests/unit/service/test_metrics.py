@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from privyseal_service.config.tables import MetricsConfig
+from privyseal_service.config.metrics import MetricsConfig
 from privyseal_service.domain.decisions import NO_PROOF, Decision, Outcome
 from privyseal_service.domain.errors import Code
 from privyseal_service.domain.requests import NO_CONTEXT

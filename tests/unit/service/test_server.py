@@ -28,7 +28,7 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
 from privyseal_service.api.health import Health
 from privyseal_service.api.tls import TlsError
-from privyseal_service.config.tables import ConfigError
+from privyseal_service.config.errors import ConfigError
 from privyseal_service.keys.served_key import KeyState, ServedKey
 from privyseal_service.system.sockets import ListenError
 from tests.fakes.software_store import SoftwareStore
@@ -153,7 +153,7 @@ def test_without_tls_nobody_has_a_grant_by_accident(
 
 def test_without_tls_only_this_machine(config: dict[str, Any], store: SoftwareStore) -> None:
     config["listeners"] = [{"address": "0.0.0.0:0", "auth": "none"}]
-    with pytest.raises(ConfigError, match="of this machine alone"):
+    with pytest.raises(ConfigError, match=r"listeners\[0\]"):
         RunningService(config, store.backends)
 
 

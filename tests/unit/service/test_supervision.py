@@ -13,7 +13,7 @@ import pytest
 
 from privyseal_backends.interface import Key, OperatorError, UnavailableError
 from privyseal_service.config.loading import parse_config
-from privyseal_service.config.tables import Config
+from privyseal_service.config.root import Config
 from privyseal_service.domain.key_uris import same_token
 from privyseal_service.keys.keyring import KeyringError
 from privyseal_service.keys.pin_lockout import Latch, Latches

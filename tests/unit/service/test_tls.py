@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from privyseal_service.api.tls import TlsError, load_tls
-from privyseal_service.config.tables import ClientCAConfig, ListenerConfig
+from privyseal_service.config.listeners import ClientCAConfig, ListenerConfig
 from privyseal_service.domain.names import CallerPattern
 from tests.support.pki import CA, DAY, of_an_unknown_curve
 

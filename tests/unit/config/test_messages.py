@@ -1,0 +1,418 @@
+"""The wording of each error of the configuration, and that no value stands in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from privyseal.transparency.checkpoint import Signer
+from privyseal_service.config.errors import ConfigError
+from privyseal_service.config.loading import load_config, parse_config
+from tests.support.configuration import (
+    GRANT,
+    INSECURE_LISTENER,
+    ISSUER,
+    KEY,
+    LISTENER,
+    OIDC_GRANT,
+    OIDC_LISTENER,
+    SERVER,
+    refused,
+)
+
+WORDING = [
+    ("", "listeners: is missing (and 1 more)"),
+    (LISTENER, "keys: is missing"),
+    ("keys = []\n" + LISTENER, "keys: must not be empty"),
+    (LISTENER + KEY + "shemes = []\n", "keys[0].shemes: there is no such setting; did you mean schemes?"),
+    ("[sever]\n" + LISTENER + KEY, "sever: there is no such setting; did you mean server?"),
+    (
+        "[server]\nshutdown_grace = 1\n" + LISTENER + KEY,
+        "server.shutdown_grace: there is no such setting; did you mean shutdown_grace_s?",
+    ),
+    ('[server]\nshutdown_grace_s = "10"\n' + LISTENER + KEY, "server.shutdown_grace_s: must be a number"),
+    ("[server]\nshutdown_grace_s = -1\n" + LISTENER + KEY, "server.shutdown_grace_s: must be greater than 0"),
+    ("[server]\nshutdown_grace_s = inf\n" + LISTENER + KEY, "server.shutdown_grace_s: must be a finite number"),
+    (
+        "[server]\nmax_concurrent_streams = 1.5\n" + LISTENER + KEY,
+        "server.max_concurrent_streams: must be a whole number",
+    ),
+    ("server = 1\n" + LISTENER + KEY, "server: must be a table"),
+    ("[log]\nformat = 1999-12-31\n" + LISTENER + KEY, "no setting is a date; write it as a string or a number"),
+    ('[log]\nformat = "xml"\n' + LISTENER + KEY, "log.format: must be 'console' or 'json'"),
+    (
+        '[identity]\ndenied_certificates = ["sha256:ab"]\n' + LISTENER + KEY,
+        "identity.denied_certificates: each must be sha256: and 64 hex digits, or serial: and hex digits",
+    ),
+    (LISTENER.replace("mtls", "tls") + KEY, "listeners[0].auth: must be 'mtls', 'oidc' or 'none'"),
+    (
+        LISTENER.replace('certificate = "server.pem"\n', "") + KEY,
+        'listeners[0]: a listener with auth = "mtls" needs certificate',
+    ),
+    (
+        LISTENER.replace('[{ file = "ca.pem", names = ["dns:*.build.example"] }]', "[]") + KEY,
+        'listeners[0]: a listener with auth = "mtls" needs client_cas',
+    ),
+    (LISTENER.replace('["dns:*.build.example"]', "[]") + KEY, "listeners[0].client_cas[0].names: must not be empty"),
+    (LISTENER.replace("127.0.0.1:0", "unix:") + KEY, "listeners[0].address: must be unix: and the path of a socket"),
+    (
+        INSECURE_LISTENER.format("0.0.0.0:0") + KEY,
+        (
+            'listeners[0]: a listener with auth = "none" must be at a local address (127.0.0.0/8, [::1] or '
+            'unix:PATH); anywhere else use auth = "mtls"'
+        ),
+    ),
+    (
+        INSECURE_LISTENER.format("localhost:0") + KEY,
+        (
+            'listeners[0]: a listener with auth = "none" must be at a local address (127.0.0.0/8, [::1] or '
+            'unix:PATH); anywhere else use auth = "mtls"'
+        ),
+    ),
+    (
+        LISTENER.replace("mtls", "none") + KEY,
+        (
+            'listeners[0]: a listener with auth = "none" has no TLS: remove certificate and certificate_key '
+            "and client_cas"
+        ),
+    ),
+    (
+        LISTENER + KEY.replace("demo", "de mo"),
+        ("keys[0].name: must be letters, digits, dots, - and _, beginning with a letter or digit, at most 128"),
+    ),
+    (
+        LISTENER + KEY.replace('"capgo"', '"capgo-v4"'),
+        (
+            "keys[0].schemes[0]: must be a scheme: capgo, rsaes-oaep-sha256, rsaes-oaep-sha1, capgo-v2, "
+            "capgo-v3, rsassa-pkcs1-v1_5-sha256, rsassa-pss-sha256"
+        ),
+    ),
+    (LISTENER + KEY.replace('"capgo"', '"capgo-v3"'), "keys[0].schemes: must not have a value twice"),
+    (
+        LISTENER + KEY.replace('"capgo"', '"rsassa-pss-sha256"'),
+        (
+            "keys[0].schemes: capgo-v3 and rsassa-pss-sha256 need separate keys, since a block signed or "
+            "decrypted by one key must have one meaning; make a second key"
+        ),
+    ),
+    (
+        LISTENER + KEY.replace('"capgo"', '"rsaes-oaep-sha1"'),
+        (
+            "keys[0].schemes: capgo-v3 and rsaes-oaep-sha1 need separate keys, since a block signed or "
+            "decrypted by one key must have one meaning; make a second key"
+        ),
+    ),
+    (
+        "[stores.pkcs1]\nsessions = 1\n" + LISTENER + KEY,
+        "stores.pkcs1: no key is in this key store; the keys are in pkcs11",
+    ),
+    (
+        LISTENER + KEY + 'fingerprint = "AB"\n',
+        "keys[0].fingerprint: must be the 64 lower-case hex digits that `privyseal-server check` prints",
+    ),
+    (
+        LISTENER + KEY + 'custody = { export = "never" }\n',
+        "keys[0].custody.export: must be one of: possible, unknown, possible-once, never-possible",
+    ),
+    (LISTENER + KEY + KEY, "keys[1].name: is the name of keys[0] too"),
+    (LISTENER + KEY + GRANT + GRANT, "grants[1].name: is the name of grants[0] too"),
+    (LISTENER + KEY + GRANT.replace('"demo"', '"other"'), "grants[0].keys[0]: there is no key of this name"),
+    (
+        LISTENER + KEY + GRANT.replace("sign-checksum", "sign"),
+        (
+            "grants[0].operations[0]: must be an operation: wrap-session-key, sign-checksum, "
+            "unwrap-session-key, list-records"
+        ),
+    ),
+    (
+        LISTENER + KEY + GRANT.replace("sign-checksum", "get-key"),
+        (
+            "grants[0].operations[0]: must be an operation: wrap-session-key, sign-checksum, "
+            "unwrap-session-key, list-records"
+        ),
+    ),
+    (LISTENER + KEY + GRANT.replace('["dns:a.build.example"]', "[]"), "grants[0].callers: must not be empty"),
+    (LISTENER + KEY + GRANT.replace('["dns:a.build.example"]', "[7]"), "grants[0].callers[0]: must be a string"),
+    (OIDC_LISTENER + KEY, 'issuers: a listener with auth = "oidc" needs an issuer'),
+    (LISTENER + ISSUER + KEY, 'issuers: there is no listener with auth = "oidc"; add one, or remove the issuers'),
+    (
+        OIDC_LISTENER.replace('certificate = "server.pem"\n', "") + ISSUER + KEY,
+        'listeners[0]: a listener with auth = "oidc" needs certificate',
+    ),
+    (
+        LISTENER.replace("mtls", "oidc") + ISSUER + KEY,
+        'listeners[0]: a listener with auth = "oidc" identifies callers by tokens only: remove client_cas',
+    ),
+    (OIDC_LISTENER + ISSUER + ISSUER + KEY, "issuers[1].issuer: is the same as issuers[0].issuer"),
+    (
+        OIDC_LISTENER + ISSUER + ISSUER.replace("ci.example", "ci.example:8443") + KEY,
+        (
+            "issuers[0].issuer: issuers[1].issuer begins with it and a colon, so that callers of the two "
+            "could have the same name"
+        ),
+    ),
+    (
+        OIDC_LISTENER + ISSUER.replace("jwks_file", "x_file") + KEY,
+        "issuers[0].x_file: there is no such setting; did you mean jwks_file?",
+    ),
+    (
+        OIDC_LISTENER + ISSUER + 'jwks_url = "https://ci.example/k"\n' + KEY,
+        "issuers[0]: an issuer needs either jwks_file or jwks_url",
+    ),
+    (
+        OIDC_LISTENER + ISSUER.replace('jwks_file = "jwks.json"', 'jwks_url = "http://ci.example/k"') + KEY,
+        "issuers[0].jwks_url: must be https; http is for 127.0.0.1 and [::1] only",
+    ),
+    (
+        OIDC_LISTENER + ISSUER.replace('jwks_file = "jwks.json"', 'jwks_url = "https://u:p@ci.example/k"') + KEY,
+        "issuers[0].jwks_url: must be https://HOST[:PORT]/PATH",
+    ),
+    (
+        OIDC_LISTENER + ISSUER + 'algorithms = ["HS256"]\n' + KEY,
+        (
+            "issuers[0].algorithms[0]: must be 'RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256',"
+            " 'ES384', 'ES512' or 'EdDSA'"
+        ),
+    ),
+    (
+        OIDC_LISTENER + ISSUER + 'algorithms = ["none"]\n' + KEY,
+        (
+            "issuers[0].algorithms[0]: must be 'RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256',"
+            " 'ES384', 'ES512' or 'EdDSA'"
+        ),
+    ),
+    (
+        OIDC_LISTENER + ISSUER.replace('"ref"', '"certificate"') + KEY,
+        (
+            "issuers[0].claims: each must be the name of a claim, at most 64 characters, other than "
+            "authority, certificate, issuer, serial, subject"
+        ),
+    ),
+    (OIDC_LISTENER + ISSUER.replace('["privyseal"]', "[]") + KEY, "issuers[0].audiences: must not be empty"),
+    (
+        OIDC_LISTENER + ISSUER + KEY + OIDC_GRANT.replace("ci.example", "other.example"),
+        "grants[0].callers[0]: none of [[issuers]] has this issuer",
+    ),
+    (
+        OIDC_LISTENER + ISSUER + KEY + GRANT.replace("dns:a.build.example", "oidc:https://ci.example:**"),
+        "grants[0].callers[0]: allows every token of the issuer; add claims",
+    ),
+    (
+        OIDC_LISTENER + ISSUER + KEY + OIDC_GRANT + 'claims = { actor = "x" }\n',
+        "grants[0].claims.actor: the issuer does not keep this claim; add it to claims in [[issuers]]",
+    ),
+    (
+        LISTENER + KEY + GRANT + 'claims = { ref = "a" }\n',
+        "grants[0]: claims need callers that are all oidc:ISSUER:SUBJECT, since only tokens have claims",
+    ),
+    (
+        LISTENER.replace("dns:*.build.example", "oidc:https://ci.example:x") + KEY,
+        (
+            "listeners[0].client_cas[0].names: must not be oidc: names, since a CA cannot vouch for the "
+            "subject of a token"
+        ),
+    ),
+    (
+        LISTENER + KEY + GRANT + 'rate = "100/second"\n',
+        (
+            "grants[0].rate: there is no place to count in; set server.state_folder, or limits.storage for "
+            "replicas that count together"
+        ),
+    ),
+    (
+        LISTENER + KEY + GRANT + "daily_quota = 7\n",
+        (
+            "grants[0].daily_quota: there is no place to count in; set server.state_folder, or limits.storage"
+            " for replicas that count together"
+        ),
+    ),
+    (
+        SERVER + LISTENER + KEY + GRANT + 'rate = "fast"\n',
+        (
+            "grants[0].rate: must be written as 100/second, 6000/minute or 500/5 minutes; units are second, "
+            "minute, hour and day"
+        ),
+    ),
+    (
+        SERVER + LISTENER + KEY + GRANT + 'rate = "0/second"\n',
+        (
+            "grants[0].rate: must be written as 100/second, 6000/minute or 500/5 minutes; units are second, "
+            "minute, hour and day"
+        ),
+    ),
+    (
+        SERVER + LISTENER + KEY + GRANT + "daily_quota = 0\n",
+        "grants[0].daily_quota: must be greater than or equal to 1",
+    ),
+    (
+        LISTENER + KEY + GRANT + 'window = { days = ["monday"] }\n',
+        "grants[0].window.days[0]: must be a day: mon, tue, wed, thu, fri, sat, sun",
+    ),
+    (
+        LISTENER + KEY + GRANT + 'window = { timezone = "Mars/Olympus" }\n',
+        (
+            "grants[0].window: timezone must be an IANA time zone such as Europe/Berlin; if it is one, "
+            "install tzdata on this machine"
+        ),
+    ),
+    (
+        LISTENER + KEY + GRANT + 'window = { timezone = "../../etc/passwd" }\n',
+        (
+            "grants[0].window: timezone must be an IANA time zone such as Europe/Berlin; if it is one, "
+            "install tzdata on this machine"
+        ),
+    ),
+    (
+        LISTENER + KEY + GRANT + 'window = { hour = "x" }\n',
+        "grants[0].window.hour: there is no such setting; did you mean hours?",
+    ),
+    (
+        LISTENER + KEY + GRANT + 'context = ["colour"]\n',
+        ("grants[0].context[0]: must be a field of the context: app_id, bundle_version, source_revision, build_url"),
+    ),
+    (LISTENER + KEY + GRANT.replace("farm", "fa\\u0000rm"), "grants[0].name: must have printable characters only"),
+    (LISTENER + KEY + 'state = "cold"\n', "keys[0].state: must be 'serving' or 'frozen'"),
+    (
+        '[limits]\nstorage = "redis://:pw@h:1/0"\n' + LISTENER + KEY,
+        (
+            "limits.storage: must not have a password in it; put the password in a file, and name the file in"
+            " password_file"
+        ),
+    ),
+    (
+        '[limits]\nstorage = "memory://"\n' + LISTENER + KEY,
+        "limits.storage: must be redis://HOST:PORT/DB, or rediss:// with TLS",
+    ),
+    (
+        '[limits]\nwhen_away = "allow"\n' + LISTENER + KEY,
+        "limits: without storage there is no Redis: remove when_away, or set storage",
+    ),
+    (
+        '[limits]\nstorage = "redis://h"\nca_file = "x"\n' + LISTENER + KEY,
+        "limits: ca_file needs a storage with TLS, rediss://",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), WORDING)
+def test_the_wording(tmp_path: Path, text: str, sentence: str) -> None:
+    assert refused(tmp_path, text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (LISTENER.replace("dns:*.build.example", "*") + KEY, "listeners[0].client_cas[0].names[0]"),
+        (LISTENER.replace("127.0.0.1:0", "127.0.0.1") + KEY, "listeners[0].address"),
+        (LISTENER.replace("127.0.0.1:0", "::1:80") + KEY, "listeners[0].address"),
+        (LISTENER.replace("127.0.0.1:0", "host:70000") + KEY, "listeners[0].address"),
+        (LISTENER + KEY.replace("pkcs11:", ""), "keys[0].uri"),
+        (LISTENER + KEY + GRANT.replace("dns:a.", "dns:A."), "grants[0].callers[0]"),
+        (OIDC_LISTENER + ISSUER.replace("https:", "http:") + KEY, "issuers[0].issuer"),
+        (OIDC_LISTENER + ISSUER + 'required_claims = { ref = "a*" }\n' + KEY, "issuers[0].required_claims"),
+        (OIDC_LISTENER + ISSUER + KEY + OIDC_GRANT + 'claims = { ref = "a*" }\n', "grants[0].claims"),
+        (LISTENER + KEY + GRANT + 'window = { hours = "8-18" }\n', "grants[0].window"),
+    ],
+)
+def test_the_place_of_what_other_modules_find(tmp_path: Path, text: str, place: str) -> None:
+    assert refused(tmp_path, text).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("[[keys]\n", "(at line 1, column 7)"), ("a = 1\na = 2\n", "(at line 2, column 6)")]
+)
+def test_text_that_is_not_toml_is_named_by_its_line(tmp_path: Path, text: str, place: str) -> None:
+    sentence = refused(tmp_path, text)
+    assert sentence.startswith("is not TOML: ")
+    assert sentence.endswith(place)
+
+
+AUDIT: dict[str, JsonValue] = {"folder": "audit", "log": "audit.example.com/replica-1", "key": "audit.key"}
+VKEY = str(Signer.generate("other.example").verifier)
+NO_REPLICA = "audit: replica must be 1 to 64 letters, digits, dots, hyphens and underscores"
+NO_LOG = "audit.log: must be a URL without scheme, as audit.example.com/replica-1; spaces and + are not allowed"
+NO_VKEY = "must be a public key: the line NAME+ID+BASE64 that `audit keygen` prints"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"enabled": False}, "audit: enabled = false keeps no audit trail: remove folder and key and log"),
+        ({"folder": None}, "audit: an audit trail needs folder"),
+        ({"folder": None, "log": None, "key": None}, "audit: an audit trail needs folder and log and key"),
+        ({"log": ""}, NO_LOG),
+        ({"log": "a b"}, NO_LOG),
+        ({"log": "https://example.com/é"}, f"{NO_REPLICA}; set it, since the last part of log is not"),
+        ({"replica": "a/b"}, NO_REPLICA),
+        ({"former_keys": ["x"]}, f"audit.former_keys: {NO_VKEY}"),
+        ({"former_keys": [VKEY]}, "audit: former_keys must be keys of the log that `log` names"),
+        (
+            {"sinks": [{"kind": "witness", "url": "https://w", "key": VKEY}]},
+            "audit.sinks[0].key: must be a witness's Ed25519 cosignature key (a vkey of type 4)",
+        ),
+        ({"sinks": [{"kind": "pigeon"}]}, "audit.sinks[0]: kind must be one of 'file', 'stdout', 'https', 'witness'"),
+        ({"sinks": [{"path": "x"}]}, "audit.sinks[0]: kind is missing"),
+        ({"sinks": [{"kind": "https"}]}, "audit.sinks[0].url: is missing"),
+        (
+            {"sinks": [{"kind": "file", "path": "x", "paht": "y"}]},
+            "audit.sinks[0].paht: there is no such setting; did you mean path?",
+        ),
+        ({"foldr": "x"}, "audit.foldr: there is no such setting; did you mean folder?"),
+        ({"key": 7}, "audit.key: must be a string"),
+        ({"segment_mib": 0}, "audit.segment_mib: must be greater than or equal to 1"),
+    ],
+)
+def test_the_wording_for_the_audit_trail(change: dict[str, JsonValue], sentence: str) -> None:
+    table = {name: value for name, value in {**AUDIT, **change}.items() if value is not None}
+    data = {
+        "audit": table,
+        "listeners": [{"address": "127.0.0.1:0", "auth": "none"}],
+        "keys": [{"name": "app", "uri": "software:app", "schemes": ["capgo"]}],
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data, "server.toml", Path("/etc/privyseal"))
+    assert str(caught.value) == f"server.toml: {sentence}"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    missing, binary = tmp_path / "none.toml", tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    for file, sentence in (
+        (missing, "there is no such file; name the configuration with --config"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (binary, "is not UTF-8, so it is not TOML"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(file)
+        assert str(caught.value) == f"{file}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LISTENER + KEY.replace('"capgo"', '"SECRET"'),
+        LISTENER + KEY.replace("demo", "SECRET "),
+        LISTENER + KEY + 'pin = "SECRET"\n',
+        LISTENER + KEY + 'state = "SECRET"\n',
+        LISTENER + KEY.replace("pkcs11:", "SECRET"),
+        LISTENER + KEY + GRANT.replace('"demo"', '"SECRET"'),
+        LISTENER + KEY + GRANT.replace("dns:a.build.example", "SECRET"),
+        LISTENER + KEY + GRANT + 'rate = "SECRET"\n',
+        LISTENER + KEY + GRANT.replace("farm", "SECRET") * 2,
+        '[limits]\nstorage = "redis://:SECRET@h:1/0"\n' + LISTENER + KEY,
+        '[audit]\nfolder = "a"\nkey = "k"\nlog = "PRIVATE+SECRET"\n' + LISTENER + KEY,
+        '[audit]\nfolder = "a"\nkey = "k"\nlog = "SECRET SECRET"\n' + LISTENER + KEY,
+        '[audit]\nfolder = "a"\nkey = "k"\nlog = "x/y"\nsinks = [{ kind = "SECRET" }]\n' + LISTENER + KEY,
+        OIDC_LISTENER + ISSUER.replace("jwks.json", "SECRET") + 'jwks_url = "https://u:SECRET@h:99999/"\n' + KEY,
+        OIDC_LISTENER + ISSUER.replace('jwks_file = "jwks.json"', 'jwks_url = "https://SECRET@h:99999/"') + KEY,
+    ],
+)
+def test_no_value_is_repeated(tmp_path: Path, text: str) -> None:
+    assert "SECRET" not in refused(tmp_path, text)
+
+
+def test_problems_are_counted_once(tmp_path: Path) -> None:
+    assert refused(tmp_path, LISTENER + KEY + 'state = 1\nrequired = "x"\n').endswith(" (and 1 more)")
+    assert not refused(tmp_path, LISTENER + KEY.replace('["capgo", "capgo-v3"]', '["x"]')).endswith(" more)")
