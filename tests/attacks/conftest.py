@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from tests.fakes.software_store import SoftwareStore
+from tests.support.farm import BUILD, farm_config, farm_store
 from tests.support.pki import CA, Issued
 from tests.support.service import RunningService, secure_channel
 from tests.support.tokens import ISSUER, issuer_settings, jwk, key_set, rsa_key
-from tests.unit.service.conftest import BUILD, farm_config, farm_store
 
 PIPELINE = f"oidc:{ISSUER}:repo:octo-org/app:ref:refs/heads/*"
 

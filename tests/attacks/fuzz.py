@@ -25,10 +25,10 @@ from privyseal.v1 import signing_pb2 as pb
 from privyseal_service.domain.caller import IdentityError, Peer
 from privyseal_service.identity.jwks import KeySetError, parse_key_set
 from tests.attacks.conftest import Target, config
+from tests.support.farm import BUILD, farm_store
 from tests.support.pki import CA
 from tests.support.service import RunningService, secure_channel
 from tests.support.tokens import jwk, key_set, rsa_key, token
-from tests.unit.service.conftest import BUILD, farm_store
 
 METHODS = ("WrapSessionKey", "SignChecksum", "BatchSignChecksums", "UnwrapSessionKey")
 MAY_BE = {"OK", "INVALID_ARGUMENT", "PERMISSION_DENIED", "FAILED_PRECONDITION", "UNAUTHENTICATED"}

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.attacks.conftest import Target, config
 from tests.attacks.test_identity import SIGN
-from tests.integration.workers.conftest import until
+from tests.support.farm import farm_store
 from tests.support.pki import CA
+from tests.support.processes import until
 from tests.support.service import RunningService
-from tests.unit.service.conftest import farm_store
 
 SILENT = 1000
 

@@ -17,10 +17,10 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.api.tls import TlsError, load_tls
 from privyseal_service.config.loading import parse_config
 from tests.attacks.conftest import Target
+from tests.support.farm import BUILD, farm_config
 from tests.support.pki import CA, DAY, SERVER, Issued
 from tests.support.service import secure_channel
 from tests.support.tokens import rsa_key, token
-from tests.unit.service.conftest import BUILD, farm_config
 
 NOW = datetime.datetime.now(datetime.UTC)
 SIGN = pb.SignChecksumRequest(

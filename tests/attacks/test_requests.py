@@ -16,9 +16,9 @@ from privyseal.v1 import signing_pb2 as pb
 from privyseal_service.config.loading import parse_config
 from tests.attacks.conftest import Target, config
 from tests.attacks.test_identity import SIGN, code, shown
+from tests.support.farm import BUILD
 from tests.support.service import secure_channel
 from tests.support.tokens import token
-from tests.unit.service.conftest import BUILD
 
 DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(b"contract").digest()
 """What RS256 signs: 51 bytes. A signer that takes it is an oracle for every standard signature."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.chaos.stage import Stage, until
-from tests.integration.workers.conftest import lives
+from tests.support.processes import lives
 from tests.support.shim import Ckr
 
 Scenario = Callable[[Stage, random.Random], contextlib.AbstractContextManager[None]]

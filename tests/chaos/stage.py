@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from privyseal import Client
-from tests.integration.workers.conftest import children
 from tests.support.clock import WallClock
+from tests.support.processes import children
 from tests.support.programs import CAPGO_SCHEMES, VECTORS, clean_environment, configuration, write_pki
 from tests.support.shim import FaultShim
 from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token

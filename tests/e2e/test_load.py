@@ -11,7 +11,7 @@ from privyseal import PrivysealError, SignatureScheme, WrapScheme
 from privyseal.capgo import recover_checksum, recover_session_key
 from privyseal.model import SignedChecksum
 from privyseal.verification import public_key_of
-from tests.integration.workers.conftest import until
+from tests.support.processes import until
 from tests.support.programs import RealService, serving_vectors
 
 THREADS = 8

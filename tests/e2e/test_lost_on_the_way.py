@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from privyseal import Client, SignatureScheme
-from tests.integration.workers.conftest import children, listeners_at, lives, until
+from tests.support.processes import children, listeners_at, lives, until
 from tests.support.programs import CAPGO_SCHEMES, VECTORS, RealService, configuration, serving, write_pki
 from tests.support.shim import FaultShim
 from tests.support.softhsm import import_rsa_key, make_token

@@ -19,9 +19,9 @@ from privyseal.transparency.checkpoint import VerifierKey
 from privyseal_service.audit.keys import make_key
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
 from privyseal_service.audit.log_reader import LogReader
-from tests.integration.service.conftest import CALLER, Place, Serving, pem
 from tests.support.pki import CA
 from tests.support.service import entry_point
+from tests.support.serving import CALLER, Place, Serving, pem
 
 LOG = "audit.test.example/replica-1"
 AUDIT = f'[audit]\nfolder = "audit"\nlog = "{LOG}"\nkey = "audit.key"\n'

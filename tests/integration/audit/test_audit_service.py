@@ -24,9 +24,9 @@ from privyseal.transparency.receipts import Receipt
 from privyseal.v1 import audit_pb2 as pb
 from privyseal.v1.audit_pb2_grpc import AuditServiceStub
 from tests.integration.audit.conftest import AUDITOR, CALLER, LOG, Farm, make_farm
-from tests.integration.service.conftest import Serving
 from tests.support.pki import CA
 from tests.support.service import secure_channel
+from tests.support.serving import Serving
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
 TIMEOUT_S = 20.0

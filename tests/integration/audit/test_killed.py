@@ -13,9 +13,9 @@ from functools import partial
 from privyseal import Client, SignatureScheme
 from privyseal.errors import PrivysealError
 from tests.integration.audit.conftest import Farm
-from tests.integration.service.conftest import Serving
-from tests.integration.workers.conftest import children
 from tests.support.background import Background
+from tests.support.processes import children
+from tests.support.serving import Serving
 
 BUILDS = 4
 ROUNDS, KILLED_WORKERS = 2, 2

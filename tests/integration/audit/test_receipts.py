@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from privyseal._files import SMALL_FILE_BYTES
 from privyseal.transparency.checkpoint import Signer
 from tests.integration.audit.conftest import LOG, Farm, make_farm
-from tests.integration.service.conftest import NO_AUDIT, Serving
 from tests.support.pki import CA
+from tests.support.serving import NO_AUDIT, Serving
 
 CHECKSUM = hashlib.sha256(b"zip").hexdigest()
 

@@ -11,7 +11,7 @@ from privyseal.transparency.checkpoint import Checkpoint, Note
 from privyseal.v1 import audit_pb2
 from privyseal.v1.audit_pb2_grpc import AuditServiceStub
 from tests.integration.audit.conftest import Farm
-from tests.integration.service.test_reloading import until
+from tests.support.processes import until
 from tests.unit.audit.test_publish import Witness, server_context, serving
 
 CHECKSUM = hashlib.sha256(b"zip").digest()

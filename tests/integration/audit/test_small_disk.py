@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from privyseal import Client, SignatureScheme
 from privyseal.errors import UnavailableError
 from tests.integration.audit.conftest import Farm
-from tests.integration.service.conftest import CALLER, PROGRAM
 from tests.support.service import secure_channel
+from tests.support.serving import CALLER, PROGRAM
 
 SIZE = 8 << 20
 SCRIPT = Path(__file__).with_name("on_small_disk.py")

@@ -20,8 +20,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from privyseal import RequestContext, SignatureScheme, WrapScheme
 from privyseal.errors import PrivysealError
 from tests.integration.audit.conftest import CALLER, LOG, Farm, make_farm
-from tests.integration.service.conftest import PROGRAM
 from tests.support.pki import CA
+from tests.support.serving import PROGRAM
 from tests.unit.audit.json_schema import problems
 
 STRANGER = "dns:stranger.build.example"

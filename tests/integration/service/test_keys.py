@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
-from tests.integration.service.conftest import KEY, Place, configure_software, pem
-from tests.integration.service.test_program import sentence
+from tests.support.serving import KEY, Place, configure_software, pem, sentence
 from tests.support.softhsm import SoftHsmToken, make_token
 
 

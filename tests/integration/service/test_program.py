@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import socket
@@ -15,19 +14,8 @@ import pytest
 
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
-from tests.integration.service.conftest import KEY, PROGRAM, Place, configure_software
-from tests.integration.workers.conftest import children
-
-SIGN = pb.SignChecksumRequest(checksum=hashlib.sha256(b"zip").digest(), scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
-
-
-def sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """The one sentence that a failed command said."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert "Traceback" not in done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("privyseal-server: ")
-    return line
+from tests.support.processes import children
+from tests.support.serving import KEY, PROGRAM, SIGN, Place, configure_software, sentence
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

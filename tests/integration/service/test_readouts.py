@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -11,31 +10,12 @@ import stat
 import pytest
 
 from privyseal_service.telemetry.status_socket import SOCKET
-from tests.integration.service.conftest import KEY, Place, Serving, configure_software
-from tests.integration.service.test_program import sentence
-from tests.integration.service.test_reloading import head, outcome, settled, until
-from tests.integration.workers.conftest import children
-from tests.unit.service.test_metrics import samples
+from tests.support.processes import children, until
+from tests.support.prometheus import metrics_address, scraped
+from tests.support.serving import KEY, Place, configure_software, head, outcome, sentence, settled
 
 METRICS = '[metrics]\naddress = "127.0.0.1:0"\nnames = true\n'
 OK = "privyseal_calls_total{code=OK,operation=sign-checksum}"
-
-
-def metrics_address(serving: Serving) -> str:
-    assert serving.process.stdout is not None
-    words = serving.process.stdout.readline().split()
-    assert words[:2] == ["listening", "metrics"]
-    return words[2]
-
-
-def scraped(address: str) -> dict[str, float]:
-    connection = http.client.HTTPConnection(address, timeout=20)
-    connection.request("GET", "/metrics")
-    answer = connection.getresponse()
-    assert (answer.status, answer.getheader("Content-Type")) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    found = samples(answer.read())
-    connection.close()
-    return found
 
 
 def health(place: Place, *arguments: str) -> tuple[int, dict[str, object]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import time
-from collections.abc import Callable
 
 import pytest
 from grpc_health.v1 import health_pb2
@@ -14,43 +12,29 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
-from tests.integration.service.conftest import CALLER, KEY, Place, Serving, configure_software
-from tests.integration.service.test_program import SIGN, sentence
 from tests.support.pki import CA
+from tests.support.processes import until
 from tests.support.service import secure_channel
+from tests.support.serving import (
+    CALLER,
+    KEY,
+    SIGN,
+    Place,
+    Serving,
+    configure_software,
+    head,
+    outcome,
+    sentence,
+    settled,
+)
 
 GRANT = f'[[grants]]\nname = "all"\ncallers = ["{CALLER}"]\nkeys = ["demo"]\noperations = ["sign-checksum"]\n'
-
-
-def until(true: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 90
-    while not true():
-        assert time.monotonic() < end_s, "it did not become true"
-        time.sleep(0.02)
-
-
-def outcome(serving: Serving) -> str:
-    """What a call over a connection of its own ends with: one that any of the workers may take."""
-    with serving.channel() as channel:
-        call = SigningServiceStub(channel).SignChecksum.future(SIGN, timeout=20)
-        call.exception()
-        return str(call.code().name)
-
-
-def settled(serving: Serving, wanted: str) -> None:
-    """Wait until whichever worker is asked says so."""
-    until(lambda: all(outcome(serving) == wanted for _ in range(6)))
 
 
 def problems(serving: Serving) -> str:
     with serving.channel() as channel:
         _, call = HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest(), timeout=20)
         return str(dict(call.trailing_metadata())["privyseal-problems"])
-
-
-def head(workers: int, **more: object) -> str:
-    lines = [f"{name} = {json.dumps(value)}" for name, value in more.items()]
-    return "\n".join(["[server]", f"workers = {workers}", *lines])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

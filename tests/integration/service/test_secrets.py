@@ -22,10 +22,10 @@ from privyseal import capgo
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.audit.keys import make_key
-from tests.integration.service.conftest import CALLER, Place, Serving, pem
 from tests.integration.service.test_keys import key_of, material
-from tests.integration.service.test_readouts import metrics_address, scraped
-from tests.integration.service.test_reloading import until
+from tests.support.processes import until
+from tests.support.prometheus import metrics_address, scraped
+from tests.support.serving import CALLER, Place, Serving, pem
 from tests.support.softhsm import SoftHsmToken, make_token
 
 CLIENT = str(Path(sys.executable).parent / "privyseal")

@@ -6,8 +6,9 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.integration.service.conftest import Place
-from tests.integration.workers.conftest import Builds, all_listening, configure, listeners, until
+from tests.support.processes import until
+from tests.support.serving import Place
+from tests.support.workers import Builds, all_listening, configure, listeners
 
 
 def release(farm: Place, name: str, address: str, workers: int) -> Place:

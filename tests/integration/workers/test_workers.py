@@ -14,21 +14,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from privyseal.errors import ServiceError
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.system.cpus import core_count
-from tests.integration.service.conftest import Place
-from tests.integration.service.test_program import SIGN
-from tests.integration.workers.conftest import (
-    KEY,
-    Builds,
-    all_listening,
-    configure,
-    listeners,
-    lives,
-    reaped,
-    sdk,
-    sign,
-    until,
-    workers,
-)
+from tests.support.processes import lives, reaped, until
+from tests.support.serving import KEY, SIGN, Place
+from tests.support.workers import Builds, all_listening, configure, listeners, sdk, sign, workers
 
 
 def last_sentence(farm: Place, code: int) -> str:

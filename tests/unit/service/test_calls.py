@@ -15,8 +15,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo, Prehashed
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
-from google.rpc import error_details_pb2 as details_pb
-from grpc_status import rpc_status
 
 from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
@@ -34,55 +32,13 @@ from privyseal_backends.interface import (
 from privyseal_service.domain.decisions import Outcome
 from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.signing.scheduler import Claim, Scheduler
+from tests.support.farm import BUILD, Farm, farm_config, farm_store
 from tests.support.pki import CA
+from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel
-from tests.unit.service.conftest import BUILD, Farm, farm_config, farm_store
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
 TIMEOUT_S = 10.0
-
-
-class Refusal:
-    """A call that was not answered: code, message, details by type, request id."""
-
-    def __init__(self, error: grpc.RpcError) -> None:
-        assert isinstance(error, grpc.Call)
-        self.code = error.code()
-        self.message = error.details()
-        metadata = {str(key): value for key, value in error.trailing_metadata() or ()}
-        self.request_id = metadata["privyseal-request-id"]
-        status = rpc_status.from_call(error)
-        assert status is not None
-        assert (status.code, status.message) == (self.code.value[0], self.message)
-        self.details: dict[str, Any] = {}
-        for packed in status.details:
-            for kind in (details_pb.BadRequest, details_pb.ErrorInfo, details_pb.RetryInfo):
-                if packed.Is(kind.DESCRIPTOR):
-                    self.details[kind.__name__] = kind.FromString(packed.value)
-        assert self.details["ErrorInfo"].domain == "privyseal"
-
-    @property
-    def fields(self) -> list[str]:
-        return [violation.field for violation in self.details["BadRequest"].field_violations]
-
-    @property
-    def reason(self) -> str:
-        return str(self.details["ErrorInfo"].reason)
-
-    @property
-    def retry_after_s(self) -> float:
-        return float(self.details["RetryInfo"].retry_delay.ToNanoseconds() / 1e9)
-
-    @property
-    def words(self) -> tuple[object, ...]:
-        """All that a caller can tell two refusals apart by, but the request id."""
-        return self.code, self.message, {name: value.SerializeToString() for name, value in self.details.items()}
-
-
-def refused(call: Callable[[], object]) -> Refusal:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return Refusal(caught.value)
 
 
 def wrap(farm: Farm, scheme: pb.WrapScheme.ValueType, session_key: bytes, key: str = "capgo", **more: Any) -> bytes:

@@ -15,7 +15,7 @@ from privyseal_backends.interface import BusyError, OperatorError
 from privyseal_service.domain.decisions import Item, Outcome
 from privyseal_service.domain.errors import Code, audit_unavailable
 from privyseal_service.signing.scheduler import MOST_CHUNK
-from tests.unit.service.conftest import Farm
+from tests.support.farm import Farm
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
 SESSION_KEY = b"\xabsession-key-is!"

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privyseal.v1 import signing_pb2 as pb
-from tests.unit.service.conftest import Farm
-from tests.unit.service.test_calls import Refusal
+from tests.support.farm import Farm
+from tests.support.refusals import Refusal
 
 LENGTHS = st.one_of(
     st.sampled_from(

@@ -38,11 +38,11 @@ from privyseal_service.system.file_watch import Watch
 from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
 from tests.fakes.software_store import SoftwareStore
+from tests.support.farm import BUILD, farm_config, farm_store
 from tests.support.pki import CA, Issued, of_an_unknown_curve
+from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel
 from tests.support.tokens import ISSUER, SUBJECT, issuer_settings, jwk, key_set, rsa_key, token
-from tests.unit.service.conftest import BUILD, farm_config, farm_store
-from tests.unit.service.test_calls import Refusal, refused
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
 SIGN = pb.SignChecksumRequest(key="capgo", checksum=CHECKSUM, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)

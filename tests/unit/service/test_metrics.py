@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from privyseal_service.config.metrics import MetricsConfig
@@ -29,6 +28,7 @@ from privyseal_service.telemetry.metrics import (
 )
 from privyseal_service.telemetry.prometheus import MetricsServer, render
 from tests.support.checkout import CHECKOUT
+from tests.support.prometheus import samples
 
 ANSWERED = Decision(
     "id", "dns:a", NO_PROOF, "ipv4:1", "sign-checksum", "app", "01", "capgo-v3", NO_CONTEXT, "farm",
@@ -45,16 +45,6 @@ def counted(*decisions: Decision) -> Numbers:
     for decision in decisions:
         counters.count_call(decision)
     return counters.snapshot()
-
-
-def samples(text: bytes) -> dict[str, float]:
-    """What a Prometheus would make of a page."""
-    found = {}
-    for family in text_string_to_metric_families(text.decode()):
-        for sample in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}"] = sample.value
-    return found
 
 
 def test_calls_are_counted_by_what_became_of_them() -> None:

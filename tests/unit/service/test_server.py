@@ -32,10 +32,10 @@ from privyseal_service.config.errors import ConfigError
 from privyseal_service.keys.served_key import KeyState, ServedKey
 from privyseal_service.system.sockets import ListenError
 from tests.fakes.software_store import SoftwareStore
+from tests.support.farm import BUILD, Farm, farm_config, farm_store
 from tests.support.pki import CA, DAY, SERVER
+from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel
-from tests.unit.service.conftest import BUILD, Farm, farm_config, farm_store
-from tests.unit.service.test_calls import Refusal, refused
 
 SIGN = pb.SignChecksumRequest(
     key="capgo", checksum=hashlib.sha256(b"zip").digest(), scheme=pb.SIGNATURE_SCHEME_CAPGO_V3
