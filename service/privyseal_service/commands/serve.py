@@ -38,7 +38,8 @@ def serve(config_file: Path) -> None:
     from privyseal_service.audit.sequencer_thread import sequencing  # noqa: PLC0415
     from privyseal_service.config.loading import load_config  # noqa: PLC0415
     from privyseal_service.runtime.start_errors import start_error  # noqa: PLC0415
-    from privyseal_service.runtime.supervisor import supervise, worker_count  # noqa: PLC0415
+    from privyseal_service.runtime.supervisor import supervise  # noqa: PLC0415
+    from privyseal_service.runtime.worker_config import worker_count  # noqa: PLC0415
     from privyseal_service.system.exit_codes import StartError  # noqa: PLC0415
     from privyseal_service.system.hardening import configure_grpc, limit_malloc_arenas  # noqa: PLC0415
     from privyseal_service.telemetry import logs  # noqa: PLC0415
@@ -85,13 +86,13 @@ def _serve_alone(
     from privyseal_service.identity.jwks_sources import SourceError  # noqa: PLC0415
     from privyseal_service.keys.keyring import KeyringError  # noqa: PLC0415
     from privyseal_service.limits.limiter import LimitsError  # noqa: PLC0415
-    from privyseal_service.runtime import service  # noqa: PLC0415
+    from privyseal_service.runtime.single_process import serve as serve_alone  # noqa: PLC0415
     from privyseal_service.runtime.start_errors import start_error  # noqa: PLC0415
     from privyseal_service.system.hardening import run_service  # noqa: PLC0415
     from privyseal_service.system.sockets import ListenError  # noqa: PLC0415
 
     try:
-        serving = service.serve(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer)
+        serving = serve_alone(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer)
         return run_service(serving)
     except (AuditUnavailableError, KeyringError, TlsError, ListenError, SourceError, LimitsError) as error:
         raise start_error(error) from None
