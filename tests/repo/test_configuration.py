@@ -1,4 +1,4 @@
-"""docs/configuration.md has every setting of the service, each with its default."""
+"""docs/configuration.md has every setting of the service, each with its default and with what a reload does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from privyseal_backends.aws_kms import address as aws_kms
 from privyseal_backends.google_kms.address import Settings as GoogleKmsSettings
 from privyseal_backends.pkcs11.settings import Settings as Pkcs11Settings
+from privyseal_service.config.changes import mark_of
 from privyseal_service.config.keys import MinimumCustody
 from privyseal_service.config.root import Config
 from tests.support.checkout import CHECKOUT
@@ -24,9 +25,14 @@ TABLES = dict(re.findall(r"^## `(\[+[a-z0-9.]+\]+)`\n(.*?)(?=^## |\Z)", PAGE, re
 ELSEWHERE = {"audit", "grants", "metrics", "stores"}
 
 
-def said(title: str) -> dict[str, str]:
-    """Each setting of a table of the page, with its default."""
-    return dict(re.findall(r"^\| `([a-z0-9_]+)` \| ?(.*?) ?\| ", TABLES[title], re.MULTILINE))
+STORES = "[stores."
+"""How the titles of tables begin that have no column for a reload: a store's settings are its backend's."""
+
+
+def said(title: str) -> dict[str, tuple[str, ...]]:
+    """Each setting of a table of the page, with its default and, but for stores, what a reload does."""
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| ?(.*?) ?\| (.*?) \|(?: .* \|)?$", TABLES[title], re.MULTILINE)
+    return {name: (default,) if title.startswith(STORES) else (default, reload) for name, default, reload in rows}
 
 
 def written(default: object) -> str:
@@ -42,16 +48,19 @@ def written(default: object) -> str:
     return f"`{default.value if isinstance(default, enum.Enum) else default}`"
 
 
-def of_model(model: type[BaseModel]) -> dict[str, str]:
-    return {name: written(field.get_default(call_default_factory=True)) for name, field in model.model_fields.items()}
+def of_model(model: type[BaseModel]) -> dict[str, tuple[str, ...]]:
+    return {
+        name: (written(field.get_default(call_default_factory=True)), mark_of(field).word)
+        for name, field in model.model_fields.items()
+    }
 
 
-def of_settings(settings: type) -> dict[str, str]:
+def of_settings(settings: type) -> dict[str, tuple[str, ...]]:
     made = settings()
-    return {field.name: written(getattr(made, field.name)) for field in dataclasses.fields(settings)}
+    return {field.name: (written(getattr(made, field.name)),) for field in dataclasses.fields(settings)}
 
 
-def tables() -> dict[str, dict[str, str]]:
+def tables() -> dict[str, dict[str, tuple[str, ...]]]:
     """What there is, by the title of its table."""
     found = {}
     for name, field in Config.model_fields.items():
@@ -61,7 +70,7 @@ def tables() -> dict[str, dict[str, str]]:
             found[f"[[{name}]]" if many else f"[{name}]"] = of_model(model)
     aws = of_settings(aws_kms.Settings)
     del aws["defaults"]
-    google = of_settings(GoogleKmsSettings) | {"endpoint": "`cloudkms.googleapis.com`"}
+    google = of_settings(GoogleKmsSettings) | {"endpoint": ("`cloudkms.googleapis.com`",)}
     return found | {
         "[stores.pkcs11]": of_settings(Pkcs11Settings),
         "[stores.awskms]": of_settings(aws_kms.Connection) | aws,
@@ -70,9 +79,28 @@ def tables() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("title", sorted(tables()))
-def test_every_setting_has_its_default_on_the_page(title):
+def test_every_setting_is_on_the_page_with_its_default_and_its_mark(title):
     assert said(title) == tables()[title]
 
 
 def test_the_page_has_no_other_table():
     assert set(TABLES) == set(tables())
+
+
+@pytest.mark.parametrize(("name", "word"), [("audit", "restart"), ("metrics", "restart"), ("grants", "live")])
+def test_tables_with_pages_of_their_own_have_one_mark(name, word):
+    """The page says of each of them that all of it is live, or needs a restart."""
+
+    def marks(model):
+        for field in model.model_fields.values():
+            yield mark_of(field).word
+            for inner in models_in(field.annotation):
+                yield from marks(inner)
+
+    def models_in(annotation):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return [annotation]
+        return [model for argument in get_args(annotation) for model in models_in(argument)]
+
+    field = Config.model_fields[name]
+    assert {mark_of(field).word, *(mark for model in models_in(field.annotation) for mark in marks(model))} == {word}

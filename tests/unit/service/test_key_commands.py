@@ -22,9 +22,9 @@ from privyseal_service.keys.creation import (
     create,
     import_key,
     read_private_key,
+    remaining_steps,
     report,
     target_by_uri,
-    what_remains,
 )
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import of_an_unknown_curve
@@ -90,7 +90,7 @@ def test_files_that_are_imported(tmp_path: Path, rsa_key: rsa.RSAPrivateKey, for
     description = asyncio.run(import_key(target, private_key, store.backends))
     assert description.public_key.key.public_numbers() == rsa_key.public_key().public_numbers()
     assert (description.custody.origin, description.custody.export) == (Origin.IMPORTED, Export.POSSIBLE_ONCE)
-    said = report("imported", target, description) + what_remains(file)
+    said = report("imported", target, description) + remaining_steps(file)
     assert description.public_key.fingerprint in said
     assert f"Destroy {file}" in said
     assert store.calls.closed == 1
