@@ -32,7 +32,8 @@ def serve(config_file: Path) -> None:
     from privyseal_service.audit.sequencer_thread import sequencing  # noqa: PLC0415
     from privyseal_service.config.loading import load_config  # noqa: PLC0415
     from privyseal_service.runtime.start_errors import start_error  # noqa: PLC0415
-    from privyseal_service.runtime.supervisor import supervise, worker_count  # noqa: PLC0415
+    from privyseal_service.runtime.supervisor import supervise  # noqa: PLC0415
+    from privyseal_service.runtime.worker_config import worker_count  # noqa: PLC0415
     from privyseal_service.system.hardening import (  # noqa: PLC0415
         configure_grpc,
         exit_immediately,
@@ -59,7 +60,7 @@ def serve(config_file: Path) -> None:
                     supervise(config, announce=announce, load=lambda: load_config(config_file), sequencer=sequencer)
                 )
             else:
-                from privyseal_service.runtime.service import serve as serve_in_this_process  # noqa: PLC0415
+                from privyseal_service.runtime.single_process import serve as serve_in_this_process  # noqa: PLC0415
 
                 code = run_service(
                     serve_in_this_process(
