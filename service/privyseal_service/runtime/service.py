@@ -207,7 +207,7 @@ class Service:
         """Take up what changes of the files of listeners and issuers, and tell of calls that were only counted."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            self._path.unproven.sum_up()
+            self._path.identity_failures.sum_up()
             await self.look()
 
     async def look(self) -> None:
@@ -337,7 +337,7 @@ class Service:
             self._looking.cancel()
         await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
         await self._path.settle(_SETTLE_S)
-        self._path.unproven.sum_up()
+        self._path.identity_failures.sum_up()
         await self._recorder.close()
         if self._audit is not None:
             self._audit.close()
