@@ -1,7 +1,7 @@
-"""The `privyseal-server` command. It imports what a command needs inside the command, so that help is quick.
+"""The `privyseal-server` command. Commands import what they need when they run, so that help is quick.
 
-Exit codes: 0; 1 refused, not verified or unfit input; 2 usage, a missing file or a bad configuration; 3 a key store
-that is away; `serve` has 70 for a fault of the program and 75 for a key store that only a new process mends.
+Exit codes: 0; 1 refused, not verified or unfit input; 2 usage, a missing file or a bad configuration; 3 an unavailable
+key store; of `serve` also 70, an internal error, and 75, a key store that only a new process recovers.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import click
 
 from privyseal import __version__
 from privyseal_service.commands._errors import CommandError
-from privyseal_service.commands._run import log_defect
+from privyseal_service.commands._run import log_internal_error
 from privyseal_service.commands.audit import audit
 from privyseal_service.commands.check import check
-from privyseal_service.commands.grants import GrantsError, grants
+from privyseal_service.commands.grants import grants
 from privyseal_service.commands.health import health
 from privyseal_service.commands.keys import key
 from privyseal_service.commands.serve import serve
@@ -30,8 +30,8 @@ Examples:
 
 \b
 Exit codes: 0 done; 1 refused, not verified, or unfit input; 2 wrong usage, a missing file, wrong configuration;
-3 a key store that is away, or no service; of `serve`, 70 a fault of the program, and 75, without workers, a key store
-that only a new process mends.
+3 an unavailable key store, or no service; of `serve` also 70, an internal error, and 75, without workers, a key store
+that only a new process recovers.
 """
 
 
@@ -45,23 +45,8 @@ for _command in (audit, check, grants, health, key, serve):
     cli.add_command(_command)
 
 
-def _sentence(error: click.ClickException) -> str:
-    said = error.format_message()
-    if isinstance(error, click.UsageError) and error.ctx:
-        said = f"{' '.join(said.split()).rstrip('.')}; see `{error.ctx.command_path} --help`"
-    return said
-
-
-def _missing(error: ModuleNotFoundError) -> str:
-    """What is to be installed: the base is the client's alone."""
-    return (
-        f"the service's packages are not all installed ({error.name} is missing); install privyseal with its extra: "
-        "pip install 'privyseal[server]'"
-    )
-
-
 def main() -> None:
-    """The entry point: harden the process, run the command, and say what went wrong in one sentence."""
+    """Harden the process and run the command. A failure is one sentence on standard error, and an exit code."""
     from privyseal_service.system.hardening import harden  # noqa: PLC0415
 
     harden()
@@ -71,21 +56,33 @@ def main() -> None:
         click.echo(error.format_message(), err=True)
         code = USAGE
     except click.ClickException as error:
-        click.echo(f"privyseal-server: {_sentence(error)}", err=True)
-        code = error.code if isinstance(error, (CommandError, GrantsError)) else USAGE
+        code = _fail(_sentence(error), error.code if isinstance(error, CommandError) else USAGE)
     except click.exceptions.Abort:
         code = 130
     except OSError as error:
-        click.echo(f"privyseal-server: {error.strerror or type(error).__name__}; nothing more was done", err=True)
-        # What standard output would not take is not tried again at exit, where it would become another exit code.
+        code = _fail(f"{error.strerror or type(error).__name__}; nothing more was done", REFUSED)
+        # Without this, Python would write to standard output again at its exit, and that failure has another exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = REFUSED
     except ModuleNotFoundError as error:
-        log_defect()
-        click.echo(f"privyseal-server: {_missing(error)}", err=True)
-        code = USAGE
-    except Exception as error:  # noqa: BLE001 - an operator is owed a sentence; the trace is in the log at debug level
-        log_defect()
-        click.echo(f"privyseal-server: a fault of the program itself, {type(error).__name__}: {error}", err=True)
-        code = REFUSED
+        log_internal_error()
+        code = _fail(
+            f"the service's packages are not all installed ({error.name} is missing); install privyseal with its "
+            "extra: pip install 'privyseal[server]'",
+            USAGE,
+        )
+    except Exception as error:  # noqa: BLE001 - the trace is in the log, at debug level
+        log_internal_error()
+        code = _fail(f"internal error, {type(error).__name__}: {error}", REFUSED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, code: int) -> int:
+    click.echo(f"privyseal-server: {sentence}", err=True)
+    return code
+
+
+def _sentence(error: click.ClickException) -> str:
+    text = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx:
+        text = f"{' '.join(text.split()).rstrip('.')}; see `{error.ctx.command_path} --help`"
+    return text

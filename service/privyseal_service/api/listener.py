@@ -17,7 +17,7 @@ from privyseal_service.api.handlers import Handlers
 from privyseal_service.api.tls import TlsError, TlsMaterial, load_tls, tls_files
 from privyseal_service.domain.caller import DeniedCertificates, Identifier, InsecureIdentifier
 from privyseal_service.identity.certificates import CertificateIdentifier
-from privyseal_service.system.file_watch import Watch
+from privyseal_service.system.file_watch import FileWatch
 from privyseal_service.system.sockets import ListenError
 from privyseal_service.telemetry.metrics import TLS_RELOAD_FAILURES, TLS_RELOADS
 
@@ -155,8 +155,8 @@ def _for_handshakes(tls: TlsMaterial) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(pairs, root_certificates=tls.roots or None)
 
 
-def _watch(config: ListenerConfig, tls: TlsMaterial | None) -> Watch:
-    return Watch(tls_files(config), tls.seen if tls else None)
+def _watch(config: ListenerConfig, tls: TlsMaterial | None) -> FileWatch:
+    return FileWatch(tls_files(config), tls.seen if tls else None)
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

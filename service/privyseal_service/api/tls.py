@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from privyseal_service.identity.certificates import UNREADABLE, ClientAuthority, may_issue
-from privyseal_service.system.file_watch import Seen, look
+from privyseal_service.system.file_watch import FileState, file_state
 
 if TYPE_CHECKING:
     from privyseal_service.config.listeners import ListenerConfig
@@ -44,7 +44,7 @@ class TlsMaterial:
     roots: bytes
     authorities: tuple[ClientAuthority, ...]
     not_after: datetime.datetime
-    seen: tuple[Seen, ...] = field(default=(), compare=False)
+    seen: tuple[FileState, ...] = field(default=(), compare=False)
     """What `tls_files` were right before they were read."""
 
 
@@ -59,7 +59,7 @@ def load_tls(listener: ListenerConfig, now: datetime.datetime | None = None) -> 
     if listener.certificate is None or listener.certificate_key is None:
         raise AssertionError("the configuration demands both")
     now = now or datetime.datetime.now(datetime.UTC)
-    seen = tuple(map(look, tls_files(listener)))
+    seen = tuple(map(file_state, tls_files(listener)))
     chain = _read(listener.certificate, "certificate")
     leaf = _parse(chain, listener.certificate, "certificate")[0]
     _check_server_certificate(leaf, listener.certificate, now)

@@ -33,14 +33,14 @@ def verify(
     *,
     outside: Sequence[Path] = (),
     witnesses: Sequence[VerifierKey] = (),
-    progress: Callable[[int], None] = lambda _records: None,
+    progress: Callable[[int, int], None] = lambda _records, _size: None,
 ) -> Report:
     """Verify the audit trail in the folder `root`. `keys` are the log's public keys, known from elsewhere.
 
     `outside` are files of checkpoints that were kept elsewhere: one or more notes, or lines of JSON as `StreamSink`
     writes them. With `witnesses`, one at least must have cosigned one of them; a note says when the log has grown
-    since. `progress` hears of the number of records every now and then. Raises OSError for a file that cannot be read;
-    all else is in the report.
+    since. `progress` is called from time to time with the number of records that were read, and of all. Raises OSError
+    for a file that cannot be read; all else is in the report.
     It may run while the service does: what is merged meanwhile is left for the next time.
     """
     report = Report()
@@ -165,7 +165,7 @@ class _Walk:
         self._workers = Workers(report, layout)
         self._last_good = 0
 
-    def run(self, progress: Callable[[int], None]) -> None:
+    def run(self, progress: Callable[[int, int], None]) -> None:
         """Read all, bundle by bundle."""
         for bundle in range((self._size + TILE_WIDTH - 1) // TILE_WIDTH):
             if len(self._report.findings) >= MAX_FINDINGS:
@@ -184,7 +184,7 @@ class _Walk:
             self._report.records += len(entries)
             self._report.size_bytes += sum(map(len, entries))
             if bundle % 64 == 0:
-                progress(self._report.records)
+                progress(self._report.records, self._size)
         self._compare_roots(self._size, [])
         self._workers.finish()
 

@@ -1,4 +1,4 @@
-"""The commands of `privyseal-server`, a module each.
+"""The commands of `privyseal-server`, one module each: arguments, output and exit codes.
 
-It imports `runtime` and the rooms before it. Begin with `serve.py`.
+It imports `runtime` and the rooms before it, inside the commands, so that help is quick. Begin with `serve.py`.
 """

@@ -1,4 +1,4 @@
-"""The error of a command: one sentence and an exit code."""
+"""The error with which a command fails."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import click
 
 
 class CommandError(click.ClickException):
-    """One sentence for standard error, and the exit code."""
+    """One sentence for standard error, and the exit code in `code`."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
-        self.code = exit_code
+        self.code = code

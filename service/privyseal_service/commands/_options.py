@@ -1,4 +1,4 @@
-"""Options that commands of `privyseal-server` share."""
+"""The options that several commands have."""
 
 from __future__ import annotations
 
@@ -12,5 +12,6 @@ config_option = click.option(
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The service's configuration, TOML.",
+    help="The service's configuration, server.toml.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

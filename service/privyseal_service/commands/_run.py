@@ -1,4 +1,4 @@
-"""What several commands do: load the configuration, run asynchronous work, log a defect."""
+"""Steps that several commands share."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from privyseal_service.commands._errors import CommandError
 from privyseal_service.system.exit_codes import USAGE
 
 if TYPE_CHECKING:
     from privyseal_service.config.root import Config
-from privyseal_service.commands._errors import CommandError
 
 _T = TypeVar("_T")
 
 
-def load_or_exit(file: Path) -> Config:
+def load_or_fail(file: Path) -> Config:
+    """Load the configuration. Raises CommandError."""
     from privyseal_service.config.errors import ConfigError  # noqa: PLC0415
     from privyseal_service.config.loading import load_config  # noqa: PLC0415
 
@@ -26,12 +27,14 @@ def load_or_exit(file: Path) -> Config:
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end, in an event loop of its own."""
     import asyncio  # noqa: PLC0415
 
     return asyncio.run(work)
 
 
-def log_defect() -> None:
+def log_internal_error() -> None:
+    """Log the exception that is being handled, with its trace, at debug level."""
     import logging  # noqa: PLC0415
 
-    logging.getLogger("privyseal").debug("the program failed in a way that it should not", exc_info=True)
+    logging.getLogger("privyseal").debug("internal error", exc_info=True)

@@ -1,7 +1,4 @@
-"""`privyseal-server audit …`: verify an audit trail, export records, sum them, and make a key for its checkpoints.
-
-Each command imports what it needs when it runs, so that help stays quick.
-"""
+"""`privyseal-server audit`: verify an audit trail, export and sum its records, and make the key of its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,28 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from privyseal_service.commands._errors import CommandError
+from privyseal_service.system.exit_codes import REFUSED, USAGE
 from privyseal_service.system.files import atomic_writer
 
 if TYPE_CHECKING:
     from privyseal.transparency.checkpoint import VerifierKey
     from privyseal_service.audit.export import Selection
 
-NOT_VERIFIED, USAGE = 1, 2
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    from privyseal_service.commands._errors import CommandError  # noqa: PLC0415 - that module has this one's commands
-
-    raise CommandError(message, code)
-
 
 @contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn what goes wrong with files, keys and logs into one sentence and an exit code."""
+def _command_errors() -> Iterator[None]:
+    """Raise CommandError for errors of files, keys and logs."""
     from privyseal.transparency.errors import AuditError, KeyFileError  # noqa: PLC0415
 
     try:
@@ -40,23 +31,24 @@ def _sentences() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except KeyFileError as error:
-        _fail(str(error), USAGE)
+        raise CommandError(str(error), USAGE) from None
     except AuditError as error:
-        _fail(str(error), NOT_VERIFIED)
+        raise CommandError(str(error), REFUSED) from None
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}", USAGE)
+        sentence = f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}"
+        raise CommandError(sentence, USAGE) from None
 
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d(?::\d\d(?::\d\d(?:\.\d{1,6})?)?)?))?Z?", re.ASCII)
 
 
 def _beginning(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """The beginning of a record's time: any other text would select all records, or none."""
+    """Return the text of a time, which is compared with the beginning of a record's time. Raises BadParameter."""
     if value is None:
         return None
     match = _TIME.fullmatch(value)
     if match is None or not _exists(match[1], match[2] or "00"):
-        raise click.BadParameter(f"{value!r} is no time such as 2026-05-28 or 2026-05-28T09:30, in UTC")
+        raise click.BadParameter(f"{value!r} is not a time such as 2026-05-28 or 2026-05-28T09:30, in UTC")
     return value.rstrip("Z")
 
 
@@ -77,13 +69,13 @@ _FILTERS = (
     click.option(
         "--outcome",
         type=click.Choice(["answered", "denied", "refused", "failed", "cancelled"]),
-        help="Only calls that ended so.",
+        help="Only calls with this outcome.",
     ),
     click.option(
         "--since",
         metavar="TIME",
         callback=_beginning,
-        help="Not before this time, as 2026-05-28 or 2026-05-28T09:30 (UTC).",
+        help="From this time on, as 2026-05-28 or 2026-05-28T09:30 (UTC).",
     ),
     click.option("--until", metavar="TIME", callback=_beginning, help="Before this time."),
 )
@@ -108,7 +100,7 @@ def audit() -> None:
     metavar="VKEY",
     multiple=True,
     required=True,
-    help="The log's public key: the line that keygen printed, or a file with it. Again for former keys.",
+    help="The log's public key: the line that keygen printed, or a file with it. May be repeated, for former keys.",
 )
 @click.option(
     "--checkpoint",
@@ -116,14 +108,14 @@ def audit() -> None:
     metavar="FILE",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Checkpoints that were kept elsewhere: one or more notes, or collected standard output. Again for more.",
+    help="A file of checkpoints that were kept elsewhere: notes, or collected standard output. May be repeated.",
 )
 @click.option(
     "--witness",
     "witnesses",
     metavar="VKEY",
     multiple=True,
-    help="A witness's public key: one at least must have cosigned one of the checkpoints given.",
+    help="A witness's public key. At least one witness must have cosigned a checkpoint of the --checkpoint files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(
@@ -136,9 +128,9 @@ def verify(
 ) -> None:
     """Read the whole audit trail in DIR and find what was changed, removed, reordered, inserted or cut off.
 
-    Prints what was read and, if anything is wrong, each place, the first one first. Without --checkpoint nothing can be
-    said of somebody who owns both the log and its key. May run while the service does. Exits with 1 when anything is
-    wrong, 2 for a missing file or a public key that cannot be used.
+    Prints what was read, and each place where something is wrong, in the log's order. Only --checkpoint detects changes
+    by somebody who has both the log and its key. May run while the service does. Exits with 1 when anything is wrong, 2
+    for a missing file or a public key that cannot be used.
 
     \b
     Examples:
@@ -147,26 +139,29 @@ def verify(
     """  # noqa: D301 - click's own mark
     from privyseal_service.audit import verify as verifying  # noqa: PLC0415
 
-    with _sentences():
+    with _command_errors():
         keys, cosigners = _read_keys(public_keys), _read_keys(witnesses)
         _require(folder)
         with _progress() as progress:
             report = verifying.verify(folder, keys, outside=checkpoints, witnesses=cosigners, progress=progress)
     click.echo(_as_json(report) if as_json else _as_text(report, outside=bool(checkpoints)))
     if not report.ok:
-        _fail(f"the audit trail does not hold: {report.findings[0]}", NOT_VERIFIED)
+        raise CommandError(f"the audit trail fails verification: {report.findings[0]}", REFUSED)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """Counts on a terminal while a command runs; silent elsewhere."""
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many of all records were read, if standard error is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda _records: None
+        yield lambda _records, _size: None
         return
-    try:
-        yield lambda records: click.echo(f"\r{records:,} records", nl=False, err=True)
-    finally:
-        click.echo("\r\033[K", nl=False, err=True)
+    with click.progressbar(length=1, label="records", show_pos=True, file=sys.stderr) as bar:
+
+        def show(records: int, size: int) -> None:
+            bar.length = size
+            bar.update(records - bar.pos)
+
+        yield show
 
 
 def _as_json(report: Any) -> str:
@@ -192,23 +187,23 @@ def _as_text(report: Any, *, outside: bool) -> str:
     lines = []
     if report.checkpoint is not None:
         lines.append(f"log      {report.checkpoint.origin}, {report.checkpoint.size} records")
-    lines.append(f"read     {report.records} records, {report.size_bytes} bytes; {report.anchors} checkpoints hold")
+    lines.append(f"read     {report.records} records, {report.size_bytes} bytes; {report.anchors} checkpoints verified")
     lines += [f"note     {note}" for note in report.notes]
     lines += [f"WRONG    {finding}" for finding in report.findings]
     if report.ok:
         lines.append("ok       nothing was changed, removed, reordered or inserted")
         if not outside:
-            lines.append("note     give checkpoints that were kept elsewhere, to know it of whoever owns the key too")
+            lines.append("note     changes by somebody who has the log's key show only with --checkpoint")
     return "\n".join(lines)
 
 
 def _require(folder: Path) -> None:
     if not (folder / "log").is_dir() and not (folder / "segments").is_dir():
-        _fail(f"{folder} is not the folder of an audit trail", USAGE)
+        raise CommandError(f"{folder} is not the folder of an audit trail", USAGE)
 
 
 def _read_keys(texts: Sequence[str]) -> list[VerifierKey]:
-    """The keys, each given as itself or as a file with it."""
+    """Return the keys, each written as itself or as the name of a file."""
     from privyseal.transparency.checkpoint import VerifierKey  # noqa: PLC0415
 
     return [VerifierKey.parse(text if "+" in text else Path(text).read_text()) for text in texts]
@@ -230,8 +225,8 @@ def _selection(**chosen: str | None) -> Selection:
 def export(folder: Path, form: str, output: Path | None, **filters: str | None) -> None:
     """Print the records of the audit trail in DIR that pass the filters, in the log's order.
 
-    JSON lines are the records as they are in the log. Verify first: this reads and does not judge. Exits with 2 when
-    DIR holds no log.
+    JSON lines are the records as they are in the log. Run verify first: this command checks nothing. Exits with 2 when
+    DIR is not an audit trail.
 
     \b
     Examples:
@@ -240,7 +235,7 @@ def export(folder: Path, form: str, output: Path | None, **filters: str | None) 
     """  # noqa: D301 - click's own mark
     from privyseal_service.audit import export as choosing  # noqa: PLC0415
 
-    with _sentences():
+    with _command_errors():
         _require(folder)
         with _output(output) as write:
             if form == "csv":
@@ -254,10 +249,10 @@ def export(folder: Path, form: str, output: Path | None, **filters: str | None) 
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Standard output, or a new file that appears whole or not at all."""
+    """Yield the writer of standard output, or of a new file that appears only when it is complete."""
     if path is None:
         if sys.stdout is None:
-            _fail("standard output is closed; name a file with --output", USAGE)
+            raise CommandError("standard output is closed; name a file with --output", USAGE)
         out = sys.stdout.buffer
         yield out.write
         out.flush()
@@ -273,8 +268,8 @@ def _output(path: Path | None) -> Iterator[Callable[[bytes], object]]:
 def report(folder: Path, *, as_json: bool, **filters: str | None) -> None:
     """Sum the calls in the audit trail in DIR by day, caller, key and operation.
 
-    Each checksum of a batch is a call, and each denial that was only counted. Verify first: this reads and does not
-    judge. Exits with 2 when DIR holds no log.
+    Each checksum of a batch is a call, and so is each denial that was only counted. Run verify first: this command
+    checks nothing. Exits with 2 when DIR is not an audit trail.
 
     \b
     Example:
@@ -285,7 +280,7 @@ def report(folder: Path, *, as_json: bool, **filters: str | None) -> None:
     from privyseal_service.audit import export as choosing  # noqa: PLC0415
 
     sums = choosing.Sums()
-    with _sentences():
+    with _command_errors():
         _require(folder)
         for _, _, body in choosing.select(folder, _selection(**filters)):
             sums.add(body)
@@ -300,9 +295,9 @@ def report(folder: Path, *, as_json: bool, **filters: str | None) -> None:
 def keygen(name: str, output: Path) -> None:
     """Make the key that signs the checkpoints of one replica's log.
 
-    NAME is the log's name for ever, its origin: a URL without scheme, as audit.example.com/replica-1. The private key
-    goes to FILE (mode 0600, never replaced), for the sequencer alone. The public key is printed: give it to whoever
-    verifies, and keep it where the service's host cannot change it.
+    NAME is the permanent name of the log, its origin: a URL without scheme, as audit.example.com/replica-1. The private
+    key goes to FILE (mode 0600, never replaced), which only the sequencer reads. The public key is printed: give it to
+    those who verify, and keep it where the service's host cannot change it.
 
     \b
     Example:
@@ -310,5 +305,5 @@ def keygen(name: str, output: Path) -> None:
     """  # noqa: D301 - click's own mark
     from privyseal_service.audit import keys  # noqa: PLC0415
 
-    with _sentences():
+    with _command_errors():
         click.echo(str(keys.make_key(name, output)))

@@ -1,4 +1,4 @@
-"""`privyseal-server grants`: which grants there are, and which of them would allow a call. Nothing is opened."""
+"""`privyseal-server grants`: list the grants, and explain which of them would allow a call. No key is opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from privyseal_service.commands._options import config_option
+from privyseal_service.commands._errors import CommandError
+from privyseal_service.commands._options import config_option, json_option
+from privyseal_service.commands._run import load_or_fail
 from privyseal_service.system.exit_codes import REFUSED, USAGE
 
 if TYPE_CHECKING:
@@ -20,53 +22,44 @@ if TYPE_CHECKING:
     from privyseal_service.domain.operation_names import Claims
 
 
-class GrantsError(click.ClickException):
-    """One sentence for standard error."""
-
-    code = USAGE
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 @click.group()
 def grants() -> None:
-    """Look at the grants of a configuration."""
+    """List and explain the grants of a configuration."""
 
 
 @grants.command("list")
 @config_option
-@_json_option
+@json_option
 def grants_list(config_file: Path, *, as_json: bool) -> None:
-    """List every grant with all that it says, for a review.
+    """List every grant with all its settings, for a review.
 
     \b
     Example:
       privyseal-server grants list --config server.toml --json
     """  # noqa: D301 - click's own mark
-    found = [each.grant() for each in _load(config_file).grants]
+    found = [each.grant() for each in load_or_fail(config_file).grants]
     if as_json:
-        click.echo(json.dumps([_as_json(grant) for grant in found], indent=2))
+        click.echo(json.dumps([_to_json(grant) for grant in found], indent=2))
         return
     for grant in found:
-        said = {name: value for name, value in _as_json(grant).items() if name not in {"name", "file"} and value}
+        said = {name: value for name, value in _to_json(grant).items() if name not in {"name", "file"} and value}
         click.echo(f"{grant.name}: {json.dumps(said)}")
 
 
-@grants.command("explain", short_help="Say which grant allows a call, or why none does.")
+@grants.command("explain", short_help="Report which grant allows a call, or why none does.")
 @config_option
 @click.option("--caller", required=True, metavar="NAME", help="spiffe://…, dns:NAME, cn:NAME or oidc:ISSUER:SUBJECT.")
-@click.option("--operation", required=True, metavar="OPERATION", help="As grants name it: sign-checksum and so on.")
+@click.option("--operation", required=True, metavar="OPERATION", help="As in grants: sign-checksum and so on.")
 @click.option("--key", default="", metavar="NAME", help="The key; not for list-records.")
-@click.option("--scheme", metavar="SCHEME", help="As grants name it. Left out, any scheme of the key.")
+@click.option("--scheme", metavar="SCHEME", help="As in grants; by default any scheme of the key.")
 @click.option(
-    "--claim", "claims", multiple=True, metavar="NAME=VALUE", help="A claim of the caller's token; again for more."
+    "--claim", "claims", multiple=True, metavar="NAME=VALUE", help="A claim of the caller's token; may be repeated."
 )
 @click.option(
-    "--context", multiple=True, metavar="FIELD=VALUE", help="What the request says it is for; again for more."
+    "--context", multiple=True, metavar="FIELD=VALUE", help="A field of the request's context; may be repeated."
 )
-@click.option("--at", metavar="TIME", help="A time as 2026-05-01T08:00:00+02:00; left out, now.")
-@_json_option
+@click.option("--at", metavar="TIME", help="A time as 2026-05-01T08:00:00+02:00; by default now.")
+@json_option
 def grants_explain(
     config_file: Path,
     *,
@@ -79,10 +72,10 @@ def grants_explain(
     at: str | None,
     as_json: bool,
 ) -> None:
-    """Say which grant allows a call, or why none does: one line for each grant.
+    """Report which grant allows a call, or why none does: one line for each grant.
 
-    Asks the rules that decide on real calls; rates and quotas are named, and not counted. Exits with 1 when the call
-    would be refused.
+    The rules are those that decide on real calls; rates and quotas are named, but not counted. Exits with 1 when the
+    call would be refused.
 
     \b
     Example:
@@ -91,12 +84,12 @@ def grants_explain(
     """  # noqa: D301 - click's own mark
     from privyseal_service.domain.grant_explanation import explain  # noqa: PLC0415
 
-    config = _load(config_file)
+    config = load_or_fail(config_file)
     question = _question(
         caller, operation, key, scheme=scheme, claims=_pairs("claim", claims), context=_pairs("context", context), at=at
     )
     verdicts = explain([each.grant() for each in config.grants], question)
-    obstacle = _of_the_key(config, question)
+    obstacle = _key_obstacle(config, question)
     allowed_by = next((v.grant.name for v in verdicts if v.allows), None) if not obstacle else None
     if as_json:
         lines = [{"grant": v.grant.name, "file": v.grant.origin, "allows": v.allows, "why": v.why} for v in verdicts]
@@ -107,22 +100,12 @@ def grants_explain(
         sys.exit(REFUSED)
 
 
-def _load(file: Path) -> Config:
-    from privyseal_service.config.errors import ConfigError  # noqa: PLC0415
-    from privyseal_service.config.loading import load_config  # noqa: PLC0415
-
-    try:
-        return load_config(file)
-    except ConfigError as error:
-        raise GrantsError(str(error)) from None
-
-
 def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise GrantsError(f"--{option} wants NAME=VALUE, and {text!r} is not that")
+            raise CommandError(f"--{option} must be NAME=VALUE", USAGE)
         pairs[name] = value
     return pairs
 
@@ -151,7 +134,7 @@ def _question(
     for name in context:
         _require_known("context", name, CONTEXT_FIELDS)
     if not key and operations[operation] is not Operation.LIST_RECORDS:
-        raise GrantsError("name the key with --key")
+        raise CommandError("name the key with --key", USAGE)
     kept: Claims = tuple(claims.items())
     return Question(
         caller,
@@ -166,7 +149,7 @@ def _question(
 
 def _require_known(option: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
-        raise GrantsError(f"--{option} must be one of {', '.join(known)}")
+        raise CommandError(f"--{option} must be one of {', '.join(known)}", USAGE)
 
 
 def _time(at: str | None) -> float:
@@ -174,18 +157,18 @@ def _time(at: str | None) -> float:
 
     if at is None:
         return datetime.datetime.now(datetime.UTC).timestamp()
+    wanted = "--at must be a time with its offset from UTC, as 2026-05-01T08:00:00+02:00"
     try:
-        # Python 3.10 reads no Z.
-        found = datetime.datetime.fromisoformat(f"{at[:-1]}+00:00" if at.endswith("Z") else at)
+        found = datetime.datetime.fromisoformat(at)
     except ValueError:
-        raise GrantsError("--at wants a time as 2026-05-01T08:00:00+02:00") from None
+        raise CommandError(wanted, USAGE) from None
     if found.tzinfo is None:
-        raise GrantsError("--at wants a time with its distance from UTC, as 2026-05-01T08:00:00+02:00")
+        raise CommandError(wanted, USAGE)
     return found.timestamp()
 
 
-def _of_the_key(config: Config, question: Question) -> str:
-    """What stands against a call whoever makes it; empty where nothing does."""
+def _key_obstacle(config: Config, question: Question) -> str:
+    """Return why the key serves no caller this call, or an empty string."""
     if not question.key:
         return ""
     key = next((key for key in config.keys if key.name == question.key), None)
@@ -206,8 +189,8 @@ def _conclusion(allowed_by: str | None, obstacle: str) -> str:
     return f"allowed by {allowed_by}" if allowed_by is not None else "refused: no grant allows it"
 
 
-def _as_json(grant: Grant) -> dict[str, object]:
-    """All that a grant says; what it leaves out is null or empty."""
+def _to_json(grant: Grant) -> dict[str, object]:
+    """Return all settings of a grant; those that it does not have are null or empty."""
     return {
         "name": grant.name,
         "file": grant.origin,

@@ -1,4 +1,4 @@
-"""`privyseal-server health`: how the running service is."""
+"""`privyseal-server health`: the state of the running service."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from privyseal_service.commands._errors import CommandError
+from privyseal_service.commands._options import json_option
 from privyseal_service.system.exit_codes import REFUSED, UNAVAILABLE, USAGE
 
 
-@click.command(short_help="Say how the running service is.")
+@click.command(short_help="Report the state of the running service.")
 @click.option(
     "--config",
     "config_file",
@@ -19,13 +20,13 @@ from privyseal_service.system.exit_codes import REFUSED, UNAVAILABLE, USAGE
     type=click.Path(path_type=Path),
     help="The service's configuration, for its server.state_folder. The rest of it may be wrong.",
 )
-@click.option("--state-folder", metavar="DIR", type=click.Path(path_type=Path), help="The same folder, in its place.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--state-folder", metavar="DIR", type=click.Path(path_type=Path), help="The state folder itself.")
+@json_option
 def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool) -> None:
-    """Say how the running service is: its workers, its keys, and each thing that is wrong, as a sentence.
+    """Report the state of the running service: its workers, its keys, and each problem in a sentence.
 
-    It asks the service on this machine, as the service's own user or as root. Exits with 0 when it is ready and nothing
-    is wrong, 1 when it is not ready or something is, 3 when no service answers.
+    Asks the service on this machine, as the service's own user or as root. Exits with 0 when it is ready and has no
+    problem, 1 when it is not ready or has one, 3 when no service answers.
 
     \b
     Example:
@@ -36,7 +37,7 @@ def health(config_file: Path | None, state_folder: Path | None, *, as_json: bool
     from privyseal_service.telemetry import status_socket  # noqa: PLC0415
 
     if (config_file is None) == (state_folder is None):
-        raise CommandError("name the service by --config FILE or by --state-folder DIR", USAGE)
+        raise CommandError("name the service with either --config FILE or --state-folder DIR", USAGE)
     try:
         folder = state_folder or state_folder_of(config_file or Path())
         detail = status_socket.read_status(folder)

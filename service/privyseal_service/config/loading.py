@@ -16,7 +16,7 @@ from privyseal_service.config.errors import ConfigError
 from privyseal_service.config.fields import Live, Model
 from privyseal_service.config.grants import GrantConfig
 from privyseal_service.config.root import Config
-from privyseal_service.system.file_watch import Seen, look
+from privyseal_service.system.file_watch import FileState, file_state
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,7 +33,7 @@ class _GrantsFile(Model):
 def load_config(file: Path) -> Config:
     """Read and check the configuration and its files of grants. Relative paths are relative to the file's folder.
     Raises ConfigError."""
-    seen = look(file)
+    seen = file_state(file)
     config = parse_config(_read(file, "name the configuration with --config"), str(file), file.absolute().parent)
     return config.with_grants(
         config.grants, {file.absolute(): seen, **dict(zip(config.files, config.seen, strict=True))}
@@ -55,9 +55,9 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
     ConfigError."""
     config = _validate(Config, data, name, folder)
-    grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, Seen]()
+    grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, FileState]()
     for file in _grants_files(config, files):
-        files[file] = look(file)
+        files[file] = file_state(file)
         if not file.is_file():  # such as a link whose target is gone: its grants must not disappear silently
             raise ConfigError(f"{file}: is neither a file nor a link to one; replace it, or remove it")
         filed = _validate(_GrantsFile, _read(file, "name another folder of grants"), str(file), folder)
@@ -71,12 +71,12 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     return config
 
 
-def _grants_files(config: Config, seen: dict[Path, Seen]) -> list[Path]:
+def _grants_files(config: Config, seen: dict[Path, FileState]) -> list[Path]:
     """Return the files of the folder of grants, by name, and add the folder to `seen`. Raises ConfigError."""
     folder = config.server.grants_folder
     if folder is None:
         return []
-    seen[folder] = look(folder)
+    seen[folder] = file_state(folder)
     try:
         return sorted(file for file in folder.iterdir() if file.suffix == ".toml" and file.name[0] != ".")
     except OSError as error:

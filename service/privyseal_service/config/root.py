@@ -23,7 +23,7 @@ from privyseal_service.config.log import LogConfig
 from privyseal_service.config.metrics import MetricsConfig
 from privyseal_service.config.server import ServerConfig
 from privyseal_service.domain.key_uris import resolve_settings
-from privyseal_service.system.file_watch import Seen
+from privyseal_service.system.file_watch import FileState
 
 
 class Config(Model):
@@ -41,7 +41,7 @@ class Config(Model):
     stores: Restart[dict[str, dict[str, JsonValue]]] = Field(default_factory=dict)
     keys: Live[Annotated[tuple[KeyConfig, ...], Field(min_length=1)]]
     grants: Live[tuple[GrantConfig, ...]] = ()
-    _files: dict[Path, Seen] = PrivateAttr(default_factory=dict)
+    _files: dict[Path, FileState] = PrivateAttr(default_factory=dict)
 
     @field_validator("stores")
     @classmethod
@@ -71,11 +71,11 @@ class Config(Model):
         return tuple(self._files)
 
     @property
-    def seen(self) -> tuple[Seen, ...]:
+    def seen(self) -> tuple[FileState, ...]:
         """The state of each of `files` when it was read."""
         return tuple(self._files.values())
 
-    def with_grants(self, grants: tuple[GrantConfig, ...], files: dict[Path, Seen]) -> Config:
+    def with_grants(self, grants: tuple[GrantConfig, ...], files: dict[Path, FileState]) -> Config:
         """Return a copy with these grants and these files."""
         copy = self.model_copy(update={"grants": grants})
         copy._files = files  # noqa: SLF001 - its own class

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from privyseal_service.config.issuers import IssuerConfig
 from privyseal_service.identity.jwks import MOST_JWKS_BYTES, NO_KEYS, KeySet, KeySetError, parse_key_set
-from privyseal_service.system.file_watch import Watch
+from privyseal_service.system.file_watch import FileWatch
 from privyseal_service.system.files import write_atomically
 from privyseal_service.system.http import TimedConnection
 from privyseal_service.telemetry.active_issues import ActiveIssues
@@ -85,7 +85,7 @@ class FileSource:
         self.config = config
         self._issues = issues
         self._about = f"issuer {config.issuer}"
-        self._watch = Watch([config.jwks_file])
+        self._watch = FileWatch([config.jwks_file])
         self._keys = NO_KEYS
 
     @property

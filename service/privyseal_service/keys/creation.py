@@ -1,4 +1,4 @@
-"""`privyseal-server key create` and `key import`: put a key into a key store, and say what that means."""
+"""The making and importing of keys: what `privyseal-server key` does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PURPOSE_NAMES: Mapping[str, Purpose] = {
     "signatures": Purpose.SIGNATURES,
     "decryption": Purpose.DECRYPTION,
 }
-"""What the command line calls the purposes."""
+"""The purposes by their names on the command line."""
 
 _MOST_PEM_BYTES = 64 * 1024
 _PRIVATE_KEYS = ("-----BEGIN RSA PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----")
@@ -48,16 +48,16 @@ _ENCRYPTED = ("-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED")
 
 
 class KeyFileError(Exception):
-    """A file that no key can be imported from. The text is a sentence; nothing of the file is in it."""
+    """No key can be imported from a file. The text is a sentence without any content of the file."""
 
 
 class TargetError(Exception):
-    """The command asks for a key that the configuration does not allow. The text is a sentence."""
+    """The key is one that the configuration does not allow. The text is a sentence."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a key goes, and what it is for. `config` is its entry in the configuration, where there is one."""
+    """Where a key is stored, and its purpose. `config` is its entry in the configuration, if it has one."""
 
     name: str
     uri: str
@@ -67,58 +67,61 @@ class Target:
 
 
 def target_by_name(config: Config, name: str, purpose: Purpose | None) -> Target:
-    """The key `name` of the configuration; what it is for follows from its schemes. Raises ConfigError, TargetError."""
+    """Return the key `name` of the configuration; its purpose follows from its schemes. Raises ConfigError and
+    TargetError."""
     key = config.key(name)
-    meant = PURPOSES[MECHANISMS[key.schemes[0]]]
-    if purpose not in (None, meant):
+    needed = PURPOSES[MECHANISMS[key.schemes[0]]]
+    if purpose not in (None, needed):
         enrolled = ", ".join(scheme.value for scheme in key.schemes)
-        raise TargetError(f"key {name!r} is enrolled for {enrolled}, which needs a key for {meant.value}")
-    return Target(name, key.uri, meant, key, config.stores)
+        raise TargetError(f"key {name!r} is enrolled for {enrolled}, which needs a key for {needed.value}")
+    return Target(name, key.uri, needed, key, config.stores)
 
 
 def target_by_uri(uri: str, purpose: Purpose | None) -> Target:
-    """The key that a URI names; relative paths in it are relative to the working folder."""
+    """Return the key that a URI names; relative paths in it are relative to the working folder."""
     return Target("", resolve_paths(uri, Path.cwd()), purpose or Purpose.TYPE1)
 
 
 def check_bits(purpose: Purpose, bits: int) -> None:
-    """Raise TargetError for a size that the service does not serve the purpose with."""
+    """Raise TargetError for a size that the purpose does not allow."""
     if purpose is Purpose.TYPE1 and bits != 2048:
-        raise TargetError(f"a key for Capgo has 2048 bits, since devices read exactly 256 bytes, not {bits}")
+        raise TargetError(f"a key for Capgo must have 2048 bits, not {bits}, since devices read exactly 256 bytes")
     if bits not in {2048, 3072, 4096}:
-        raise TargetError(f"a key has 2048, 3072 or 4096 bits, not {bits}")
+        raise TargetError(f"a key must have 2048, 3072 or 4096 bits, not {bits}")
 
 
 async def create(target: Target, bits: int, backends: Callable[[str], OpenStore] = backend) -> KeyDescription:
-    """Make the key inside its store. Raises TargetError before anything is made, BackendError."""
+    """Make the key inside its store. Raises TargetError before it makes anything, and BackendError."""
     check_bits(target.purpose, bits)
     if target.config is not None and target.config.fingerprint is not None:
-        raise TargetError(f"the configuration pins the fingerprint of key {target.name!r}, and a new key has another")
-    return await _made(target, backends, lambda store: store.create_key(target.uri, target.purpose, bits))
+        raise TargetError(
+            f"the configuration pins the fingerprint of key {target.name!r}; remove it, since a new key has another"
+        )
+    return await _store(target, backends, lambda store: store.create_key(target.uri, target.purpose, bits))
 
 
 async def import_key(
     target: Target, private_key: RSAPrivateKey, backends: Callable[[str], OpenStore] = backend
 ) -> KeyDescription:
-    """Move an existing key into a store. Raises TargetError before anything is stored, BackendError."""
+    """Import an existing key into a store. Raises TargetError before it stores anything, and BackendError."""
     check_bits(target.purpose, private_key.key_size)
     config = target.config
     if config is not None:
         found = PublicKey(private_key.public_key()).fingerprint
         if config.fingerprint not in (None, found):
             raise TargetError(
-                f"the configuration pins another fingerprint for key {target.name!r} than the file's, {found}"
+                f"the configuration pins a fingerprint for key {target.name!r} that is not the file's, {found}"
             )
         if config.custody.origin > Origin.IMPORTED or config.custody.export > Export.POSSIBLE_ONCE:
             raise TargetError(
-                f"the configuration demands more of key {target.name!r} than an imported key can have: write custody = "
-                '{ origin = "imported", export = "possible-once" } for it'
+                f"the configuration demands custody of key {target.name!r} that an imported key cannot have; write "
+                'custody = { origin = "imported", export = "possible-once" }'
             )
     der = private_key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    return await _made(target, backends, lambda store: store.import_key(target.uri, der, target.purpose))
+    return await _store(target, backends, lambda store: store.import_key(target.uri, der, target.purpose))
 
 
-async def _made(
+async def _store(
     target: Target, backends: Callable[[str], OpenStore], make: Callable[[KeyCreator], Awaitable[Key]]
 ) -> KeyDescription:
     stores = Stores(target.stores, backends)
@@ -127,7 +130,7 @@ async def _made(
         if not isinstance(store, KeyCreator):
             raise CallerError(
                 "backend",
-                f"{uri_scheme(target.uri)} keys are not made or imported from here",
+                f"{uri_scheme(target.uri)} keys cannot be made or imported by this command",
                 "use the provider's own tools, then name the key in the configuration",
             )
         return (await make(store)).description
@@ -136,7 +139,7 @@ async def _made(
 
 
 def read_private_key(file: Path) -> RSAPrivateKey:
-    """The one RSA key in a PEM file, PKCS#1 or PKCS#8, not encrypted. Raises KeyFileError."""
+    """Return the only RSA key in a PEM file: PKCS#1 or PKCS#8, not encrypted. Raises KeyFileError."""
     try:
         with file.open("rb") as opened:
             pem = opened.read(_MOST_PEM_BYTES + 1)
@@ -147,8 +150,8 @@ def read_private_key(file: Path) -> RSAPrivateKey:
     text = pem.decode("ascii", "replace")
     if any(mark in text for mark in _ENCRYPTED):
         raise KeyFileError(
-            f"{file} is encrypted, and no password is asked for here: decrypt it (openssl rsa -in {file} -out …) on a "
-            "file system in memory, import that, and destroy it"
+            f"{file} is encrypted, and this command reads no password: decrypt it (openssl rsa -in {file} -out …) to "
+            "a file system in memory, import that file, and destroy it"
         )
     found = sum(text.count(mark) for mark in _PRIVATE_KEYS)
     if len(pem) > _MOST_PEM_BYTES or found != 1:
@@ -167,7 +170,7 @@ def read_private_key(file: Path) -> RSAPrivateKey:
 
 
 def report(done: str, target: Target, description: KeyDescription) -> str:
-    """What was made, for a person."""
+    """Return a report on the new key, as text."""
     public_key, custody = description.public_key, description.custody
     name = f" {target.name!r}" if target.name else ""
     found = f"{worded(custody.protection)} protection, {worded(custody.origin)}, export {worded(custody.export)}"
@@ -182,22 +185,22 @@ def report(done: str, target: Target, description: KeyDescription) -> str:
     return "\n".join([*lines, *(f"    {reason}" for reason in reasons)])
 
 
-_WHAT_REMAINS = """\
-What remains to be done, since {file} still holds the private key:
-  1. Seal a bundle through the service and open it with the public key printed here: apps in the field embed it and
-     go on to trust it.
-  2. Decide on recovery: the key store does not give the key out again. Back up the store, or keep one copy of the
+_REMAINING_STEPS = """\
+{file} still holds the private key. What remains to be done:
+  1. Seal a bundle through the service and open it with the public key printed here, which installed apps embed and
+     trust.
+  2. Decide on recovery: the key store does not return the private key. Back up the store, or keep one copy of the
      file, encrypted and offline.
   3. Destroy {file} and every other copy: build machines, CI secrets, repositories and their history, backups, chats.
-  4. A copy that somebody took before can sign for ever. Only a new key, in an update of the app itself, ends that."""
+  4. A copy that somebody made before can always sign. Only a new key, in an update of the app itself, ends that."""
 
 
-def what_remains(file: Path) -> str:
-    """What an import leaves to be done, for a person."""
-    return _WHAT_REMAINS.format(file=file)
+def remaining_steps(file: Path) -> str:
+    """Return what remains to be done after an import, as text."""
+    return _REMAINING_STEPS.format(file=file)
 
 
-def check_bar(target: Target, description: KeyDescription) -> None:
-    """Raise MisfitError when the key that was made does not serve as the configuration wants it."""
+def check_configured(target: Target, description: KeyDescription) -> None:
+    """Raise MisfitError when the new key does not fit its entry in the configuration."""
     if target.config is not None:
         check_enrollment(target.config, description)

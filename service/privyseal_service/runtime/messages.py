@@ -1,8 +1,8 @@
-"""What the supervisor and a worker say to each other, over two pipes that nobody else holds.
+"""Messages between the supervisor and a worker: commands to the worker, events from it, over two private pipes.
 
-A worker is exposed to the network and the supervisor is not, so the supervisor takes nothing from it but short lines of
-JSON of a known form. What a worker is told is pickled, since it comes from the process that started it. The
-configuration travels this way: it is read and checked once, and nothing of it is in a command line or an environment.
+A worker is exposed to the network and the supervisor is not, so the supervisor accepts only short lines of JSON of a
+known form. Commands are pickled, since a worker trusts the process that started it. The configuration is sent as a
+command: it is read and checked once, and no part of it is in a command line or an environment variable.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from privyseal_service.config.root import Config
 
 _LENGTH = struct.Struct("!I")
-MOST_REPORT_BYTES = 4 << 20
+MAX_EVENT_BYTES = 4 << 20
 """The longest line that the supervisor reads."""
-MOST_SERIES = 10_000
-"""Series that a worker tells; the states of keys are the last of them."""
-_MOST_PROBLEMS = 200
-_MOST_CHARACTERS = 500
+MAX_SERIES = 10_000
+"""The most series in one event; the states of keys are the last of them."""
+_MAX_ISSUES = 200
+_MAX_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class Start:
-    """The first word: what to serve, as which worker of which version.
+    """The first command: the configuration to serve, and the number and version of the worker.
 
     The configuration's listeners have the ports that the supervisor holds, and only those that this worker serves. A
     `strict` worker ends when a key cannot serve as configured; any other serves without that key. It is one of
-    `workers`, which share what quotas the key stores have.
+    `workers`, which share the request quotas of the key stores. `core` is the core to pin the process to.
     """
 
     version: str
@@ -53,24 +53,24 @@ class Start:
 
 @dataclass(frozen=True)
 class Listen:
-    """Accept calls: the keys are open, as far as they will be."""
+    """Accept calls."""
 
 
 @dataclass(frozen=True)
 class Drain:
-    """Say NOT_SERVING, finish what is in flight, end."""
+    """Report NOT_SERVING, finish the calls in flight, end."""
 
 
 @dataclass(frozen=True)
 class Latched:
-    """Another worker's token refused its PIN."""
+    """Add PINs that tokens refused in another worker."""
 
     latches: tuple[Latch, ...]
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Make ready to go on with another configuration, as one of `workers`, and say `Ready`: nothing changes yet."""
+    """Prepare another configuration, as one of `workers`, and answer with `PrepareResult`. Nothing changes yet."""
 
     change: int
     config: Config
@@ -79,164 +79,165 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Commit:
-    """Go on with what was made ready."""
+    """Serve the configuration that was prepared."""
 
     change: int
 
 
 @dataclass(frozen=True)
 class Abort:
-    """Drop what was, or is being, made ready."""
+    """Discard the configuration that was, or is being, prepared."""
 
     change: int
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Something is wrong outside the worker, or (an empty sentence) is not any more: for health's detail."""
+class ExternalIssue:
+    """Show an issue of the supervisor in the health detail; with an empty sentence, clear it."""
 
-    about: str
+    subject: str
     sentence: str
 
 
-Order: TypeAlias = Start | Listen | Drain | Latched | Prepare | Commit | Abort | Trouble
+Command: TypeAlias = Start | Listen | Drain | Latched | Prepare | Commit | Abort | ExternalIssue
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a worker is: said once a second, and whenever it changes.
+    """The state of a worker, sent once a second and after each change.
 
-    `state` is "opening", "open" (ready to listen), "serving" or "draining". `ailing` names the keys that do not serve.
-    `lost` is whether a key store is lost to this process, so that a new one should take its place. `problems` are
-    sentences by what they are about.
+    `state` is "opening", "open" (ready to listen), "serving" or "draining". `unhealthy` names the keys that do not
+    serve and should. `lost` is whether a key store is lost to this process, so that a new process should replace it.
+    `issues` are sentences by subject.
     """
 
     state: str
-    ailing: frozenset[str] = frozenset()
+    unhealthy: frozenset[str] = frozenset()
     latches: tuple[Latch, ...] = ()
     lost: bool = False
-    problems: Mapping[str, str] = field(default_factory=dict)
+    issues: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a worker has counted so far, and how it is: said once a second, and at its end."""
+class Measurements:
+    """A worker's numbers, sent once a second and at its end."""
 
     numbers: Numbers
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A worker cannot start: the sentence, and the exit code that it means for the service."""
+class StartFailed:
+    """The worker cannot start: a sentence, and the exit code that it means for the service."""
 
     message: str
     code: int
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A worker has made ready for a change; or, where `refusal` is a sentence, it cannot be."""
+class PrepareResult:
+    """The worker has prepared a change; or, where `refusal` is a sentence, it cannot."""
 
     change: int
     refusal: str = ""
 
 
-Word: TypeAlias = Report | Measured | Failed | Ready
+Event: TypeAlias = Report | Measurements | StartFailed | PrepareResult
 
 
-class ReportError(Exception):
-    """What a worker said has no known form."""
+class MalformedEventError(Exception):
+    """A worker sent an event of no known form."""
 
 
-def encode_order(order: Order) -> bytes:
-    """A length and the pickled order."""
-    body = pickle.dumps(order)
+def encode_command(command: Command) -> bytes:
+    """Encode a command as its length and its pickle."""
+    body = pickle.dumps(command)
     return _LENGTH.pack(len(body)) + body
 
 
-async def read_order(reader: asyncio.StreamReader) -> Order | None:
-    """The next order; None when the supervisor is gone."""
+async def read_command(reader: asyncio.StreamReader) -> Command | None:
+    """Read the next command; None when the supervisor is gone."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        return _order(await reader.readexactly(length))
+        return _decode_command(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
 
 
-def read_start(orders: int) -> Start:
-    """The first order, read before there is an event loop. Raises EOFError when the supervisor is gone."""
-    (length,) = _LENGTH.unpack(_receive(orders, _LENGTH.size))
-    order = _order(_receive(orders, length))
-    if not isinstance(order, Start):
+def read_start(descriptor: int) -> Start:
+    """Read the first command, before there is an event loop. Raises EOFError when the supervisor is gone."""
+    (length,) = _LENGTH.unpack(_read_exactly(descriptor, _LENGTH.size))
+    command = _decode_command(_read_exactly(descriptor, length))
+    if not isinstance(command, Start):
         raise EOFError
-    return order
+    return command
 
 
-def _order(body: bytes) -> Order:
-    order: Order = pickle.loads(body)  # noqa: S301 - from the parent process, over a pipe of its own
-    return order
+def _decode_command(body: bytes) -> Command:
+    command: Command = pickle.loads(body)  # noqa: S301 - from the parent process, over a private pipe
+    return command
 
 
-def _receive(orders: int, length: int) -> bytes:
+def _read_exactly(descriptor: int, length: int) -> bytes:
     body = b""
     while len(body) < length:
-        part = os.read(orders, length - len(body))
+        part = os.read(descriptor, length - len(body))
         if not part:
             raise EOFError
         body += part
     return body
 
 
-def encode_word(word: Word) -> bytes:
-    """One line of JSON."""
-    match word:
+def encode_event(event: Event) -> bytes:
+    """Encode an event as one line of JSON, cut to the limits that the supervisor accepts."""
+    match event:
         case Report():
-            latches = [[latch.uri, latch.message, latch.remedy] for latch in word.latches]
-            problems = islice(word.problems.items(), _MOST_PROBLEMS)
-            said: dict[str, Any] = {
-                "state": word.state,
-                "ailing": sorted(word.ailing),
-                "latches": latches,
-                "lost": word.lost,
-                "problems": {about[:_MOST_CHARACTERS]: said[:_MOST_CHARACTERS] for about, said in problems},
+            issues = islice(event.issues.items(), _MAX_ISSUES)
+            fields: dict[str, Any] = {
+                "state": event.state,
+                "unhealthy": sorted(event.unhealthy),
+                "latches": [[latch.uri, latch.message, latch.remedy] for latch in event.latches],
+                "lost": event.lost,
+                "issues": {subject[:_MAX_CHARACTERS]: sentence[:_MAX_CHARACTERS] for subject, sentence in issues},
             }
-        case Measured():
-            said = {"numbers": [[*series, value] for series, value in islice(word.numbers.items(), MOST_SERIES)]}
-        case Failed():
-            said = {"failed": word.message, "code": word.code}
-        case Ready():
-            said = {"change": word.change, "refusal": word.refusal}
-    return json.dumps(said).encode() + b"\n"
+        case Measurements():
+            fields = {"numbers": [[*series, value] for series, value in islice(event.numbers.items(), MAX_SERIES)]}
+        case StartFailed():
+            fields = {"failed": event.message, "code": event.code}
+        case PrepareResult():
+            fields = {"change": event.change, "refusal": event.refusal}
+    return json.dumps(fields).encode() + b"\n"
 
 
-_STATES = ("opening", "open", "serving", "draining")
-
-
-def decode_word(line: bytes) -> Word:
-    """What a worker said. Raises ReportError."""
+def decode_event(line: bytes) -> Event:
+    """Decode a line from a worker. Raises MalformedEventError."""
     try:
-        said = json.loads(line)
-        if "failed" in said:
-            return Failed(_text(said["failed"]), _code(said["code"]))
-        if "change" in said:
-            return Ready(_whole(said["change"]), _text(said["refusal"]))
-        if "numbers" in said:
-            return Measured(dict(map(_number, said["numbers"][:MOST_SERIES])))
-        latches = tuple(Latch(*map(_text, latch)) for latch in said["latches"])
-        problems = {_text(about): _text(sentence) for about, sentence in said["problems"].items()}
-        if said["state"] not in _STATES:
-            raise ReportError("no such state")
-        return Report(said["state"], frozenset(map(_text, said["ailing"])), latches, said["lost"] is True, problems)
+        fields = json.loads(line)
+        if "failed" in fields:
+            return StartFailed(_text(fields["failed"]), _code(fields["code"]))
+        if "change" in fields:
+            return PrepareResult(_whole(fields["change"]), _text(fields["refusal"]))
+        if "numbers" in fields:
+            return Measurements(dict(map(_number, fields["numbers"][:MAX_SERIES])))
+        unhealthy = frozenset(map(_text, fields["unhealthy"]))
+        latches = tuple(Latch(*map(_text, latch)) for latch in fields["latches"])
+        issues = {_text(subject): _text(sentence) for subject, sentence in fields["issues"].items()}
+        return Report(_state(fields["state"]), unhealthy, latches, fields["lost"] is True, issues)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ReportError(f"a worker's report has no known form ({type(error).__name__})") from None
+        raise MalformedEventError(f"it sent an event of no known form ({type(error).__name__})") from None
 
 
-def _number(said: list[object]) -> tuple[Series, float]:
-    """A series with its value: of a known metric, and a number."""
-    series, value = tuple(map(_text, said[:-1])), said[-1]
+def _state(value: object) -> str:
+    if value not in ("opening", "open", "serving", "draining"):
+        raise ValueError
+    return str(value)
+
+
+def _number(row: list[object]) -> tuple[Series, float]:
+    """Return a series and its value, checked: a known metric, short labels, and a number."""
+    series, value = tuple(map(_text, row[:-1])), row[-1]
     if not is_series(series) or isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
-    if not 0 <= value < 1e18 or any(len(label) > _MOST_CHARACTERS for label in series):
+    if not 0 <= value < 1e18 or any(len(label) > _MAX_CHARACTERS for label in series):
         raise ValueError
     return series, value
 
@@ -257,45 +258,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
-
-
-class Speaker(asyncio.Protocol):
-    """The writing end of a pipe: what is said to an end that is gone is lost, and that is no error."""
-
-    def __init__(self) -> None:
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.WriteTransport
-
-    @classmethod
-    async def over(cls, descriptor: int) -> Speaker:
-        """Speak over a pipe, whose descriptor it takes."""
-        pipe = os.fdopen(descriptor, "wb", buffering=0)
-        transport, speaker = await asyncio.get_running_loop().connect_write_pipe(cls, pipe)
-        speaker._transport = transport  # noqa: SLF001 - its own class
-        return speaker
-
-    def say(self, message: bytes) -> None:
-        """Send it as soon as the pipe takes it."""
-        if not self._transport.is_closing():
-            self._transport.write(message)
-
-    def close(self) -> None:
-        """Send what is not sent yet, then close."""
-        self._transport.close()
-
-    async def closed(self) -> None:
-        """Wait until all is sent, or the other end is gone."""
-        await self._closed
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the library's signature
-        """The pipe is closed."""
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-
-async def reader_over(descriptor: int, limit: int) -> asyncio.StreamReader:
-    """Read from a pipe, whose descriptor it takes; lines of at most `limit` bytes."""
-    reader = asyncio.StreamReader(limit=limit)
-    pipe = os.fdopen(descriptor, "rb", buffering=0)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    return reader

@@ -1,4 +1,4 @@
-"""When a worker that ended is started again, and when one that is silent counts as hung: pure rules over a clock."""
+"""When a worker that ended is started again, and when a silent worker counts as hung. No I/O; clocks are passed in."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class RestartDelays:
         return BACKOFF.delay_s(self._failures - 1) if self._failures > 1 else 0.0
 
 
-class HangWatch:
-    """Tells a worker that says nothing. Looked at regularly: when the looks themselves come late, the whole machine or
-    this process stood still, and the worker is not to blame."""
+class HangDetector:
+    """Detects a worker that sends no reports. Check it regularly: when the checks themselves come late, the machine or
+    this process stood still, and the worker gets that time too."""
 
-    def __init__(self, now_s: float, first_word_s: float) -> None:
-        self._last_look_s = now_s
-        self._until_s = now_s + first_word_s
+    def __init__(self, now_s: float, first_report_s: float) -> None:
+        self._checked_s = now_s
+        self._deadline_s = now_s + first_report_s
 
-    def heard(self, now_s: float, hang_after_s: float) -> None:
-        """The worker said something."""
-        self._until_s = now_s + hang_after_s
+    def reported(self, now_s: float, hang_after_s: float) -> None:
+        """Record that a report came; the next one is due within `hang_after_s`."""
+        self._deadline_s = now_s + hang_after_s
 
-    def hangs(self, now_s: float, look_every_s: float) -> bool:
-        """Whether it has been silent for too long by now."""
-        late_s = now_s - self._last_look_s - 2 * look_every_s
-        self._last_look_s = now_s
+    def is_hung(self, now_s: float, check_every_s: float) -> bool:
+        """Return whether the report is overdue."""
+        late_s = now_s - self._checked_s - 2 * check_every_s
+        self._checked_s = now_s
         if late_s > 0:
-            self._until_s += late_s
-        return now_s > self._until_s
+            self._deadline_s += late_s
+        return now_s > self._deadline_s

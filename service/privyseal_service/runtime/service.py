@@ -1,11 +1,9 @@
-"""The service in one process: opens the keys, listens, takes up what changes, and stops in order."""
+"""The service in one process: it opens the keys, listens, applies changes, and stops in order."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,42 +26,36 @@ from privyseal_service.keys.keyring import Keyring, KeyringError, PreparedKeys
 from privyseal_service.keys.served_key import KeyState
 from privyseal_service.keys.stores import Stores
 from privyseal_service.limits.limiter import Limiter, LimitsError, NoLimiter, make_limiter
-from privyseal_service.runtime.reload import Reloader, UnusableError
-from privyseal_service.runtime.status import StatusServers, WorkerStatus, audit_numbers, status_detail
+from privyseal_service.runtime.reload import UnusableError
 from privyseal_service.signing.call_path import CallPath
-from privyseal_service.system.asyncio_tools import wait_for_first
-from privyseal_service.system.exit_codes import RESTART_REQUIRED
-from privyseal_service.system.file_watch import LOOK_EVERY_S
-from privyseal_service.system.systemd import notify
+from privyseal_service.system.file_watch import CHECK_EVERY_S
 from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.decision_log import LogRecorder
-from privyseal_service.telemetry.metrics import Counters, Numbers, Series, sum_numbers
+from privyseal_service.telemetry.metrics import Counters, Series
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
-    from privyseal_service.audit.sequencer_thread import RunningSequencer
     from privyseal_service.config.root import Config
     from privyseal_service.identity.jwks_sources import KeySource
-    from privyseal_service.telemetry.status_socket import Detail
 
 _LOG = logging.getLogger(__name__)
 
-_TAKE_IN_S = 0.05
-"""How long a stop waits at least: gRPC cancels a call that came in and that no handler was given yet
+_MIN_DRAIN_S = 0.05
+"""The least time before a stop: gRPC cancels a call that has arrived and has no handler yet
 (github.com/grpc/grpc/issues/41785)."""
 
-
 _LOST_GRACE_S = 2.0
+"""How long calls in flight have to finish in a process that has lost a key store."""
 
 _SETTLE_S = 5.0
-"""How long calls that were ended by a stop may take to be put on record."""
+"""How long calls that a stop ended may take to be recorded."""
 
-_WELL = frozenset({KeyState.SERVING, KeyState.FROZEN})
+_HEALTHY = frozenset({KeyState.SERVING, KeyState.FROZEN})
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Another configuration, with all that serving it takes; either `Service.take` it, or `discard` it."""
+    """Another configuration with everything that serving it needs. Either `Service.apply` it, or `discard` it."""
 
     config: Config
     tls: Sequence[TlsMaterial | None]
@@ -73,12 +65,13 @@ class Prepared:
     undo: AsyncExitStack
 
     async def discard(self) -> None:
-        """Close what was opened for it and is not used."""
+        """Close what was opened only for this configuration."""
         await self.undo.aclose()
 
 
 class Service:
-    """The whole service: `start`, then `stop`. Never started twice. `changed` hears when a key's state changes."""
+    """The whole service: `start`, then `stop`; it cannot be started again. `on_change` is called when a key's state
+    changes."""
 
     def __init__(
         self,
@@ -86,10 +79,10 @@ class Service:
         *,
         backends: Callable[[str], OpenStore] = backend,
         recorder: Recorder | None = None,
-        changed: Callable[[], None] = lambda: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self.issues = ActiveIssues(Counters(), self._tell_health)
+        self.issues = ActiveIssues(Counters(), self._on_issue_change)
         self._keyring = Keyring(config.keys, Stores(config.stores, backends))
         audit = config.audit if config.audit and config.audit.enabled else None
         self._recorder = recorder or (AuditRecorder(audit) if audit else LogRecorder())
@@ -98,26 +91,26 @@ class Service:
         services = [SIGNING_SERVICE, KEY_SERVICE, *([AUDIT_SERVICE] if audit else [])]
         self._health = Health(services, frozenset([SIGNING_SERVICE]))
         self._lost = asyncio.Event()
-        self._changed = changed
+        self._on_change = on_change
         self._keyring.on_change(self._keys_changed)
         self._reflection = Reflection([*services, HEALTH_SERVICE])
         self._sources: dict[str, KeySource] = {}
         self._limiters: list[Limiter] = []
         self._tls: list[TlsMaterial | None] = []
         self._listeners: list[Listener] = []
-        self._troubles: dict[str, str] = {}
+        self._external_issues: dict[str, str] = {}
         self._opened = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def config(self) -> Config:
-        """What it serves."""
+        """The configuration in force."""
         return self._config
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
-        """The `auth` and the address (with the real port) of each listener, once started."""
+        """The `auth` and the address (with the real port) of each listener, once it is started."""
         return [(listener.config.auth, listener.address) for listener in self._listeners]
 
     async def start(self) -> None:
@@ -126,8 +119,8 @@ class Service:
         await self.listen()
 
     async def open(self, *, strict: bool = True) -> None:
-        """Read the listeners' certificates and the issuers' keys, make ready to count and to record, and open the keys.
-        Raises TlsError, SourceError, LimitsError, AuditUnavailableError, KeyringError; see `Keyring.open`."""
+        """Read the listeners' certificates and the issuers' keys, start the limiter and the recorder, and open the
+        keys. Raises TlsError, SourceError, LimitsError, AuditUnavailableError, KeyringError; see `Keyring.open`."""
         config, self._loop = self._config, asyncio.get_running_loop()
         self._tls = _load_all(config)
         self._sources = self._sources_for(config)
@@ -148,35 +141,35 @@ class Service:
             self._lost.set()
         else:
             self._lost.clear()
-        self._changed()
+        self._on_change()
 
     @property
     def lost(self) -> asyncio.Event:
-        """Set while a key store is lost to this process, so that a new process should take its place."""
+        """Set while a key store is lost to this process, so that a new process should replace it."""
         return self._lost
 
     @property
-    def ailing(self) -> frozenset[str]:
+    def unhealthy(self) -> frozenset[str]:
         """The keys that do not serve now, and should."""
-        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in _WELL)
+        return frozenset(key.name for key in self._keyring.keys.values() if key.state not in _HEALTHY)
 
     @property
-    def wrong(self) -> dict[str, str]:
-        """What is wrong in this process, in sentences by what they are about; keys that do not serve are among it."""
+    def active_issues(self) -> dict[str, str]:
+        """The active issues of this process, in sentences by subject, with one for each unhealthy key."""
         found = dict(self.issues.current)
         if not self._health.recording:
-            found["audit trail"] = "decisions cannot be put on record, so nothing is answered; the log says why"
+            found["audit trail"] = "decisions cannot be recorded, so no call is answered; the log has the reason"
         for key in self._keyring.keys.values():
-            if key.state not in _WELL:
+            if key.state not in _HEALTHY:
                 found[f"key {key.name!r}"] = f"it is {key.state.value}: {key.problem or 'it is being opened'}"
         return found
 
     def numbers(self) -> dict[Series, float]:
-        """What was counted in this process, and how it is now."""
+        """Return the counters and gauges of this process."""
         found = {**self.issues.counters.snapshot(), **self._path.numbers()}
         found["ready",] = float(self._health.ready)
         found["audit_writable",] = float(self._health.recording)
-        found["problems",] = float(len(self.wrong))
+        found["problems",] = float(len(self.active_issues))
         for key in self._keyring.keys.values():
             found["keys", key.name, key.state.value] = 1.0
         return found
@@ -192,7 +185,7 @@ class Service:
             self._listeners.append(listener)
         for made in self._listeners:
             await made.server.start()
-        self._looking = asyncio.create_task(self._keep_looking(), name="look at files")
+        self._watching = asyncio.create_task(self._watch_files(), name="watch files")
         self._health.serve()
 
     def _trust(self, config: Config) -> Trust:
@@ -203,33 +196,32 @@ class Service:
         issuers = tuple(Issuer(issuer, self._sources[issuer.issuer]) for issuer in config.issuers)
         return Trust(config.identity.denied(), issuers)
 
-    async def _keep_looking(self) -> None:
-        """Take up what changes of the files of listeners and issuers, and tell of calls that were only counted."""
+    async def _watch_files(self) -> None:
+        """Apply changes of listeners' and issuers' files, and log calls that were only counted."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CHECK_EVERY_S)
             self._path.identity_failures.sum_up()
-            await self.look()
+            await self.reload_files()
 
-    async def look(self) -> None:
-        """Look at the files of listeners and issuers once."""
+    async def reload_files(self) -> None:
+        """Check the files of listeners and issuers once, and apply what has changed."""
         for listener in self._listeners:
-            with _whatever_befalls(listener.address):
+            with _logging_errors(listener.address):
                 fresh = await asyncio.to_thread(listener.look)
                 if fresh is not None:
                     listener.take(fresh)
         for name, each in list(self._sources.items()):
-            with _whatever_befalls(name):
+            with _logging_errors(name):
                 await asyncio.to_thread(each.look)
 
     async def reload(self, config: Config) -> None:
-        """Go on with another configuration: `prepare`, then `take`. Raises UnusableError, and then nothing has
-        changed."""
-        self.take(await self.prepare(config))
+        """Change to another configuration: `prepare`, then `apply`. Raises UnusableError, and nothing has changed
+        then."""
+        self.apply(await self.prepare(config))
 
     async def prepare(self, config: Config) -> Prepared:
-        """Do all of a change of the configuration that can fail, and change nothing yet: read files, open and check the
-        keys that are new or changed (`Keyring.prepare`). While the service opens, right after that. Raises
-        UnusableError."""
+        """Do every part of a change that can fail, and change nothing yet: read files, open and check the keys that are
+        new or changed (`Keyring.prepare`). Waits until `open` is done. Raises UnusableError."""
         from privyseal_service.identity.jwks_sources import SourceError  # noqa: PLC0415 - a start needs none of it
 
         await self._opened.wait()
@@ -252,11 +244,11 @@ class Service:
             undo.callback(keys.let_go)
             return Prepared(config, tls, limiter, sources, keys, undo.pop_all())
 
-    def take(self, prepared: Prepared) -> None:
-        """The moment of a change: keys, grants, issuers, limits, denied certificates and the listeners' files, all at
-        once. Nothing is awaited here, and nothing is left that could fail.
+    def apply(self, prepared: Prepared) -> None:
+        """Apply a change: keys, grants, issuers, limits, denied certificates and the listeners' files, in one step of
+        the event loop. Nothing here can fail.
 
-        Calls in flight finish under the grants that they began with; a frozen key is frozen for them too.
+        Calls in flight finish under the grants with which they began; a frozen key is frozen for them too.
         """
         config = prepared.config
         gone = [each for name, each in self._sources.items() if prepared.sources.get(name) is not each]
@@ -274,67 +266,67 @@ class Service:
             each.close()
 
     def _limiter_for(self, config: Config) -> Limiter:
-        """What counts for another configuration. What counted until now stays, since calls in flight may need it."""
-        now = self._limiters[-1]
-        if config.limits == self._config.limits and not isinstance(now, NoLimiter):
-            return now
+        """Return the limiter for another configuration. Earlier limiters stay open, for calls in flight."""
+        current = self._limiters[-1]
+        if config.limits == self._config.limits and not isinstance(current, NoLimiter):
+            return current
         return self._make_limiter(config)
 
     def _sources_for(self, config: Config) -> dict[str, KeySource]:
-        """Where issuers' keys come from, by the issuers' names; begun where they are new. Raises SourceError."""
+        """Return the sources of issuers' keys by the issuers' names; new sources are started. Raises SourceError."""
         if not config.issuers:
             return {}
         from privyseal_service.identity.jwks_sources import source  # noqa: PLC0415 - as above
 
         found: dict[str, KeySource] = {}
-        begun: list[KeySource] = []
+        started: list[KeySource] = []
         try:
             for issuer in config.issuers:
                 known = self._sources.get(issuer.issuer)
                 if known is None or known.config != issuer:
                     known = source(issuer, self.issues, config.server.state_folder)
                     known.start()
-                    begun.append(known)
+                    started.append(known)
                 found[issuer.issuer] = known
         except BaseException:
-            for each in begun:
+            for each in started:
                 each.close()
             raise
         return found
 
-    def trouble(self, about: str, sentence: str) -> None:
-        """Another process says that something is wrong (or, with an empty sentence, is not): for health's detail."""
-        self._troubles = {**self._troubles, about: sentence}
-        self._take_problems()
+    def set_external_issue(self, subject: str, sentence: str) -> None:
+        """Show an issue of another process in the health detail; with an empty sentence, clear it."""
+        self._external_issues = {**self._external_issues, subject: sentence}
+        self._update_health()
 
-    def _tell_health(self) -> None:
-        """From any thread: what is wrong has changed."""
+    def _on_issue_change(self) -> None:
+        """Update health, from any thread."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # a loop that is closed serves nobody
-                self._loop.call_soon_threadsafe(self._take_problems)
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._update_health)
 
-    def _take_problems(self) -> None:
-        said = {about: sentence for about, sentence in self._troubles.items() if sentence}
-        self._health.problems = {**said, **self.issues.current}
+    def _update_health(self) -> None:
+        external = {subject: sentence for subject, sentence in self._external_issues.items() if sentence}
+        self._health.problems = {**external, **self.issues.current}
 
     async def drain(self) -> None:
-        """Say NOT_SERVING, wait for balancers to notice, then `stop`. Cut short when it is cancelled, and where the
-        process is lost: what it has in flight, it can hardly finish."""
+        """Report NOT_SERVING, wait for load balancers to react, then `stop`. It is short when it is cancelled, and
+        where a key store is lost: calls in flight can hardly finish then."""
         self._health.stop()
         try:
             if self._listeners:
-                await asyncio.sleep(max(_TAKE_IN_S, 0.0 if self._lost.is_set() else self._config.server.drain_wait_s))
+                await asyncio.sleep(max(_MIN_DRAIN_S, 0.0 if self._lost.is_set() else self._config.server.drain_wait_s))
         finally:
             grace_s = self._config.server.shutdown_grace_s
             await self.stop(min(_LOST_GRACE_S, grace_s) if self._lost.is_set() else grace_s)
 
     async def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, accept no more, let calls in flight finish for `grace_s`, close the record and the key
-        stores."""
+        """Report NOT_SERVING, accept no more calls, give calls in flight `grace_s` to finish, and close the recorder
+        and the key stores."""
         self._health.stop()
         self._reflection.stop()
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
         await self._path.settle(_SETTLE_S)
         self._path.identity_failures.sum_up()
@@ -350,16 +342,16 @@ class Service:
 
 
 @contextmanager
-def _whatever_befalls(about: str) -> Iterator[None]:
-    """Go on looking at the files of others, and at these again: nobody else does."""
+def _logging_errors(subject: str) -> Iterator[None]:
+    """Log any error: the other files, and these later, must still be checked."""
     try:
         yield
     except Exception:  # noqa: BLE001 - as above
-        _LOG.exception("%s: looking at its files failed in a way that it should not", about)
+        _LOG.exception("%s: its files could not be checked because of an internal error", subject)
 
 
 def _load_all(config: Config) -> list[TlsMaterial | None]:
-    """The files of the listeners. Raises TlsError."""
+    """Read the files of the listeners. Raises TlsError."""
     return [None if listener.auth == "none" else load_tls(listener) for listener in config.listeners]
 
 
@@ -367,81 +359,18 @@ def _grants(config: Config) -> Grants:
     return Grants([grant.grant() for grant in config.grants])
 
 
-async def serve(
-    config: Config,
-    *,
-    announce: Callable[[str], None],
-    load: Callable[[], Config],
-    sequencer: RunningSequencer | None = None,
-) -> int:
-    """Serve in this process until SIGTERM or SIGINT; `announce` gets a line for each listener once it accepts calls,
-    and `load` reads the configuration again at SIGHUP. `sequencer` is for the status. Returns 0, or RESTART_REQUIRED
-    when a key store was lost to this process: it should end immediately then, and be started again.
-
-    Raises TlsError, SourceError, LimitsError, KeyringError, ListenError when the service cannot start.
-    """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    service = Service(config)
-    reloader = Reloader(load, config, service.reload, service.issues)
-    loop.add_signal_handler(signal.SIGHUP, reloader.reload_soon)
-
-    def numbers() -> Numbers:
-        return sum_numbers([service.numbers(), audit_numbers(sequencer)])
-
-    def told() -> Detail:
-        state = WorkerStatus(0, os.getpid(), "serving", service.numbers(), {})
-        return status_detail(reloader, [state], sequencer, service.wrong)
-
-    status = StatusServers(config, numbers, told)
-
-    async def start() -> None:
-        metrics.extend(await status.start())
-        await service.start()
-
-    metrics: list[str] = []
-
-    async def started() -> None:
-        for auth, address in service.addresses:
-            announce(f"listening {auth} {address}")
-        for line in metrics:
-            announce(line)
-        notify("READY=1")
-        watching = asyncio.create_task(reloader.keep_watching())
-        try:
-            await wait_for_first(stopping.wait(), service.lost.wait())
-        finally:
-            watching.cancel()
-        notify("STOPPING=1")
-        if stopping.is_set():
-            _LOG.info("stopping: calls in flight have %g s to finish", service.config.server.shutdown_grace_s)
-        else:
-            _LOG.critical(
-                "a key store is lost to this process, which ends with exit code %d: start it again", RESTART_REQUIRED
-            )
-
-    try:
-        await run(service, start(), stopping, started)
-    finally:
-        status.close()
-    _LOG.info("stopped")
-    return RESTART_REQUIRED if service.lost.is_set() and not stopping.is_set() else 0
-
-
-async def run(
-    service: Service, start: Awaitable[None], stopping: asyncio.Event, started: Callable[[], Awaitable[None]]
+async def run_until_stopped(
+    service: Service, start: Awaitable[None], stopping: asyncio.Event, serve: Callable[[], Awaitable[None]]
 ) -> None:
-    """Start the service, go on with `started`, and drain the service when that is done or fails. When `stopping` is set
-    before the start is over, the start is given up."""
+    """Await `start`, then `serve`, and drain the service when that is done or fails. The start is cancelled when
+    `stopping` is set before it is done."""
     starting = asyncio.ensure_future(start)
     waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            await started()
+            await serve()
     finally:
         waiting.cancel()
         starting.cancel()

@@ -1,4 +1,4 @@
-"""The exit codes of `privyseal-server`, and what a failed start means for them."""
+"""Which exit code a failed start has."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, UNAVAIL
 
 
 def start_error(error: Exception) -> StartError:
-    """What an error of the start means; one that is not known is a fault of the program."""
-    from privyseal_service.api.tls import TlsError  # noqa: PLC0415
+    """Return the error as a StartError; one of no known kind is an internal error."""
+    from privyseal_service.api.tls import TlsError  # noqa: PLC0415 - only a failed start needs these
     from privyseal_service.audit.errors import AuditUnavailableError  # noqa: PLC0415
     from privyseal_service.identity.jwks_sources import SourceError  # noqa: PLC0415
-    from privyseal_service.keys.keyring import KeyringError  # noqa: PLC0415 - the codes alone cost nothing
-    from privyseal_service.keys.served_key import may_heal  # noqa: PLC0415 - the codes alone cost nothing
+    from privyseal_service.keys.keyring import KeyringError  # noqa: PLC0415
+    from privyseal_service.keys.served_key import may_heal  # noqa: PLC0415
     from privyseal_service.limits.limiter import LimitsError  # noqa: PLC0415
     from privyseal_service.system.sockets import ListenError  # noqa: PLC0415
 
@@ -23,4 +23,4 @@ def start_error(error: Exception) -> StartError:
         case AuditUnavailableError() | TlsError() | ListenError() | SourceError() | LimitsError():
             return StartError(str(error), USAGE)
         case _:
-            return StartError(f"a fault of the program itself, {type(error).__name__}: {error}", INTERNAL_ERROR)
+            return StartError(f"internal error, {type(error).__name__}: {error}", INTERNAL_ERROR)

@@ -1,8 +1,8 @@
-"""The supervisor: holds the ports, starts the workers one after another, and replaces those that die or hang.
+"""The supervisor: reserves the ports, starts the workers one after another, and replaces those that die or hang.
 
-It serves no call itself and opens no key. What comes to it from outside is one line of each request for metrics, where
-they are switched on, and from its workers words of a known form. What a worker learns of a token's PIN it keeps over
-restarts.
+It serves no calls and opens no keys. Its only input from the network is the first line of each request for metrics,
+where they are switched on; from its workers it accepts only events of a known form. PINs that a token refused in one
+worker are kept for all later workers.
 """
 
 from __future__ import annotations
@@ -17,22 +17,16 @@ from typing import TYPE_CHECKING
 
 from privyseal import __version__
 from privyseal_service.keys.pin_lockout import Latches
-from privyseal_service.runtime.messages import (
-    Abort,
-    Commit,
-    Latched,
-    Listen,
-    Prepare,
-    Start,
-    Trouble,
-)
-from privyseal_service.runtime.reload import CONFIGURATION, Reloader, UnusableError
+from privyseal_service.runtime.messages import ExternalIssue, Latched, Listen, Start
+from privyseal_service.runtime.reload import CONFIGURATION, Reloader
 from privyseal_service.runtime.restarts import RestartDelays
+from privyseal_service.runtime.rollout import Rollout
 from privyseal_service.runtime.start_errors import start_error
 from privyseal_service.runtime.status import StatusServers, WorkerStatus, audit_numbers, status_detail
-from privyseal_service.runtime.worker_process import Worker, spawn, until_serving, wait_ended
+from privyseal_service.runtime.worker_config import config_for_worker, worker_count
+from privyseal_service.runtime.worker_process import WorkerProcess, spawn
 from privyseal_service.system.asyncio_tools import wait_for_first
-from privyseal_service.system.cpus import core_count, usable_cores
+from privyseal_service.system.cpus import usable_cores
 from privyseal_service.system.exit_codes import INTERNAL_ERROR, StartError
 from privyseal_service.system.sockets import ListenError, Reservation, reserve
 from privyseal_service.system.systemd import notify
@@ -46,32 +40,23 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
-_SPAWN_AGAIN_S = 1.0
+_CHECK_FOR_HANGS_EVERY_S = 0.5
+_RETRY_SPAWN_EVERY_S = 1.0
 _CLOSE_S = 25.0
-"""What a worker may take beyond the configured times to close its key stores; one that hangs takes longest."""
+"""How long a worker may take to close its key stores, in addition to the configured times; a hung store takes all."""
 
 
-def worker_count(config: Config) -> int:
-    """How many workers the configuration means; 0 is to serve without any. A Unix socket is served by one."""
-    if config.server.workers == 0:
-        return 0
-    if all(listener.address.startswith("unix:") for listener in config.listeners):
-        return 1
-    return config.server.workers or core_count()
-
-
-def may_listen(ailing: frozenset[str], others: Iterable[frozenset[str]]) -> bool:
-    """Whether a worker with keys that do not serve should take calls: only where no other worker, each given by its own
-    such keys, serves one of them better."""
-    return all(ailing <= theirs for theirs in others)
+def may_listen(unhealthy: frozenset[str], others: Iterable[frozenset[str]]) -> bool:
+    """Return whether a worker with these unhealthy keys should accept calls: not where another worker, each given by
+    its own unhealthy keys, serves one of them."""
+    return all(unhealthy <= theirs for theirs in others)
 
 
 class Supervisor:
     """Runs the workers of a configuration until SIGTERM or SIGINT.
 
-    `announce` gets a line for each listener once the first worker accepts calls. `load` reads the configuration again
-    at SIGHUP; it raises ConfigError. `sequencer` is looked at for the status.
+    `announce` is called with a line for each listener once the first worker accepts calls. `load` reads the
+    configuration again at SIGHUP; it raises ConfigError. The status includes the state of `sequencer`.
     """
 
     def __init__(
@@ -84,43 +69,43 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._sequencer = sequencer
-        self._past: Numbers = {}
+        self._ended_numbers: Numbers = {}
         self._status = StatusServers(config, self._numbers, self._detail)
         self._metrics: list[str] = []
         self._announce = announce
-        self._wanted = worker_count(config)
+        self._target = worker_count(config)
         self._latches = Latches()
         self._reservations: list[Reservation] = []
-        self._workers: dict[int, Worker] = {}
-        self._keepers: dict[int, asyncio.Task[None]] = {}
-        self._farewells: set[asyncio.Task[None]] = set()
-        self._one_at_a_time = asyncio.Lock()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._replaced: set[asyncio.Task[None]] = set()
+        self._start_lock = asyncio.Lock()
         self._change = 0
         self._serving = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failure: StartError | None = None
-        self._issues = ActiveIssues(Counters(), self._tell_of_problems)
-        self._reloader = Reloader(load, config, self._take, self._issues)
+        self._issues = ActiveIssues(Counters(), self._send_issue_to_all)
+        self._reloader = Reloader(load, config, self._apply, self._issues)
 
     async def run(self) -> None:
-        """Serve. Raises StartError when the first worker cannot."""
+        """Serve until a signal. Raises StartError when the first worker cannot start."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reloader.reload_soon)
-        looking = [
-            asyncio.create_task(self._look_for_hangs()),
+        watching = [
+            asyncio.create_task(self._check_for_hangs()),
             asyncio.create_task(self._reloader.keep_watching()),
         ]
         try:
             self._reserve()
             await self._start_status()
-            self._keepers[0] = asyncio.create_task(self._keep(0))
+            self._slots[0] = asyncio.create_task(self._run_slot(0))
             await wait_for_first(self._serving.wait(), self._stopping.wait())
             if self._failure is not None:
                 raise self._failure
             if not self._stopping.is_set():
-                self._say_listening()
+                self._announce_listening()
                 self._resize()
             await self._stopping.wait()
             if self._serving.is_set():
@@ -129,7 +114,7 @@ class Supervisor:
         finally:
             await self._end()
             self._status.close()
-            for task in looking:
+            for task in watching:
                 task.cancel()
         _LOG.info("stopped")
 
@@ -146,24 +131,24 @@ class Supervisor:
         except ListenError as error:
             raise start_error(error) from None
 
-    def _say_listening(self) -> None:
-        for listener, held in zip(self._config.listeners, self._reservations, strict=True):
-            self._announce(f"listening {listener.auth} {held.address}")
+    def _announce_listening(self) -> None:
+        for listener, reservation in zip(self._config.listeners, self._reservations, strict=True):
+            self._announce(f"listening {listener.auth} {reservation.address}")
         for line in self._metrics:
             self._announce(line)
         notify("READY=1")
 
-    async def _keep(self, number: int) -> None:
-        """Keep one worker running, until there is to be none of its number."""
+    async def _run_slot(self, number: int) -> None:
+        """Keep one worker running, with restarts and replacements, as long as there should be one of this number."""
         delays = RestartDelays()
-        successor: tuple[Worker, asyncio.Task[int]] | None = None
+        successor: tuple[WorkerProcess, asyncio.Task[int]] | None = None
         while successor is not None or self._is_wanted(number):
             try:
                 started = successor or await self._start(number)
                 if started is None:
                     continue
                 worker, ending = started
-                successor = await self._succeeded(worker, ending, delays)
+                successor = await self._replace_if_lost(worker, ending, delays)
             except StartError as error:
                 self._failure = None if self._serving.is_set() else error
                 self._stopping.set()
@@ -179,93 +164,101 @@ class Supervisor:
                 continue
             delay_s = delays.after(worker.lived_s)
             self._issues.counters.add(WORKER_ENDS)
-            _LOG.error("worker %d %s; it is started again in %.1f s", number, wait_ended(worker.failure, code), delay_s)
+            _LOG.error("worker %d %s; it is started again in %.1f s", number, worker.describe_end(code), delay_s)
             await wait_for_first(asyncio.sleep(delay_s), self._stopping.wait())
 
     def _is_wanted(self, number: int) -> bool:
-        """Whether there is to be a worker of that number."""
-        return number < self._wanted and not self._stopping.is_set()
+        """Whether there should be a worker of this number."""
+        return number < self._target and not self._stopping.is_set()
 
-    async def _succeeded(
-        self, worker: Worker, ending: asyncio.Task[int], delays: RestartDelays
-    ) -> tuple[Worker, asyncio.Task[int]] | None:
-        """Wait until another worker has taken over from one to which a key store is lost, and let that one go; None
-        when it ends, or is to end, by itself. Until then it says that the store is away, and may find it again."""
+    async def _replace_if_lost(
+        self, worker: WorkerProcess, ending: asyncio.Task[int], delays: RestartDelays
+    ) -> tuple[WorkerProcess, asyncio.Task[int]] | None:
+        """Return the worker that replaced this one, and the task that waits for its end; None when this one ends, or is
+        to end, without a successor.
+
+        A worker that lost a key store serves on, reports the store as unavailable and may recover it, until its
+        successor serves.
+        """
         lived_s: float | None = None
         while True:
             await wait_for_first(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
             if ending.done() or worker.leaving or self._stopping.is_set():
                 return None
             delay_s = delays.after(worker.lived_s if lived_s is None else lived_s)
-            _LOG.error("worker %d has lost a key store; another one takes over in %.1f s", worker.number, delay_s)
-            mended = worker.until(lambda: not worker.report.lost)
-            await wait_for_first(asyncio.wait([ending]), self._stopping.wait(), mended, asyncio.sleep(delay_s))
+            _LOG.error("worker %d has lost a key store; it is replaced in %.1f s", worker.number, delay_s)
+            recovered = worker.until(lambda: not worker.report.lost)
+            await wait_for_first(asyncio.wait([ending]), self._stopping.wait(), recovered, asyncio.sleep(delay_s))
             if not worker.report.lost or ending.done() or worker.leaving or self._stopping.is_set():
                 continue
             started = await self._start(worker.number)
             if started is None:
                 continue
             new, new_ending = started
-            await until_serving(new)
+            await new.until_serving()
             if not new.ended:
                 worker.leave()
-                farewell = asyncio.create_task(self._see_off(worker, ending))
-                self._farewells.add(farewell)
-                farewell.add_done_callback(self._farewells.discard)
+                waiting = asyncio.create_task(self._wait_for_replaced(worker, ending))
+                self._replaced.add(waiting)
+                waiting.add_done_callback(self._replaced.discard)
                 return new, new_ending
             self._workers.pop(new.process.pid, None)
             lived_s = new.lived_s
-            _LOG.error("worker %d %s, so the one before stays", new.number, wait_ended(new.failure, await new_ending))
+            _LOG.error("worker %d %s, so the worker before it stays", new.number, new.describe_end(await new_ending))
 
-    async def _see_off(self, worker: Worker, ending: asyncio.Task[int]) -> None:
+    async def _wait_for_replaced(self, worker: WorkerProcess, ending: asyncio.Task[int]) -> None:
         """Wait for the end of a worker that was replaced."""
         code = await ending
         self._workers.pop(worker.process.pid, None)
-        _LOG.info("worker %d, which was replaced, %s", worker.number, wait_ended(worker.failure, code))
+        _LOG.info("worker %d, which was replaced, %s", worker.number, worker.describe_end(code))
 
-    async def _start(self, number: int) -> tuple[Worker, asyncio.Task[int]] | None:
-        """Start a worker, and wait until its keys are open: key stores may not bear several starts at once. None when
-        it is one too many by the time that its turn has come."""
-        async with self._one_at_a_time:
+    async def _start(self, number: int) -> tuple[WorkerProcess, asyncio.Task[int]] | None:
+        """Start a worker and wait until its keys are open; return it and the task that waits for its end. None when
+        there should be no worker of this number any more.
+
+        One worker starts at a time: some key stores fail when several processes open them together.
+        """
+        async with self._start_lock:
             if not self._is_wanted(number):
                 return None
             worker = await self._spawn(number)
             self._workers[worker.process.pid] = worker
-            worker.say(self._first_order(number))
-            self._tell_worker(worker)
+            worker.send(self._start_command(number))
+            self._send_issue(worker)
             if not self._is_wanted(number):
                 worker.leave()
-            ending = asyncio.create_task(worker.hear(self._heard))
-            ending.add_done_callback(lambda _: self._keep_counts_of(worker))
+            ending = asyncio.create_task(worker.read_events(self._on_report))
+            ending.add_done_callback(lambda _: self._keep_counters_of(worker))
             await worker.until_open()
             return worker, ending
 
-    def _keep_counts_of(self, worker: Worker) -> None:
-        """What a worker counted outlives it, so that no count ever falls."""
-        self._past = sum_numbers([self._past, without_gauges(worker.numbers)])
+    def _keep_counters_of(self, worker: WorkerProcess) -> None:
+        """Keep the counters of a worker that ended, so that the totals never decrease."""
+        self._ended_numbers = sum_numbers([self._ended_numbers, without_gauges(worker.numbers)])
         worker.numbers = {}
 
     def _numbers(self) -> Numbers:
-        """What was counted by all workers and here, and how all are now."""
+        """Return the numbers of all workers, of those that ended, and of this process."""
         workers = list(self._workers.values())
         states = Counter(each.report.state for each in workers)
         here: dict[Series, float] = {("workers", state): float(number) for state, number in states.items()}
         here["problems",] = float(len(self._issues.current))
         counts = self._issues.counters.snapshot()
         return sum_numbers(
-            [self._past, counts, here, audit_numbers(self._sequencer), *(each.numbers for each in workers)]
+            [self._ended_numbers, counts, here, audit_numbers(self._sequencer), *(each.numbers for each in workers)]
         )
 
     def _detail(self) -> Detail:
         workers = [
-            WorkerStatus(each.number, each.process.pid, each.report.state, each.numbers, each.report.problems)
+            WorkerStatus(each.number, each.process.pid, each.report.state, each.numbers, each.report.issues)
             for each in sorted(self._workers.values(), key=lambda each: each.number)
         ]
         return status_detail(self._reloader, workers, self._sequencer, self._issues.current)
 
-    async def _spawn(self, number: int) -> Worker:
-        """Start a worker's process, as soon as the system lets us: when descriptors or memory are used up, that is
-        tried again. Raises StartError where the service does not serve, or is to stop."""
+    async def _spawn(self, number: int) -> WorkerProcess:
+        """Start a worker's process, with retries while the system has no descriptors or no memory for it. Raises
+        StartError where the service does not serve yet, or is stopping.
+        """
         while True:
             try:
                 return await spawn(number)
@@ -273,134 +266,100 @@ class Supervisor:
                 sentence = f"worker {number} cannot be started: {error.strerror or error}"
                 if not self._serving.is_set() or self._stopping.is_set():
                     raise StartError(sentence, INTERNAL_ERROR) from None
-                _LOG.error("%s; it is tried again", sentence)
-            await asyncio.sleep(_SPAWN_AGAIN_S)
+                _LOG.error("%s; the start is retried", sentence)
+            await asyncio.sleep(_RETRY_SPAWN_EVERY_S)
 
-    def _first_order(self, number: int) -> Start:
+    def _start_command(self, number: int) -> Start:
         strict = not self._serving.is_set()
-        config = self._for_worker(self._config, number)
+        config = self._config_for(self._config, number)
         cores = usable_cores()
         core = cores[number % len(cores)] if config.server.pin_workers else None
         return Start(__version__, number, config, strict, self._latches.all, core, worker_count(self._config))
 
-    def _for_worker(self, config: Config, number: int) -> Config:
-        """The configuration as one worker serves it: on the ports that are held here, and a Unix socket by the first
-        worker alone, since the file is the last one's that listened."""
-        listeners = tuple(
-            listener.model_copy(update={"address": held.address})
-            for listener, held in zip(config.listeners, self._reservations, strict=True)
-            if number == 0 or not listener.address.startswith("unix:")
-        )
-        server = config.server.model_copy(update={"share_port": True})
-        return config.model_copy(update={"server": server, "listeners": listeners})
+    def _config_for(self, config: Config, number: int) -> Config:
+        return config_for_worker(config, [each.address for each in self._reservations], number)
 
-    def _heard(self, worker: Worker) -> None:
-        worker.watch.heard(time.monotonic(), self._config.server.hang_after_s)
+    def _on_report(self, worker: WorkerProcess) -> None:
+        worker.hang_detector.reported(time.monotonic(), self._config.server.hang_after_s)
         new = tuple(latch for latch in worker.report.latches if self._latches.add(latch))
         if new:
             for other in self._workers.values():
-                other.say(Latched(new))
+                other.send(Latched(new))
         for each in self._workers.values():
-            if each.report.state == "open" and not each.told_to_listen and self._may_listen(each):
-                each.told_to_listen = True
-                each.say(Listen())
+            if each.report.state == "open" and not each.listen_sent and self._may_listen(each):
+                each.listen_sent = True
+                each.send(Listen())
         if worker.serving:
             self._serving.set()
 
-    def _may_listen(self, worker: Worker) -> bool:
-        others = [other.report.ailing for other in self._workers.values() if other.serving and not other.leaving]
-        return may_listen(worker.report.ailing, others)
+    def _may_listen(self, worker: WorkerProcess) -> bool:
+        others = [other.report.unhealthy for other in self._workers.values() if other.serving and not other.leaving]
+        return may_listen(worker.report.unhealthy, others)
 
-    def _fail(self, worker: Worker, code: int) -> None:
-        """The first worker ended before it served: so does the service."""
-        told = worker.failure
-        if told is None and not self._stopping.is_set():
-            self._failure = StartError(
-                f"the first worker {wait_ended(worker.failure, code)} before it could serve", INTERNAL_ERROR
-            )
-        elif told is not None:
-            self._failure = StartError(told.message, told.code)
+    def _fail(self, worker: WorkerProcess, code: int) -> None:
+        """End the service, whose first worker ended before it served."""
+        failure = worker.start_failure
+        if failure is not None:
+            self._failure = StartError(failure.message, failure.code)
+        elif not self._stopping.is_set():
+            sentence = f"the first worker {worker.describe_end(code)} before it could serve"
+            self._failure = StartError(sentence, INTERNAL_ERROR)
         self._stopping.set()
 
-    async def _look_for_hangs(self) -> None:
+    async def _check_for_hangs(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_CHECK_FOR_HANGS_EVERY_S)
             for worker in self._workers.values():
-                if worker.watch.hangs(time.monotonic(), _LOOK_EVERY_S) and worker.process.returncode is None:
-                    _LOG.error("worker %d says nothing any more and is ended", worker.number)
+                hung = worker.hang_detector.is_hung(time.monotonic(), _CHECK_FOR_HANGS_EVERY_S)
+                if hung and worker.process.returncode is None:
+                    _LOG.error("worker %d sends no reports any more and is ended", worker.number)
                     worker.kill()
 
-    async def _take(self, config: Config) -> None:
-        """Have every worker make ready for a configuration that was read, and only when all have, go on with it: when
-        one cannot, none does. One that still opens its keys takes it up before it listens. Raises UnusableError."""
+    async def _apply(self, config: Config) -> None:
+        """Put a configuration that was read into effect in all workers, or in none. Raises UnusableError."""
         await wait_for_first(self._serving.wait(), self._stopping.wait())
         self._change += 1
-        change, asked = self._change, list[Worker]()
-        try:
-            while (worker := self._next_to_ask(asked)) is not None:
-                # One after another: a token that refuses a PIN must not be tried by all of them.
-                asked.append(worker)
-                await self._make_ready(worker, change, config)
-        except BaseException:
-            for worker in asked:
-                worker.say(Abort(change))
-            raise
+        rollout = Rollout(self._change, config, self._workers, self._config_for)
+        await rollout.prepare()
         self._config = config
-        for worker in self._workers.values():
-            if worker not in asked:
-                worker.say(self._prepare(worker, change, config))
-            worker.say(Commit(change))
+        rollout.commit()
         if not self._stopping.is_set():
             self._resize()
 
-    def _next_to_ask(self, asked: list[Worker]) -> Worker | None:
-        """A worker that may take calls and has not been asked to make ready; those that are to end come last."""
-        left = [each for each in self._workers.values() if each.report.state != "opening" and each not in asked]
-        return min(left, key=lambda each: each.leaving, default=None)
-
-    def _prepare(self, worker: Worker, change: int, config: Config) -> Prepare:
-        return Prepare(change, self._for_worker(config, worker.number), worker_count(config))
-
-    async def _make_ready(self, worker: Worker, change: int, config: Config) -> None:
-        """Raises UnusableError where the worker cannot. What one that is about to end says does not matter."""
-        refusal = await worker.prepare(self._prepare(worker, change, config))
-        if refusal and not worker.leaving:
-            raise UnusableError(refusal)
-
-    def _tell_of_problems(self) -> None:
-        """Let every worker's health know what is wrong here."""
+    def _send_issue_to_all(self) -> None:
+        """Send the state of the configuration to all workers, for their health detail."""
         for worker in self._workers.values():
-            self._tell_worker(worker)
+            self._send_issue(worker)
 
-    def _tell_worker(self, worker: Worker) -> None:
-        worker.say(Trouble(CONFIGURATION, self._issues.current.get(CONFIGURATION, "")))
+    def _send_issue(self, worker: WorkerProcess) -> None:
+        worker.send(ExternalIssue(CONFIGURATION, self._issues.current.get(CONFIGURATION, "")))
 
     def _resize(self) -> None:
-        """Start the workers that are missing, and let those end that are too many."""
-        self._wanted = worker_count(self._config)
-        for number in range(self._wanted):
-            if number not in self._keepers or self._keepers[number].done():
-                self._keepers[number] = asyncio.create_task(self._keep(number))
+        """Start the workers that are missing, and have those leave that are too many."""
+        self._target = worker_count(self._config)
+        for number in range(self._target):
+            if number not in self._slots or self._slots[number].done():
+                self._slots[number] = asyncio.create_task(self._run_slot(number))
         for worker in self._workers.values():
-            if worker.number >= self._wanted:
+            if worker.number >= self._target:
                 worker.leave()
 
     async def _end(self) -> None:
-        """Drain every worker, end those that do not, and give the ports back."""
+        """Drain every worker, kill those that do not end in time, and release the ports."""
         self._stopping.set()
         for worker in self._workers.values():
             worker.leave()
         server = self._config.server
-        if self._keepers:
-            patience_s = server.drain_wait_s + server.shutdown_grace_s + _CLOSE_S
-            _, late = await asyncio.wait([*self._keepers.values(), *self._farewells], timeout=patience_s)
+        if self._slots:
+            timeout_s = server.drain_wait_s + server.shutdown_grace_s + _CLOSE_S
+            _, late = await asyncio.wait([*self._slots.values(), *self._replaced], timeout=timeout_s)
             for worker in self._workers.values():
-                _LOG.error("worker %d did not end in %g s and is ended", worker.number, patience_s)
+                _LOG.error("worker %d did not end in %g s and is ended", worker.number, timeout_s)
                 worker.kill()
             if late:
                 await asyncio.wait(late)
-        for held in self._reservations:
-            held.release()
+        for reservation in self._reservations:
+            reservation.release()
 
 
 async def supervise(
@@ -410,5 +369,5 @@ async def supervise(
     load: Callable[[], Config],
     sequencer: RunningSequencer | None = None,
 ) -> None:
-    """Serve by workers until SIGTERM or SIGINT; see `Supervisor`. Raises StartError when the service cannot start."""
+    """Serve with workers until SIGTERM or SIGINT; see `Supervisor`. Raises StartError when the service cannot start."""
     await Supervisor(config, announce=announce, load=load, sequencer=sequencer).run()

@@ -1,4 +1,4 @@
-"""A worker process: serves what the supervisor hands it, says how it is, and never outlives the supervisor."""
+"""A worker process: it serves the configuration that the supervisor sends, reports its state, and ends with it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from typing import TYPE_CHECKING
 from privyseal import __version__
 from privyseal_service.keys.pin_lockout import Latches
 from privyseal_service.runtime.messages import (
-    MOST_REPORT_BYTES,
+    MAX_EVENT_BYTES,
     Abort,
+    Command,
     Commit,
     Drain,
-    Failed,
+    Event,
+    ExternalIssue,
     Latched,
     Listen,
-    Measured,
-    Order,
+    Measurements,
     Prepare,
-    Ready,
+    PrepareResult,
     Report,
-    Speaker,
     Start,
-    Trouble,
-    Word,
-    encode_word,
-    read_order,
+    StartFailed,
+    encode_event,
+    read_command,
     read_start,
-    reader_over,
 )
 from privyseal_service.runtime.reload import UnusableError
 from privyseal_service.runtime.start_errors import start_error
@@ -45,6 +43,7 @@ from privyseal_service.system.hardening import (
     pin_to_core,
     run_service,
 )
+from privyseal_service.system.pipes import PipeWriter, open_pipe_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,17 +58,18 @@ _ORPHANED = 70
 
 
 def main() -> None:
-    """The process. Arguments: the descriptors to take orders from and to report to, the supervisor's process id."""
+    """Run the worker process. Arguments: the descriptors of the command and the event pipe, the supervisor's process
+    id."""
     harden()
     limit_malloc_arenas()
-    orders, words, supervisor = map(int, sys.argv[1:4])
+    commands, events, supervisor = map(int, sys.argv[1:4])
     if not die_with_parent(supervisor):
         sys.exit(_ORPHANED)
-    # A terminal's Ctrl-C and hang-up reach every process of its group; the supervisor alone decides what they mean.
+    # A terminal sends Ctrl-C and hang-up to the whole process group; only the supervisor acts on them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        start = read_start(orders)
+        start = read_start(commands)
     except EOFError:
         sys.exit(_ORPHANED)
     configure_grpc()
@@ -77,7 +77,7 @@ def main() -> None:
         pin_to_core(start.core)
     worker = _Worker(start)
     try:
-        code = run_service(worker.run(orders, words))
+        code = run_service(worker.run(commands, events))
     except OSError as error:  # no descriptors are left, or no memory
         sys.stderr.write(f"worker {start.number} cannot run: {error.strerror or error}\n")
         code = REFUSED
@@ -86,23 +86,23 @@ def main() -> None:
     sys.exit(code)
 
 
-class _Siblings:
-    """Tells key stores what it means for them that their process is one of several workers."""
+class _SharedStores:
+    """Configures key stores for a process that is one of several workers."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._metered: list[Metered] = []
 
-    def telling(self, backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
-        """The same backends, whose stores are told."""
+    def wrap(self, backends: Callable[[str], OpenStore]) -> Callable[[str], OpenStore]:
+        """Return the backends, with every store that they open configured."""
 
-        def told(scheme: str) -> OpenStore:
+        def wrapped(scheme: str) -> OpenStore:
             open_store = backends(scheme)
-            return lambda settings: self._told(open_store(settings))
+            return lambda settings: self._configured(open_store(settings))
 
-        return told
+        return wrapped
 
-    def _told(self, store: KeyStore) -> KeyStore:
+    def _configured(self, store: KeyStore) -> KeyStore:
         from privyseal_backends.interface import Computing, Metered, ProcessBound  # noqa: PLC0415
 
         if isinstance(store, ProcessBound):
@@ -114,55 +114,55 @@ class _Siblings:
             self._metered.append(store)
         return store
 
-    def number(self, workers: int) -> None:
-        """There are so many workers from now on."""
+    def set_workers(self, workers: int) -> None:
+        """Share the quotas among another number of workers."""
         self._workers = workers
         for store in self._metered:
             store.share_quota(workers)
 
 
 class _Worker:
-    """What a worker has: its service, and the supervisor's ear."""
+    """A worker's service, and its messages from and to the supervisor."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._latches = Latches(start.latches, tell=lambda _: self._report())
-        self._siblings = _Siblings(start.workers)
+        self._latches = Latches(start.latches, tell=lambda _: self._send_report())
+        self._stores = _SharedStores(start.workers)
         self._state = "opening"
         self._listen = asyncio.Event()
         self._stopping = asyncio.Event()
         self._service: Service | None = None
-        self._troubles: dict[str, str] = {}
-        self._made = asyncio.Event()
+        self._service_made = asyncio.Event()
+        self._external_issues: dict[str, str] = {}
         self._preparing: dict[int, asyncio.Task[None]] = {}
-        self._committed: set[int] = set()
         self._prepared: dict[int, tuple[Prepared, int]] = {}
-        self._called_off: set[int] = set()
-        self._speaker: Speaker
+        self._committed: set[int] = set()
+        self._aborted: set[int] = set()
+        self._writer: PipeWriter
 
-    async def run(self, orders: int, words: int) -> int:
-        """Serve until told to end; the exit code."""
-        from privyseal_service.telemetry import logs  # noqa: PLC0415 - after the supervisor is known to be there
+    async def run(self, commands: int, events: int) -> int:
+        """Serve until the supervisor, or SIGTERM, ends it; return the exit code."""
+        from privyseal_service.telemetry import logs  # noqa: PLC0415 - the supervisor waits for the first command read
 
         logs.configure(self._start.config.log, worker=self._start.number)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
-        self._speaker = await Speaker.over(words)
-        reader = await reader_over(orders, MOST_REPORT_BYTES)
-        tasks = [asyncio.create_task(self._obey(reader)), asyncio.create_task(self._keep_reporting())]
+        self._writer = await PipeWriter.open(events)
+        reader = await open_pipe_reader(commands, MAX_EVENT_BYTES)
+        tasks = [asyncio.create_task(self._read_commands(reader)), asyncio.create_task(self._keep_reporting())]
         try:
             await self._serve()
         except StartError as error:
-            self._say(Failed(str(error), error.code))
+            self._send(StartFailed(str(error), error.code))
             return error.code
-        except Exception:  # noqa: BLE001 - the supervisor starts another one; what happened is in the log
-            _LOG.exception("the worker failed in a way that it should not")
+        except Exception:  # noqa: BLE001 - the supervisor starts another worker; the log has the error
+            _LOG.exception("the worker ends because of an internal error")
             return REFUSED
         finally:
             for task in tasks:
                 task.cancel()
-            self._measure()
-            self._speaker.close()
-            await self._speaker.closed()
+            self._send_measurements()
+            self._writer.close()
+            await self._writer.wait_closed()
         return RESTART_REQUIRED if self._lost else 0
 
     @property
@@ -176,15 +176,16 @@ class _Worker:
             )
             raise StartError(message, REFUSED)
         from privyseal_backends.registry import backend  # noqa: PLC0415
-        from privyseal_service.runtime import service  # noqa: PLC0415
+        from privyseal_service.runtime.service import Service, run_until_stopped  # noqa: PLC0415
 
-        backends = self._latches.guard(self._siblings.telling(backend))
-        self._service = service.Service(self._start.config, backends=backends, changed=self._report)
-        self._made.set()
-        for about, sentence in self._troubles.items():
-            self._service.trouble(about, sentence)
+        backends = self._latches.guard(self._stores.wrap(backend))
+        self._service = Service(self._start.config, backends=backends, on_change=self._send_report)
+        self._service_made.set()
+        for subject, sentence in self._external_issues.items():
+            self._service.set_external_issue(subject, sentence)
+        starting = self._open_and_listen(self._service)
         try:
-            await service.run(self._service, self._open_and_listen(self._service), self._stopping, self._started)
+            await run_until_stopped(self._service, starting, self._stopping, self._serve_until_stopped)
         except Exception as error:
             if self._state != "serving":
                 raise start_error(error) from error
@@ -194,117 +195,117 @@ class _Worker:
         await service.open(strict=self._start.strict)
         self._enter("open")
         await self._listen.wait()
-        while self._preparing:  # what was decided meanwhile holds for its first call
+        while self._preparing:  # a change that was committed meanwhile is in force for the first call
             await asyncio.wait(list(self._preparing.values()))
         await service.listen()
 
-    async def _started(self) -> None:
+    async def _serve_until_stopped(self) -> None:
         self._enter("serving")
         await self._stopping.wait()
         self._enter("draining")
 
-    async def _obey(self, reader: asyncio.StreamReader) -> None:
-        while (order := await read_order(reader)) is not None:
-            await self._carry_out(order)
+    async def _read_commands(self, reader: asyncio.StreamReader) -> None:
+        while (command := await read_command(reader)) is not None:
+            await self._execute(command)
         self._stopping.set()
 
-    async def _carry_out(self, order: Order) -> None:
-        match order:
+    async def _execute(self, command: Command) -> None:
+        match command:
             case Listen():
                 self._listen.set()
             case Drain():
                 self._stopping.set()
             case Latched():
-                for latch in order.latches:
+                for latch in command.latches:
                     self._latches.add(latch)
             case Prepare() | Commit() | Abort():
-                await self._go_on_with(order)
-            case Trouble():
-                self._troubles[order.about] = order.sentence
+                await self._change_config(command)
+            case ExternalIssue():
+                self._external_issues[command.subject] = command.sentence
                 if self._service is not None:
-                    self._service.trouble(order.about, order.sentence)
+                    self._service.set_external_issue(command.subject, command.sentence)
             case Start():
                 raise AssertionError("a worker starts once")
 
-    async def _go_on_with(self, order: Prepare | Commit | Abort) -> None:
-        match order:
+    async def _change_config(self, command: Prepare | Commit | Abort) -> None:
+        match command:
             case Prepare():
-                # Orders that come meanwhile are not to wait for it.
-                task = asyncio.create_task(self._prepare(order))
-                self._preparing[order.change] = task
-                task.add_done_callback(lambda _: self._preparing.pop(order.change))
-            case Commit() if self._makes_ready(order.change):
-                self._committed.add(order.change)  # it is taken up as soon as that is possible
+                # A task, so that commands which come meanwhile do not wait.
+                task = asyncio.create_task(self._prepare(command))
+                self._preparing[command.change] = task
+                task.add_done_callback(lambda _: self._preparing.pop(command.change))
+            case Commit() if self._is_preparing(command.change):
+                self._committed.add(command.change)  # committed as soon as it is prepared
             case Commit():
-                self._commit(order.change)
+                self._commit(command.change)
             case Abort():
-                await self._abort(order.change)
+                await self._abort(command.change)
 
-    def _makes_ready(self, change: int) -> bool:
+    def _is_preparing(self, change: int) -> bool:
         task = self._preparing.get(change)
         return task is not None and not task.done()
 
-    async def _prepare(self, order: Prepare) -> None:
-        """Make ready, unless it is called off meanwhile; whatever stands against it is said, and nothing changes."""
-        await self._made.wait()
+    async def _prepare(self, command: Prepare) -> None:
+        """Prepare a change, and send the result; nothing is kept of one that is aborted meanwhile."""
+        await self._service_made.wait()
         assert self._service is not None  # it is made
         refusal = ""
         try:
-            prepared = await self._service.prepare(order.config)
+            prepared = await self._service.prepare(command.config)
         except UnusableError as error:
             refusal = str(error)
-        except Exception as error:  # noqa: BLE001 - the worker goes on as it was, and says so
-            _LOG.exception("this worker could not make ready for the configuration")
-            refusal = f"it could not be taken up: {error}"
+        except Exception as error:  # noqa: BLE001 - the worker keeps its configuration, and sends the refusal
+            _LOG.exception("this worker could not prepare the configuration because of an internal error")
+            refusal = f"it could not be prepared: {error}"
         else:
-            if order.change in self._called_off:
+            if command.change in self._aborted:
                 await prepared.discard()
                 return
-            self._prepared[order.change] = prepared, order.workers
-        self._say(Ready(order.change, refusal))
-        if order.change in self._committed:
-            self._commit(order.change, refusal)
+            self._prepared[command.change] = prepared, command.workers
+        self._send(PrepareResult(command.change, refusal))
+        if command.change in self._committed:
+            self._commit(command.change, refusal)
 
     def _commit(self, change: int, refusal: str = "") -> None:
-        made_ready = self._prepared.pop(change, None)
+        found = self._prepared.pop(change, None)
         if refusal:
             _LOG.error("this worker cannot serve the configuration that the others serve, and ends: %s", refusal)
             self._stopping.set()
-        if made_ready is None or self._service is None:
+        if found is None or self._service is None:
             return
-        prepared, workers = made_ready
-        self._siblings.number(workers)
+        prepared, workers = found
+        self._stores.set_workers(workers)
         try:
-            self._service.take(prepared)
-        except Exception:  # noqa: BLE001 - it may serve neither the old nor the new: another one takes its place
-            _LOG.exception("this worker could not take up the configuration, and ends")
+            self._service.apply(prepared)
+        except Exception:  # noqa: BLE001 - it may serve neither configuration; the supervisor replaces it
+            _LOG.exception("this worker could not apply the configuration because of an internal error, and ends")
             self._stopping.set()
 
     async def _abort(self, change: int) -> None:
-        self._called_off.add(change)
-        made_ready = self._prepared.pop(change, None)
-        if made_ready is not None:
-            await made_ready[0].discard()
+        self._aborted.add(change)
+        found = self._prepared.pop(change, None)
+        if found is not None:
+            await found[0].discard()
 
     async def _keep_reporting(self) -> None:
         while True:
-            self._report()
-            self._measure()
+            self._send_report()
+            self._send_measurements()
             await asyncio.sleep(REPORT_EVERY_S)
-
-    def _measure(self) -> None:
-        if self._service is not None:
-            self._say(Measured(self._service.numbers()))
 
     def _enter(self, state: str) -> None:
         self._state = state
-        self._measure()  # first, so that whoever is told that it serves reads that it is ready, too
-        self._report()
+        self._send_measurements()  # first: whoever sees the new state also sees `ready`
+        self._send_report()
 
-    def _report(self) -> None:
-        ailing = self._service.ailing if self._service is not None else frozenset()
-        wrong = self._service.wrong if self._service is not None else {}
-        self._say(Report(self._state, ailing, self._latches.all, self._lost, wrong))
+    def _send_report(self) -> None:
+        unhealthy = self._service.unhealthy if self._service is not None else frozenset()
+        issues = self._service.active_issues if self._service is not None else {}
+        self._send(Report(self._state, unhealthy, self._latches.all, self._lost, issues))
 
-    def _say(self, word: Word) -> None:
-        self._speaker.say(encode_word(word))
+    def _send_measurements(self) -> None:
+        if self._service is not None:
+            self._send(Measurements(self._service.numbers()))
+
+    def _send(self, event: Event) -> None:
+        self._writer.send(encode_event(event))

@@ -1,4 +1,4 @@
-"""One worker process as its supervisor sees it."""
+"""A worker process, as the supervisor sees it: its start, its end, and the messages to and from it."""
 
 from __future__ import annotations
 
@@ -10,132 +10,128 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 from privyseal_service.runtime.messages import (
-    MOST_REPORT_BYTES,
+    MAX_EVENT_BYTES,
+    Command,
     Drain,
-    Failed,
-    Measured,
-    Order,
+    MalformedEventError,
+    Measurements,
     Prepare,
-    Ready,
+    PrepareResult,
     Report,
-    ReportError,
-    Speaker,
-    decode_word,
-    encode_order,
-    reader_over,
+    StartFailed,
+    decode_event,
+    encode_command,
 )
-from privyseal_service.runtime.restarts import HangWatch
+from privyseal_service.runtime.restarts import HangDetector
 from privyseal_service.system.asyncio_tools import wait_for_first
+from privyseal_service.system.pipes import PipeWriter, open_pipe_reader
 from privyseal_service.telemetry.metrics import Numbers
-
-if TYPE_CHECKING:
-    pass
-
 
 _LOG = logging.getLogger(__name__)
 
 _FIRST_REPORT_S = 30.0
-"""How long a worker may take to import what it needs; a busy machine takes its time."""
-
+"""How long a worker may take to import its modules, on a busy machine."""
 
 _PREPARE_S = 30.0
-"""How long a worker may take to make ready for another configuration, beyond what it waits for key stores."""
+"""How long a worker may take to prepare another configuration, in addition to `server.open_wait_s`."""
 
-
-# The working folder must not be where the worker's own modules are looked for.
+# Modules must not be imported from the working folder.
 _BOOT = "import sys\nif sys.path[0] == '': del sys.path[0]\nfrom privyseal_service.runtime.worker import main\nmain()"
 
 
-class Worker:
-    """One worker process, as the supervisor sees it."""
+class WorkerProcess:
+    """One worker process. `report`, `numbers` and `start_failure` are its latest events."""
 
     def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
         self.number = number
         self.process = process
         self.report = Report("opening")
-        self.failure: Failed | None = None
-        self.ready = Ready(0)
+        self.start_failure: StartFailed | None = None
         self.numbers: Numbers = {}
-        self.told_to_listen = False
+        self.listen_sent = False
         self.leaving = False
-        self.watch = HangWatch(time.monotonic(), _FIRST_REPORT_S)
+        self.hang_detector = HangDetector(time.monotonic(), _FIRST_REPORT_S)
+        self._prepare_result = PrepareResult(0)
         self._started_s = time.monotonic()
         self._changed = asyncio.Event()
         self._reader: asyncio.StreamReader
-        self._speaker: Speaker
+        self._writer: PipeWriter
 
-    async def connect(self, orders: int, words: int) -> None:
-        """Take the supervisor's ends of the pipes."""
-        self._speaker = await Speaker.over(orders)
-        self._reader = await reader_over(words, MOST_REPORT_BYTES)
+    async def connect(self, commands: int, events: int) -> None:
+        """Open the supervisor's ends of the pipes, by their descriptors."""
+        self._writer = await PipeWriter.open(commands)
+        self._reader = await open_pipe_reader(events, MAX_EVENT_BYTES)
 
-    async def hear(self, heard: Callable[[Worker], None]) -> int:
-        """Take in what the worker says until it ends; its exit code, or the signal's number below zero."""
+    async def read_events(self, on_report: Callable[[WorkerProcess], None]) -> int:
+        """Read the worker's events until it ends; return its exit code, or the signal's number below zero. A worker
+        that sends a malformed event is killed."""
         try:
             while line := await self._reader.readline():
-                match decode_word(line):
-                    case Failed() as failure:
-                        self.failure = failure
-                    case Measured() as measured:
-                        self.numbers = measured.numbers
-                    case Ready() as ready:
-                        self.ready = ready
-                        self._tell()
+                match decode_event(line):
+                    case StartFailed() as failure:
+                        self.start_failure = failure
+                    case Measurements() as measurements:
+                        self.numbers = measurements.numbers
+                    case PrepareResult() as result:
+                        self._prepare_result = result
+                        self._notify()
                     case Report() as report:
                         self.report = report
-                        heard(self)
-                        self._tell()
-        except (ReportError, ValueError) as error:
+                        on_report(self)
+                        self._notify()
+        except (MalformedEventError, ValueError) as error:
             _LOG.error("worker %d is ended: %s", self.number, error)
             self.kill()
         finally:
-            self._speaker.close()
+            self._writer.close()
         code = await self.process.wait()
         self.report = Report("ended")
-        self._tell()
+        self._notify()
         return code
 
-    async def prepare(self, order: Prepare) -> str:
-        """Have it make ready for a change; why it cannot, in a sentence. One that ends meanwhile need not: the next one
-        begins under what is decided."""
-        patience_s = order.config.server.open_wait_s + _PREPARE_S
-        self.say(order)
-        await wait_for_first(
-            self.until(lambda: self.ended or self.ready.change == order.change), asyncio.sleep(patience_s)
-        )
+    async def prepare(self, command: Prepare) -> str:
+        """Have the worker prepare a change, and return why it cannot, as a sentence, or nothing. A worker that ends
+        meanwhile refuses nothing: its successor starts with the configuration in force."""
+        timeout_s = command.config.server.open_wait_s + _PREPARE_S
+        self.send(command)
+        answered = self.until(lambda: self.ended or self._prepare_result.change == command.change)
+        await wait_for_first(answered, asyncio.sleep(timeout_s))
         if self.ended:
             return ""
-        if self.ready.change != order.change:
-            return f"worker {self.number} did not make ready for it within {patience_s:g} s"
-        return self.ready.refusal
+        if self._prepare_result.change != command.change:
+            return f"worker {self.number} did not prepare it within {timeout_s:g} s"
+        return self._prepare_result.refusal
 
     async def until_open(self) -> None:
-        """Wait until its keys are open, or it has ended."""
+        """Wait until the worker's keys are open, or it has ended."""
         await self.until(lambda: self.report.state != "opening")
 
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Wait for something that its reports, or its end, make true."""
-        while not true():
+    async def until_serving(self) -> None:
+        """Wait until the worker serves, or has ended."""
+        await self.until(lambda: self.serving or self.ended)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until an event of the worker, or its end, makes the condition true."""
+        while not condition():
             await self._changed.wait()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def say(self, order: Order) -> None:
-        """Tell the worker to do something; one that is gone hears nothing."""
-        self._speaker.say(encode_order(order))
+    def send(self, command: Command) -> None:
+        """Send a command; nothing is sent to a worker that is gone."""
+        self._writer.send(encode_command(command))
 
     def leave(self) -> None:
-        """Have the worker finish what it has and end, for good."""
+        """Have the worker drain and end; it is not started again."""
         self.leaving = True
-        self.say(Drain())
+        self.send(Drain())
 
     def kill(self) -> None:
-        """End the process, now."""
+        """Kill the process."""
         with suppress(ProcessLookupError):
             self.process.kill()
 
@@ -146,48 +142,42 @@ class Worker:
 
     @property
     def serving(self) -> bool:
-        """Whether it takes calls."""
+        """Whether it accepts calls."""
         return self.report.state == "serving"
 
     @property
     def ended(self) -> bool:
-        """Whether it is gone."""
+        """Whether the process has ended."""
         return self.report.state == "ended"
 
+    def describe_end(self, code: int) -> str:
+        """Return how the worker ended, in words: its own message, its signal (a code below zero) or its exit code."""
+        if self.start_failure is not None:
+            return f"could not start ({self.start_failure.message})"
+        if code < 0:
+            known = -code in {each.value for each in signal.Signals}  # most of the real-time signals have no names
+            return f"was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
+        return f"ended with exit code {code}"
 
-async def spawn(number: int) -> Worker:
-    """Start a worker's process. It is run as a new program: a fork of this one could not use a key store's module."""
+
+async def spawn(number: int) -> WorkerProcess:
+    """Start a worker's process, as a new program: a fork could not use a PKCS#11 module. Raises OSError."""
     with ExitStack() as theirs, ExitStack() as ours:
-        their_orders, orders = os.pipe()
-        theirs.callback(os.close, their_orders)
-        ours.callback(os.close, orders)
-        words, their_words = os.pipe()
-        theirs.callback(os.close, their_words)
-        ours.callback(os.close, words)
-        arguments = (their_orders, their_words, os.getpid(), f"privyseal-server worker {number}")
+        their_commands, commands = os.pipe()
+        theirs.callback(os.close, their_commands)
+        ours.callback(os.close, commands)
+        events, their_events = os.pipe()
+        theirs.callback(os.close, their_events)
+        ours.callback(os.close, events)
+        arguments = (their_commands, their_events, os.getpid(), f"privyseal-server worker {number}")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-c", _BOOT, *map(str, arguments)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            pass_fds=(their_orders, their_words),
+            pass_fds=(their_commands, their_events),
         )
         ours.pop_all()
-    worker = Worker(number, process)
-    await worker.connect(orders, words)
+    worker = WorkerProcess(number, process)
+    await worker.connect(commands, events)
     return worker
-
-
-async def until_serving(worker: Worker) -> None:
-    """Wait until the worker serves or has ended."""
-    await worker.until(lambda: worker.serving or worker.ended)
-
-
-def wait_ended(failure: Failed | None, code: int) -> str:
-    """How a worker ended, in words: what it said of it, or its exit code (the signal's number below zero)."""
-    if failure is not None:
-        return f"could not start ({failure.message})"
-    if code < 0:
-        known = -code in {each.value for each in signal.Signals}  # the real-time ones between two ends have no names
-        return f"was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
-    return f"ended with exit code {code}"

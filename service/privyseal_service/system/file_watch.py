@@ -1,4 +1,4 @@
-"""Whether files have changed: looked at by what they are now, since that works on every kind of file system."""
+"""Detection of changed files, by polling: that works on every kind of file system."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 
-Seen: TypeAlias = "tuple[str, int, int, int] | None"
+FileState: TypeAlias = "tuple[str, int, int, int] | None"
+"""The names in a folder (empty for a file), inode, size and time of modification; None where there is nothing."""
 
 
-def look(path: Path) -> Seen:
-    """What distinguishes a file from what it was: number, size and time; a link counts as its target, a folder as the
-    names in it. Whoever reads a file looks first: what changes while it is read is then a change."""
+def file_state(path: Path) -> FileState:
+    """Return what distinguishes a file from its earlier states. A link counts as its target.
+
+    Take the state before the file is read: a change during the reading is then detected.
+    """
     try:
         found = path.stat()
         names = "\0".join(sorted(child.name for child in path.iterdir())) if path.is_dir() else ""
@@ -22,20 +25,22 @@ def look(path: Path) -> Seen:
     return names, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-class Watch:
-    """Tells a change of some files once, and only when they have come to rest: two looks in a row were alike. `seen` is
-    what they were when they were read; left out, what they are now."""
+class FileWatch:
+    """Reports each change of some files once, when they are at rest: two checks in a row found the same states.
 
-    def __init__(self, paths: Iterable[Path], seen: tuple[Seen, ...] | None = None) -> None:
+    `known` are the states at which the files were read; by default those of now.
+    """
+
+    def __init__(self, paths: Iterable[Path], known: tuple[FileState, ...] | None = None) -> None:
         self.paths = tuple(paths)
-        self._known = tuple(map(look, self.paths)) if seen is None else seen
+        self._known = tuple(map(file_state, self.paths)) if known is None else known
         self._last = self._known
         self.at_rest = True
-        """Whether the last two looks were alike."""
+        """Whether the last two checks found the same states."""
 
     def changed(self) -> bool:
-        """Whether the files are other than when it was last said; looks at them, which may take a while."""
-        now = tuple(map(look, self.paths))
+        """Check the files, which may block; return whether they are at rest in other states than reported before."""
+        now = tuple(map(file_state, self.paths))
         self.at_rest, self._last = now == self._last, now
         if not self.at_rest or now == self._known:
             return False

@@ -167,10 +167,10 @@ def test_list(granted: Place) -> None:
         (("--caller", "x", "--operation", "sing", "--key", "demo"), "--operation must be one of wrap-session-key"),
         (("--caller", "x", "--operation", "sign-checksum"), "name the key with --key"),
         ((*ASKED, "--scheme", "x"), "--scheme must be one of"),
-        ((*ASKED, "--claim", "x"), "--claim wants NAME=VALUE"),
+        ((*ASKED, "--claim", "x"), "--claim must be NAME=VALUE"),
         ((*ASKED, "--context", "colour=x"), "--context must be one of app_id"),
-        ((*ASKED, "--at", "noon"), "--at wants a time"),
-        ((*ASKED, "--at", "2026-11-23T09:00:00"), "with its distance from UTC"),
+        ((*ASKED, "--at", "noon"), "--at must be a time"),
+        ((*ASKED, "--at", "2026-11-23T09:00:00"), "--at must be a time with its offset"),
     ],
 )
 def test_usage(software: Place, arguments: tuple[str, ...], says: str) -> None:

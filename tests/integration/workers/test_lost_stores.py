@@ -66,9 +66,9 @@ class Farm:
 
     def reload(self) -> None:
         """Have it taken up, and wait until it is."""
-        before = self.stage.program.log.count("the configuration was read again")
+        before = self.stage.program.log.count("the configuration was reloaded")
         self.stage.program.hang_up()
-        until(lambda: self.stage.program.log.count("the configuration was read again") > before, what="the reload")
+        until(lambda: self.stage.program.log.count("the configuration was reloaded") > before, what="the reload")
 
     def lose_second(self) -> None:
         """Move the second token away."""

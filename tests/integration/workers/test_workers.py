@@ -49,7 +49,7 @@ def test_a_worker_that_hangs_is_replaced(farm: Place) -> None:
         until(lambda: reaped(hanging) and len(listeners(serving)) == 2)
         builds.go_on()
         assert builds.errors == []
-        assert "says nothing any more and is ended" in serving.log
+        assert "sends no reports any more and is ended" in serving.log
 
 
 def test_workers_end_with_the_supervisor(farm: Place) -> None:
@@ -229,7 +229,7 @@ def test_a_worker_that_starts_while_the_configuration_changes_serves_the_new_one
         until(lambda: len((farm.folder / "opened").read_text().splitlines()) == 3)
         changed(farm, "")
         serving.process.send_signal(signal.SIGHUP)
-        until(lambda: "the configuration was read again" in serving.log)
+        until(lambda: "the configuration was reloaded" in serving.log)
         (starting,) = set(workers(serving)) - {first}
         (farm.folder / "wait").unlink()
         until(lambda: len(listeners(serving)) == 2)

@@ -381,9 +381,9 @@ def test_an_empty_log_holds(tmp_path):
 
 
 def test_progress_is_told(trail):
-    heard: list[int] = []
-    verify(trail / "audit", KEYS, progress=heard.append)
-    assert heard == [256]
+    heard: list[tuple[int, int]] = []
+    verify(trail / "audit", KEYS, progress=lambda records, size: heard.append((records, size)))
+    assert heard == [(256, SIZE)]
 
 
 def test_the_copy_is_complete(original):

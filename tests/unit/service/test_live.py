@@ -34,7 +34,7 @@ from privyseal_service.config.loading import parse_config
 from privyseal_service.config.root import Config
 from privyseal_service.domain.decisions import Outcome
 from privyseal_service.runtime.reload import Reloader, UnusableError, check
-from privyseal_service.system.file_watch import Watch
+from privyseal_service.system.file_watch import FileWatch
 from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
 from tests.fakes.software_store import SoftwareStore
@@ -85,10 +85,10 @@ def reload(running: RunningService, config: dict[str, Any]) -> None:
     running.run(running.service.reload(parse_config(config, "server.toml", Path("/nonexistent"))))
 
 
-def look(running: RunningService) -> None:
+def reload_files(running: RunningService) -> None:
     """Let the service see files that have come to rest."""
-    running.run(running.service.look())
-    running.run(running.service.look())
+    running.run(running.service.reload_files())
+    running.run(running.service.reload_files())
 
 
 # --- TLS ---
@@ -101,7 +101,7 @@ def test_a_new_certificate_without_dropping_a_connection(
     peer = running.decisions.last.peer
     fresh = ca.server()
     fresh.write(tmp_path, "server")
-    look(running)
+    reload_files(running)
     signing.SignChecksum(SIGN, timeout=10)
     assert running.decisions.last.peer == peer
     with secure_channel(running.address(), ca, client) as channel:
@@ -110,7 +110,7 @@ def test_a_new_certificate_without_dropping_a_connection(
     # With a CA that alone has issued the new certificate, to see that it is the one that is shown.
     other = CA("Other")
     other.server().write(tmp_path, "server")
-    look(running)
+    reload_files(running)
     with secure_channel(running.address(), other, client) as channel:
         assert SigningServiceStub(channel).SignChecksum(SIGN, timeout=10).signature
 
@@ -138,7 +138,7 @@ def test_a_bad_file_is_reported_and_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     spoil(tmp_path, ca)
-    look(running)
+    reload_files(running)
     assert says in caplog.text
     (problem,) = running.service.issues.current.values()
     assert says in problem
@@ -149,7 +149,7 @@ def test_a_bad_file_is_reported_and_changes_nothing(
         assert dict(call.trailing_metadata())["privyseal-problems"] == "1"
     ca.write(tmp_path)
     ca.server().write(tmp_path, "server")
-    look(running)
+    reload_files(running)
     assert running.service.issues.current == {}
 
 
@@ -159,10 +159,10 @@ def test_a_defect_in_looking_at_files_ends_nothing(
     with monkeypatch.context() as broken:
         broken.setattr("privyseal_service.api.listener.load_tls", lambda _: 1 / 0)
         ca.server().write(tmp_path, "server")
-        look(running)
+        reload_files(running)
     assert "ZeroDivisionError" in caplog.text
     ca.server().write(tmp_path, "server")
-    look(running)
+    reload_files(running)
     assert running.service.issues.counters.snapshot()[TLS_RELOADS] == 1
 
 
@@ -173,7 +173,7 @@ def test_a_ca_that_is_taken_away_proves_nothing_from_the_next_call_on(
     signing.SignChecksum(SIGN, timeout=10)
     other = CA("Other")
     other.write(tmp_path)
-    look(running)
+    reload_files(running)
     refusal = refused(lambda: signing.SignChecksum(SIGN, timeout=10))
     assert refusal.code is grpc.StatusCode.UNAUTHENTICATED
     assert "no client CA that may vouch" in caplog.text
@@ -344,7 +344,7 @@ def test_a_frozen_key(
     with secure_channel(running.address(), ca, client) as channel:
         key = KeyServiceStub(channel).GetKey(keys_pb.GetKeyRequest(name="capgo"), timeout=10).key
     assert key.state == keys_pb.KEY_STATE_FROZEN
-    assert running.service.ailing == frozenset()
+    assert running.service.unhealthy == frozenset()
     reload(running, config)
     assert signing.SignChecksum(SIGN, timeout=10).signature
     assert store.calls.opened == 3
@@ -586,7 +586,7 @@ def test_keys_of_an_issuer_that_change(
     pipeline.SignChecksum(SIGN, timeout=10, metadata=old)
     refused(lambda: pipeline.SignChecksum(SIGN, timeout=10, metadata=new))
     (tmp_path / "jwks.json").write_bytes(key_set(jwk(rsa_key("b"), "b")))
-    look(oidc_running)
+    reload_files(oidc_running)
     assert pipeline.SignChecksum(SIGN, timeout=10, metadata=new).signature
     refused(lambda: pipeline.SignChecksum(SIGN, timeout=10, metadata=old))
     changed = copy.deepcopy(oidc)
@@ -645,7 +645,7 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
     running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What refused it may have been away for a moment, and no file of the configuration changes when it is back."""
-    monkeypatch.setattr("privyseal_service.runtime.reload.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("privyseal_service.runtime.reload.CHECK_EVERY_S", 0.01)
     monkeypatch.setattr("privyseal_service.runtime.reload.BACKOFF", Backoff(0.01, 0.01))
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
@@ -654,7 +654,7 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
 
     async def heal() -> None:
         assert not await reading.reloader.reload()
-        assert "is tried again from time to time: the folder" in reading.issues.current["configuration"]
+        assert "is retried from time to time: the folder" in reading.issues.current["configuration"]
         watching = asyncio.create_task(reading.reloader.keep_watching())
         while counted.snapshot()[RELOAD_FAILURES] < 3:
             await asyncio.sleep(0.01)
@@ -672,13 +672,13 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
 ) -> None:
     looks = []
 
-    def look(watch: Watch) -> bool:
+    def look(watch: FileWatch) -> bool:
         looks.append(watch)
         return False
 
-    monkeypatch.setattr("privyseal_service.runtime.reload.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("privyseal_service.runtime.reload.CHECK_EVERY_S", 0.0)
     monkeypatch.setattr("privyseal_service.runtime.reload.BACKOFF", Backoff(0.0, 0.0))
-    monkeypatch.setattr(Watch, "changed", look)
+    monkeypatch.setattr(FileWatch, "changed", look)
     watched = {**config, "server": {**config["server"], "watch": True}}
     reading = Reading(running, watched)
     reading.data = copy.deepcopy(watched)
@@ -693,7 +693,7 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
 
     running.run(wait())
     assert reading.issues.counters.snapshot() == {RELOAD_FAILURES: 1}
-    assert "tried again" not in reading.issues.current["configuration"]
+    assert "retried" not in reading.issues.current["configuration"]
 
 
 def test_issuers_files_are_looked_at_before(oidc: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from privyseal_service.config.metrics import MetricsConfig
 from privyseal_service.domain.decisions import Decision, Outcome
 from privyseal_service.domain.errors import Code
-from privyseal_service.runtime.messages import Measured, ReportError, decode_word, encode_word
+from privyseal_service.runtime.messages import MalformedEventError, Measurements, decode_event, encode_event
 from privyseal_service.telemetry.metrics import (
     KNOWN,
     METRICS,
@@ -133,19 +133,19 @@ def test_every_metric_is_in_the_operators_table() -> None:
     ],
 )
 def test_a_worker_cannot_say_what_is_no_number_of_ours(numbers: dict[tuple[str, ...], float]) -> None:
-    with pytest.raises(ReportError):
-        decode_word(encode_word(Measured(numbers)))
+    with pytest.raises(MalformedEventError):
+        decode_event(encode_event(Measurements(numbers)))
 
 
 @pytest.mark.parametrize("said", [{"numbers": 1}, {"numbers": [1]}, {"numbers": [[]]}, {"numbers": [["ready", True]]}])
 def test_words_of_no_known_form(said: dict[str, Any]) -> None:
-    with pytest.raises(ReportError):
-        decode_word(json.dumps(said).encode())
+    with pytest.raises(MalformedEventError):
+        decode_event(json.dumps(said).encode())
 
 
 def test_numbers_there_and_back() -> None:
     numbers = {**counted(ANSWERED, DENIED), ("keys", "app", "serving"): 1.0}
-    assert decode_word(encode_word(Measured(numbers))) == Measured(numbers)
+    assert decode_event(encode_event(Measurements(numbers))) == Measurements(numbers)
     assert all(map(is_series, numbers))
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,27 +20,27 @@ from privyseal_service.keys.keyring import KeyringError
 from privyseal_service.keys.pin_lockout import Latch, Latches
 from privyseal_service.runtime.messages import (
     Drain,
-    Failed,
+    Event,
     Latched,
-    Ready,
+    MalformedEventError,
+    PrepareResult,
     Report,
-    ReportError,
-    Speaker,
     Start,
-    Word,
-    decode_word,
-    encode_order,
-    encode_word,
-    read_order,
+    StartFailed,
+    decode_event,
+    encode_command,
+    encode_event,
+    read_command,
     read_start,
-    reader_over,
 )
-from privyseal_service.runtime.restarts import HangWatch, RestartDelays
+from privyseal_service.runtime.restarts import HangDetector, RestartDelays
 from privyseal_service.runtime.start_errors import start_error
-from privyseal_service.runtime.supervisor import may_listen, worker_count
-from privyseal_service.runtime.worker_process import wait_ended
+from privyseal_service.runtime.supervisor import may_listen
+from privyseal_service.runtime.worker_config import worker_count
+from privyseal_service.runtime.worker_process import WorkerProcess
 from privyseal_service.system.cpus import core_count
 from privyseal_service.system.exit_codes import REFUSED, UNAVAILABLE, USAGE, StartError
+from privyseal_service.system.pipes import PipeWriter, open_pipe_reader
 from privyseal_service.system.sockets import ListenError, reserve
 
 LATCH = Latch(
@@ -147,34 +148,36 @@ class TestLatches:
         assert str(latches.refusal(LATCH.uri)) == "PIN: the token 't' refused the PIN; correct"
 
 
-def said(**changes: object) -> bytes:
+def report(**changes: object) -> bytes:
     """A report as a worker says it, with changes."""
-    return json.dumps({"state": "open", "ailing": [], "latches": [], "lost": False, "problems": {}, **changes}).encode()
+    return json.dumps(
+        {"state": "open", "unhealthy": [], "latches": [], "lost": False, "issues": {}, **changes}
+    ).encode()
 
 
 class TestWords:
     def test_a_worker_that_says_much_is_cut_short(self) -> None:
-        word = Report("open", problems={f"{n} {'x' * 1000}": "y" * 1000 for n in range(1000)})
-        found = decode_word(encode_word(word))
+        word = Report("open", issues={f"{n} {'x' * 1000}": "y" * 1000 for n in range(1000)})
+        found = decode_event(encode_event(word))
         assert isinstance(found, Report)
-        assert len(found.problems) == 200
-        assert {len(text) for pair in found.problems.items() for text in pair} == {500}
-        assert decode_word(said()) == Report("open")
+        assert len(found.issues) == 200
+        assert {len(text) for pair in found.issues.items() for text in pair} == {500}
+        assert decode_event(report()) == Report("open")
 
     @pytest.mark.parametrize(
         "word",
         [
-            Report("serving", frozenset({"b", "a"}), (LATCH,), lost=True, problems={"key 'b'": "it is away"}),
+            Report("serving", frozenset({"b", "a"}), (LATCH,), lost=True, issues={"key 'b'": "it is away"}),
             Report("opening"),
-            Failed("key 'x': no", 3),
-            Ready(7),
-            Ready(7, "key 'x': no"),
+            StartFailed("key 'x': no", 3),
+            PrepareResult(7),
+            PrepareResult(7, "key 'x': no"),
         ],
     )
-    def test_there_and_back(self, word: Word) -> None:
-        line = encode_word(word)
+    def test_there_and_back(self, word: Event) -> None:
+        line = encode_event(word)
         assert line.endswith(b"\n")
-        assert decode_word(line) == word
+        assert decode_event(line) == word
 
     @pytest.mark.parametrize(
         "line",
@@ -184,12 +187,12 @@ class TestWords:
             b"[]",
             b"null",
             b"{}",
-            said(state="dancing"),
-            said(ailing=[1]),
-            said(latches=[["a"]]),
-            said(latches=[["a", "b", 3]]),
-            said(problems=[]),
-            said(problems={"a": 7}),
+            report(state="dancing"),
+            report(unhealthy=[1]),
+            report(latches=[["a"]]),
+            report(latches=[["a", "b", 3]]),
+            report(issues=[]),
+            report(issues={"a": 7}),
             b'{"change":"7","refusal":""}',
             b'{"change":true,"refusal":""}',
             b'{"change":7}',
@@ -200,30 +203,30 @@ class TestWords:
             b"\xff",
             pytest.param(b"[" * 100_000, id="nested lists"),
             pytest.param(b'{"failed":' * 100_000, id="nested objects"),
-            encode_order(Drain()),
+            encode_command(Drain()),
         ],
     )
     def test_what_is_none(self, line: bytes) -> None:
-        with pytest.raises(ReportError):
-            decode_word(line)
+        with pytest.raises(MalformedEventError):
+            decode_event(line)
 
     def test_orders_over_a_pipe(self) -> None:
         start = Start("1", 0, config(), strict=True, latches=(LATCH,))
         reading, writing = os.pipe()
 
         async def speak() -> None:
-            speaker = await Speaker.over(writing)
+            writer = await PipeWriter.open(writing)
             for order in (start, Latched((LATCH,)), Drain()):
-                speaker.say(encode_order(order))
-            speaker.close()
-            await speaker.closed()
+                writer.send(encode_command(order))
+            writer.close()
+            await writer.wait_closed()
 
         asyncio.run(speak())
         assert read_start(reading) == start
 
         async def hear() -> list[object]:
-            reader = await reader_over(reading, 1024)
-            return [await read_order(reader) for _ in range(3)]
+            reader = await open_pipe_reader(reading, 1024)
+            return [await read_command(reader) for _ in range(3)]
 
         assert asyncio.run(hear()) == [Latched((LATCH,)), Drain(), None]
 
@@ -237,11 +240,11 @@ class TestWords:
     def test_an_ear_that_is_gone_is_no_error(self) -> None:
         async def speak() -> None:
             reading, writing = os.pipe()
-            speaker = await Speaker.over(writing)
+            writer = await PipeWriter.open(writing)
             os.close(reading)
-            speaker.say(b"one")
-            await speaker.closed()
-            speaker.say(b"two")
+            writer.send(b"one")
+            await writer.wait_closed()
+            writer.send(b"two")
 
         asyncio.run(speak())
 
@@ -262,19 +265,19 @@ class TestRestarts:
         assert waits == sorted(waits)
 
     def test_silence_is_a_hang(self) -> None:
-        watch = HangWatch(0.0, first_word_s=30.0)
-        watch.heard(0.5, 2.0)
-        assert [watch.hangs(now, 0.5) for now in (1.0, 1.5, 2.0, 2.5, 3.0)] == [False] * 4 + [True]
+        watch = HangDetector(0.0, first_report_s=30.0)
+        watch.reported(0.5, 2.0)
+        assert [watch.is_hung(now, 0.5) for now in (1.0, 1.5, 2.0, 2.5, 3.0)] == [False] * 4 + [True]
 
     def test_a_supervisor_that_stood_still_blames_nobody(self) -> None:
-        watch = HangWatch(0.0, first_word_s=30.0)
-        watch.heard(0.5, 2.0)
-        assert not watch.hangs(1.0, 0.5)
-        assert not watch.hangs(100.0, 0.5)  # it was stopped, and has not read what the worker said since
-        watch.heard(100.1, 2.0)
-        assert not watch.hangs(101.0, 0.5)
-        assert not watch.hangs(102.0, 0.5)
-        assert watch.hangs(103.0, 0.5)
+        watch = HangDetector(0.0, first_report_s=30.0)
+        watch.reported(0.5, 2.0)
+        assert not watch.is_hung(1.0, 0.5)
+        assert not watch.is_hung(100.0, 0.5)  # it was stopped, and has not read what the worker said since
+        watch.reported(100.1, 2.0)
+        assert not watch.is_hung(101.0, 0.5)
+        assert not watch.is_hung(102.0, 0.5)
+        assert watch.is_hung(103.0, 0.5)
 
 
 class TestWhoListens:
@@ -320,12 +323,12 @@ class TestNumbers:
         [(3, "ended with exit code 3"), (-9, "was ended by SIGKILL"), (-40, "was ended by signal 40")],
     )
     def test_how_a_worker_ended(self, code: int, words: str) -> None:
-        assert wait_ended(None, code) == words
+        assert WorkerProcess(0, Mock()).describe_end(code) == words
 
     def test_exit_codes(self) -> None:
         away = KeyringError("demo", UnavailableError("network", "it is away"))
         refused = KeyringError("demo", OperatorError("PIN", "it was refused"))
         assert [start_error(error).code for error in (away, refused, ListenError("x"))] == [UNAVAILABLE, REFUSED, USAGE]
-        assert str(start_error(ZeroDivisionError("x"))) == "a fault of the program itself, ZeroDivisionError: x"
+        assert str(start_error(ZeroDivisionError("x"))) == "internal error, ZeroDivisionError: x"
         same = StartError("x", 3)
         assert start_error(same) is same
