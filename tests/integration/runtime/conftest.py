@@ -18,6 +18,7 @@ from tests.support import tokens
 from tests.support.farm import BUILD, ca, farm, farm_config, farm_store, rsa_key, session_farm  # noqa: F401 - fixtures
 from tests.support.pki import CA, Issued
 from tests.support.service import RunningService, secure_channel
+from tests.support.serving import place, private_key, session_ca, software  # noqa: F401 - fixtures
 from tests.support.tokens import ISSUER, issuer_settings, jwk, key_set
 
 
