@@ -1,4 +1,4 @@
-"""Answers AuditService from the log's files, off the event loop. Who may see what is decided here."""
+"""Answers AuditService from the log's files, off the event loop, and decides who may see which record."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from privyseal_service.audit.errors import NotInLogError
 from privyseal_service.audit.export import Selection, parse
 from privyseal_service.audit.log_reader import NEWEST_ENTRIES, Inclusion, LogReader, OlderError
 from privyseal_service.domain import errors
+from privyseal_service.domain.decisions import Outcome
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.domain.operations import InputError
 from privyseal_service.system.caller_buckets import CallerBuckets
 
 if TYPE_CHECKING:
     from privyseal_service.config.audit import AuditConfig
-    from privyseal_service.signing.call_path import Arrival, Asking, CallPath
+    from privyseal_service.signing.call_path import CallPath
+    from privyseal_service.signing.calls import IncomingCall, LogAccess, Parsed
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -35,14 +37,14 @@ MOST_PAGE_BYTES = 2 << 20
 
 RETRY_AFTER_S = 1.0
 SEARCHES_PER_S, SEARCHES_AT_ONCE = 3.0, 20.0
-"""Leaf hashes that a caller may look for beyond the newest records: each takes some 0.1 s, found or not."""
+"""Leaf hashes that a caller may search beyond the newest records: each search takes some 0.1 s."""
 _MOST_WAITING = 64
-_OUTCOMES = ("", "answered", "denied", "refused", "failed", "cancelled")
+_OUTCOMES = ("", *(outcome.value for outcome in Outcome))
 
 
 @dataclass(frozen=True, slots=True)
 class InclusionQuery:
-    """Which record's proof is wanted: by its leaf hash or, None then, by its index."""
+    """The record whose proof is wanted, by its leaf hash or by its index; the other is None."""
 
     log: str
     leaf_hash: bytes | None
@@ -51,7 +53,7 @@ class InclusionQuery:
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyQuery:
-    """The proof that the tree of `size` records (0: the newest) begins with that of `old_size`."""
+    """A proof that the tree of `size` records (0: the newest) begins with that of `old_size`."""
 
     log: str
     old_size: int
@@ -73,7 +75,7 @@ class RecordsQuery:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records with their indexes, the index to go on from, and the number of records now."""
+    """Records with their indexes, the index to continue from, and the number of records now."""
 
     records: tuple[tuple[int, bytes], ...]
     next_index: int
@@ -81,11 +83,11 @@ class Page:
 
 
 class AuditCalls:
-    """The calls of AuditService. `read` gives what was asked for, or raises InputError or ServiceError.
+    """Answers the calls of AuditService.
 
     Every call raises ServiceError: NOT_FOUND for what is not in the log (yet), UNAVAILABLE when its files cannot be
-    read or contradict each other, or another log is meant, RESOURCE_EXHAUSTED when too many ask, or when one caller
-    looks for too many old records. One thread reads, so that looking for them takes no more than its share.
+    read or contradict each other, or when another log is meant, RESOURCE_EXHAUSTED when too many calls wait, or when
+    one caller searches too many old records. One thread reads, so that searches take at most one core.
     """
 
     def __init__(self, config: AuditConfig, path: CallPath) -> None:
@@ -98,71 +100,64 @@ class AuditCalls:
         self._searches = CallerBuckets(per_s=SEARCHES_PER_S, at_once=SEARCHES_AT_ONCE)  # of the thread
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def checkpoint(self, arrival: Arrival, read: Callable[[], str]) -> tuple[bytes, list[bytes]]:
-        """The newest checkpoint, and the newest that each witness cosigned."""
+    async def checkpoint(self, call: IncomingCall, log: Parsed[str]) -> tuple[bytes, list[bytes]]:
+        """Return the newest checkpoint, and the newest that each witness cosigned."""
+        return await self._path.read_log(call, Operation.GET_CHECKPOINT, log, self._checkpoint)
 
-        async def ask(_: Asking) -> tuple[bytes, list[bytes]]:
-            self._require_log(read())
-            return await self._run(self._checkpoints)
+    async def _checkpoint(self, _: LogAccess, log: str) -> tuple[bytes, list[bytes]]:
+        self._require_log(log)
+        return await self._run(self._read_checkpoints)
 
-        return await self._path.read_log(arrival, Operation.GET_CHECKPOINT, ask)
+    async def inclusion(self, call: IncomingCall, query: Parsed[InclusionQuery]) -> Inclusion:
+        """Return a record's proof. The record itself is empty for a caller that may not see it."""
+        return await self._path.read_log(call, Operation.GET_INCLUSION_PROOF, query, self._inclusion)
 
-    async def inclusion(self, arrival: Arrival, read: Callable[[], InclusionQuery]) -> Inclusion:
-        """A record's proof. The record itself is empty for who may not see it."""
+    async def _inclusion(self, access: LogAccess, query: InclusionQuery) -> Inclusion:
+        self._require_log(query.log)
+        if query.leaf_hash is None and query.index is None:
+            raise InputError("record", "must be set: the leaf hash of a record, or its index")
+        if query.leaf_hash is not None and len(query.leaf_hash) != HASH_BYTES:
+            raise InputError("leaf_hash", f"must be {HASH_BYTES} bytes, not {len(query.leaf_hash)}")
+        if query.index is not None and not access.may_list:
+            raise errors.permission_denied()
+        found = await self._run(partial(self._read_inclusion, query, access.caller))
+        if access.may_list or _is_of(found.record, access.caller):
+            return found
+        return Inclusion(found.index, b"", found.proof, found.checkpoint)
 
-        async def ask(asking: Asking) -> Inclusion:
-            query = read()
-            self._require_log(query.log)
-            if query.leaf_hash is None and query.index is None:
-                raise InputError("record", "must be set: the leaf hash of a record, or its index")
-            if query.leaf_hash is not None and len(query.leaf_hash) != HASH_BYTES:
-                raise InputError("leaf_hash", f"must be {HASH_BYTES} bytes, not {len(query.leaf_hash)}")
-            if query.index is not None and not asking.lists:
-                raise errors.permission_denied()
-            found = await self._run(partial(self._inclusion, query, asking.caller))
-            if asking.lists or _is_of(found.record, asking.caller):
-                return found
-            return Inclusion(found.index, b"", found.proof, found.checkpoint)
+    async def consistency(self, call: IncomingCall, query: Parsed[ConsistencyQuery]) -> tuple[list[bytes], bytes]:
+        """Return the proof that a tree begins with an earlier one, and the newest checkpoint."""
+        return await self._path.read_log(call, Operation.GET_CONSISTENCY_PROOF, query, self._consistency)
 
-        return await self._path.read_log(arrival, Operation.GET_INCLUSION_PROOF, ask)
+    async def _consistency(self, _: LogAccess, query: ConsistencyQuery) -> tuple[list[bytes], bytes]:
+        self._require_log(query.log)
+        if query.size and query.size < query.old_size:
+            raise InputError("size", f"must be 0 or at least old_size, {query.old_size}")
+        return await self._run(partial(self._read_consistency, query))
 
-    async def consistency(self, arrival: Arrival, read: Callable[[], ConsistencyQuery]) -> tuple[list[bytes], bytes]:
-        """The proof that a tree begins with an earlier one, and the newest checkpoint."""
+    async def records(self, call: IncomingCall, query: Parsed[RecordsQuery]) -> Page:
+        """Return a page of records, for callers whose grant allows it."""
+        return await self._path.read_log(call, Operation.LIST_RECORDS, query, self._records)
 
-        async def ask(_: Asking) -> tuple[list[bytes], bytes]:
-            query = read()
-            self._require_log(query.log)
-            if query.size and query.size < query.old_size:
-                raise InputError("size", f"must be 0 or at least old_size, {query.old_size}")
-            return await self._run(partial(self._consistency, query))
-
-        return await self._path.read_log(arrival, Operation.GET_CONSISTENCY_PROOF, ask)
-
-    async def records(self, arrival: Arrival, read: Callable[[], RecordsQuery]) -> Page:
-        """A page of records, for callers who are granted it."""
-
-        async def ask(asking: Asking) -> Page:
-            if not asking.lists:
-                raise errors.permission_denied()
-            query = read()
-            self._require_log(query.log)
-            if query.page_size > MOST_RECORDS:
-                raise InputError("page_size", f"must be at most {MOST_RECORDS}, not {query.page_size}")
-            if query.outcome not in _OUTCOMES:
-                raise InputError("outcome", f"must be one of {', '.join(_OUTCOMES[1:])}")
-            return await self._run(partial(self._page, query))
-
-        return await self._path.read_log(arrival, Operation.LIST_RECORDS, ask)
+    async def _records(self, access: LogAccess, query: RecordsQuery) -> Page:
+        if not access.may_list:
+            raise errors.permission_denied()
+        self._require_log(query.log)
+        if query.page_size > MOST_RECORDS:
+            raise InputError("page_size", f"must be at most {MOST_RECORDS}, not {query.page_size}")
+        if query.outcome not in _OUTCOMES:
+            raise InputError("outcome", f"must be one of {', '.join(_OUTCOMES[1:])}")
+        return await self._run(partial(self._read_page, query))
 
     def _require_log(self, log: str) -> None:
         if log and log != self._log:
             raise errors.another_log(self._log, RETRY_AFTER_S)
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        """Do what reads files on the thread for it."""
+        """Run work that reads files on the thread for it."""
         if self._waiting >= _MOST_WAITING:
             raise errors.too_many_log_calls(RETRY_AFTER_S)
         self._waiting += 1
@@ -176,7 +171,7 @@ class AuditCalls:
         finally:
             self._waiting -= 1
 
-    def _inclusion(self, query: InclusionQuery, caller: str) -> Inclusion:
+    def _read_inclusion(self, query: InclusionQuery, caller: str) -> Inclusion:
         if query.leaf_hash is None:
             return self._reader.inclusion(index=query.index)
         with suppress(OlderError):
@@ -186,17 +181,17 @@ class AuditCalls:
             raise errors.too_many_log_calls(wait_s)
         return self._reader.inclusion(leaf=query.leaf_hash)
 
-    def _checkpoints(self) -> tuple[bytes, list[bytes]]:
+    def _read_checkpoints(self) -> tuple[bytes, list[bytes]]:
         note, _ = self._reader.checkpoint()
         cosigned = sorted(self._witnessed.glob("[!.]*.checkpoint")) if self._witnessed.is_dir() else []
         return note, [path.read_bytes() for path in cosigned]
 
-    def _consistency(self, query: ConsistencyQuery) -> tuple[list[bytes], bytes]:
+    def _read_consistency(self, query: ConsistencyQuery) -> tuple[list[bytes], bytes]:
         note, checkpoint = self._reader.checkpoint()
         size = query.size or checkpoint.size
         return self._reader.consistency(query.old_size, size), note
 
-    def _page(self, query: RecordsQuery) -> Page:
+    def _read_page(self, query: RecordsQuery) -> Page:
         selection = Selection(
             caller=query.caller or None,
             key=query.key or None,
@@ -215,7 +210,7 @@ class AuditCalls:
 
 
 def _is_of(line: bytes, caller: str) -> bool:
-    """Whether a record names the caller."""
+    """Return whether a record names the caller."""
     body = parse(line)
     said = body.get("caller") if body is not None else None
     return isinstance(said, dict) and said.get("name") == caller

@@ -1,7 +1,7 @@
-"""Between the wire and the path of a call: reads requests into types, writes answers and errors, and knows no rule.
+"""The gRPC methods of SigningService and KeyService: they read requests into types, and write answers and errors.
 
-Every answer carries the request id, made here and accepted from nobody. Requests are parsed here rather than by gRPC,
-so that one that is no message at all is answered as any other unfit request.
+No rule of the service stands here. Every answer carries a request id that is generated here. Requests are parsed here
+and not by gRPC, so that bytes that are no message get an answer as any other invalid request.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -25,6 +25,7 @@ from privyseal_service.api.wire import (
     Method,
     add_result,
     error_status,
+    parse,
     parse_message,
     read_context,
     signature_scheme,
@@ -38,10 +39,8 @@ from privyseal_service.domain.caller import Identifier, Peer
 from privyseal_service.domain.errors import ServiceError
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.domain.requests import SignChecksums, UnwrapSessionKey, WrapSessionKey
-from privyseal_service.signing.call_path import Answer, Arrival, CallPath
-
-if TYPE_CHECKING:
-    pass
+from privyseal_service.signing.call_path import CallPath
+from privyseal_service.signing.calls import Answer, IncomingCall
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ REQUEST_ID = "privyseal-request-id"
 """The trailing metadata that every answer carries."""
 
 CALL_ID = "privyseal-call-id"
-"""The metadata by which a caller ties the attempts of one call to each other: 32 lower-case hex characters."""
+"""The metadata by which a caller ties the attempts of one call together: 32 lower-case hex characters."""
 _CALL_ID = re.compile(r"[0-9a-f]{32}")
 
 SIGNING_SERVICE = signing_pb2.DESCRIPTOR.services_by_name["SigningService"].full_name
@@ -58,8 +57,8 @@ KEY_SERVICE = keys_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name
 
 
 class Handlers:
-    """The methods of SigningService, KeyService and, where an audit trail is kept, AuditService as one listener serves
-    them. `identifier` may be replaced while it serves; with `reads_header` it is shown the authorization header."""
+    """The methods of SigningService, KeyService and, where an audit trail is kept, AuditService, for one listener.
+    `identifier` may be replaced while serving; with `reads_header` it gets the authorization header."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class Handlers:
         self._default_deadline_s = default_deadline_s
 
     def generic_handlers(self) -> list[grpc.GenericRpcHandler]:
-        """What a server is given."""
+        """Return the handlers for a server."""
         signing: dict[str, Method] = {
             "WrapSessionKey": self._wrap_session_key,
             "SignChecksum": self._sign_checksum,
@@ -97,12 +96,12 @@ class Handlers:
         async def handle(body: bytes, context: Call) -> Message:
             request_id = os.urandom(16).hex()
             try:
-                answer = await method(self._arrival(request_id, context), body)
+                answer = await method(self._incoming(request_id, context), body)
             except ServiceError as error:
                 failure = error
             except Exception:  # noqa: BLE001 - gRPC would send its text to the caller
-                # What is raised outside the path of a call (a recorder's failure among it) tells a caller no more.
-                _LOG.exception("request %s failed in a way that it should not", request_id)
+                # Also an error outside the path of a call, such as a recorder's: the caller learns only the request id.
+                _LOG.exception("internal error in request %s", request_id)
                 failure = errors.internal(request_id)
             else:
                 context.set_trailing_metadata(((REQUEST_ID, request_id),))
@@ -114,82 +113,95 @@ class Handlers:
 
         return grpc.unary_unary_rpc_method_handler(handle, None, _serialize)
 
-    def _arrival(self, request_id: str, context: Call) -> Arrival:
+    def _incoming(self, request_id: str, context: Call) -> IncomingCall:
         deadline_s = context.deadline_s
         if deadline_s is None:
             deadline_s = time.monotonic() + self._default_deadline_s
         certificate, chain = context.certificates()
         header = _authorization(context.headers) if self._reads_header else ()
         peer = Peer(context.peer(), certificate, chain, header)
-        return Arrival(peer, self.identifier, request_id, deadline_s, _call_id(context.headers))
+        return IncomingCall(peer, self.identifier, request_id, deadline_s, _call_id(context.headers))
 
-    async def _wrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
-        def read() -> WrapSessionKey:
-            request = parse_message(signing_pb2.WrapSessionKeyRequest, body)
-            return WrapSessionKey(request.key, wrap_scheme(request), read_context(request), request.session_key)
-
-        answer, receipts = await self._path.use_key(arrival, Operation.WRAP_SESSION_KEY, read)
+    async def _wrap_session_key(self, call: IncomingCall, body: bytes) -> Message:
+        request = parse(_read_wrap_session_key, body)
+        answer, receipts = await self._path.use_key(call, Operation.WRAP_SESSION_KEY, request)
         return signing_pb2.WrapSessionKeyResponse(
             wrapped_key=_only(answer), key_version=answer.key_version, audit=write_first_receipt(receipts)
         )
 
-    async def _sign_checksum(self, arrival: Arrival, body: bytes) -> Message:
-        def read() -> SignChecksums:
-            request = parse_message(signing_pb2.SignChecksumRequest, body)
-            scheme = signature_scheme(request)
-            return SignChecksums(request.key, scheme, read_context(request), (request.checksum,), batch=False)
-
-        answer, receipts = await self._path.use_key(arrival, Operation.SIGN_CHECKSUM, read)
+    async def _sign_checksum(self, call: IncomingCall, body: bytes) -> Message:
+        request = parse(_read_sign_checksum, body)
+        answer, receipts = await self._path.use_key(call, Operation.SIGN_CHECKSUM, request)
         return signing_pb2.SignChecksumResponse(
             signature=_only(answer), key_version=answer.key_version, audit=write_first_receipt(receipts)
         )
 
-    async def _batch_sign_checksums(self, arrival: Arrival, body: bytes) -> Message:
-        def read() -> SignChecksums:
-            request = parse_message(signing_pb2.BatchSignChecksumsRequest, body)
-            scheme = signature_scheme(request)
-            return SignChecksums(request.key, scheme, read_context(request), tuple(request.checksums), batch=True)
-
-        answer, receipts = await self._path.use_key(arrival, Operation.SIGN_CHECKSUM, read)
+    async def _batch_sign_checksums(self, call: IncomingCall, body: bytes) -> Message:
+        request = parse(_read_batch_sign_checksums, body)
+        answer, receipts = await self._path.use_key(call, Operation.SIGN_CHECKSUM, request)
         response = signing_pb2.BatchSignChecksumsResponse(key_version=answer.key_version)
-        # Each result is made where it stays: to make it elsewhere and to copy it takes twice as long.
-        made = [add_result(response, result) for result in answer.results]
-        for result, receipt in zip(made, receipts, strict=True) if receipts else ():
+        # Each result is made where it stays: making it elsewhere and copying it takes twice as long.
+        results = [add_result(response, result) for result in answer.results]
+        for result, receipt in zip(results, receipts, strict=True) if receipts else ():
             write_receipt(receipt, result.audit)
         return response
 
-    async def _unwrap_session_key(self, arrival: Arrival, body: bytes) -> Message:
-        def read() -> UnwrapSessionKey:
-            request = parse_message(signing_pb2.UnwrapSessionKeyRequest, body)
-            return UnwrapSessionKey(request.key, wrap_scheme(request), read_context(request), request.wrapped_key)
-
-        answer, receipts = await self._path.use_key(arrival, Operation.UNWRAP_SESSION_KEY, read)
+    async def _unwrap_session_key(self, call: IncomingCall, body: bytes) -> Message:
+        request = parse(_read_unwrap_session_key, body)
+        answer, receipts = await self._path.use_key(call, Operation.UNWRAP_SESSION_KEY, request)
         return signing_pb2.UnwrapSessionKeyResponse(
             session_key=_only(answer), key_version=answer.key_version, audit=write_first_receipt(receipts)
         )
 
-    async def _list_keys(self, arrival: Arrival, body: bytes) -> Message:
-        def read() -> str:
-            parse_message(keys_pb2.ListKeysRequest, body)
-            return ""
-
-        shown = await self._path.show_keys(arrival, Operation.LIST_KEYS, read)
+    async def _list_keys(self, call: IncomingCall, body: bytes) -> Message:
+        name = parse(_read_list_keys, body)
+        shown = await self._path.show_keys(call, Operation.LIST_KEYS, name)
         return keys_pb2.ListKeysResponse(keys=[write_key(key) for key in shown])
 
-    async def _get_key(self, arrival: Arrival, body: bytes) -> Message:
-        shown = await self._path.show_keys(
-            arrival, Operation.GET_KEY, lambda: parse_message(keys_pb2.GetKeyRequest, body).name
-        )
+    async def _get_key(self, call: IncomingCall, body: bytes) -> Message:
+        name = parse(_read_get_key, body)
+        shown = await self._path.show_keys(call, Operation.GET_KEY, name)
         return keys_pb2.GetKeyResponse(key=write_key(shown[0]))
 
 
+def _read_wrap_session_key(body: bytes) -> WrapSessionKey:
+    request = parse_message(signing_pb2.WrapSessionKeyRequest, body)
+    return WrapSessionKey(request.key, wrap_scheme(request), read_context(request), request.session_key)
+
+
+def _read_sign_checksum(body: bytes) -> SignChecksums:
+    request = parse_message(signing_pb2.SignChecksumRequest, body)
+    scheme = signature_scheme(request)
+    return SignChecksums(request.key, scheme, read_context(request), (request.checksum,), batch=False)
+
+
+def _read_batch_sign_checksums(body: bytes) -> SignChecksums:
+    request = parse_message(signing_pb2.BatchSignChecksumsRequest, body)
+    scheme = signature_scheme(request)
+    return SignChecksums(request.key, scheme, read_context(request), tuple(request.checksums), batch=True)
+
+
+def _read_unwrap_session_key(body: bytes) -> UnwrapSessionKey:
+    request = parse_message(signing_pb2.UnwrapSessionKeyRequest, body)
+    return UnwrapSessionKey(request.key, wrap_scheme(request), read_context(request), request.wrapped_key)
+
+
+def _read_list_keys(body: bytes) -> str:
+    parse_message(keys_pb2.ListKeysRequest, body)
+    return ""
+
+
+def _read_get_key(body: bytes) -> str:
+    return parse_message(keys_pb2.GetKeyRequest, body).name
+
+
 def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, ...]:
-    """The values of the authorization header; what is no text proves nothing."""
+    """Return the values of the authorization header; a value that is not text proves nothing."""
     return tuple(value if isinstance(value, str) else "" for name, value in metadata if name == "authorization")
 
 
 def _call_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The caller's own name for the call; anything of another form is none."""
+    """Return the caller's own name for the call; empty for any other form."""
     for name, value in metadata:
         if name == CALL_ID:
             return value if isinstance(value, str) and _CALL_ID.fullmatch(value) else ""

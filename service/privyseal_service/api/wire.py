@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
@@ -23,7 +25,7 @@ from privyseal_service.domain.operations import InputError, SignatureScheme, Wra
 from privyseal_service.domain.requests import NO_CONTEXT, Context
 from privyseal_service.keys.served_key import KeyState
 from privyseal_service.signing.authorization import VisibleKey
-from privyseal_service.signing.call_path import Arrival
+from privyseal_service.signing.calls import IncomingCall, Parsed
 
 if TYPE_CHECKING:
     from privyseal.transparency.receipts import Receipt
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 
 _M = TypeVar("_M", bound=Message)
+_E = TypeVar("_E", bound=enum.Enum)
+_T = TypeVar("_T")
 
 ERROR_DOMAIN = "privyseal"
 """The domain of every google.rpc.ErrorInfo."""
@@ -39,30 +43,29 @@ ERROR_DOMAIN = "privyseal"
 STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
-_WRAP_SCHEMES = {
-    signing_pb2.WRAP_SCHEME_CAPGO: WrapScheme.CAPGO,
-    signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA256: WrapScheme.RSAES_OAEP_SHA256,
-    signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA1: WrapScheme.RSAES_OAEP_SHA1,
-}
+def _by_name(wire: EnumDescriptor, domain: type[_E]) -> dict[Any, _E]:
+    """Return the members of a domain's enum by the numbers of the wire's enum that have the same names. Raises KeyError
+    for a name that the domain lacks. The wire's first value means "not set" and has no member.
+
+    The keys are of the enum's own type of numbers, which its generated stubs define."""
+    prefix = wire.values[0].name.removesuffix("UNSPECIFIED")
+    return {value.number: domain[value.name.removeprefix(prefix)] for value in wire.values[1:]}
 
 
-_SIGNATURE_SCHEMES = {
-    signing_pb2.SIGNATURE_SCHEME_CAPGO_V2: SignatureScheme.CAPGO_V2,
-    signing_pb2.SIGNATURE_SCHEME_CAPGO_V3: SignatureScheme.CAPGO_V3,
-    signing_pb2.SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256: SignatureScheme.RSASSA_PKCS1_V1_5_SHA256,
-    signing_pb2.SIGNATURE_SCHEME_RSASSA_PSS_SHA256: SignatureScheme.RSASSA_PSS_SHA256,
-}
+WRAP_SCHEMES = _by_name(signing_pb2.WrapScheme.DESCRIPTOR, WrapScheme)
+SIGNATURE_SCHEMES = _by_name(signing_pb2.SignatureScheme.DESCRIPTOR, SignatureScheme)
+KEY_STATES = {state: number for number, state in _by_name(keys_pb2.KeyState.DESCRIPTOR, KeyState).items()}
 
 
-_STATES = {
-    KeyState.SERVING: keys_pb2.KEY_STATE_SERVING,
-    KeyState.UNAVAILABLE: keys_pb2.KEY_STATE_UNAVAILABLE,
-    KeyState.BLOCKED: keys_pb2.KEY_STATE_BLOCKED,
-    KeyState.FROZEN: keys_pb2.KEY_STATE_FROZEN,
-}
+Method: TypeAlias = "Callable[[IncomingCall, bytes], Awaitable[Message]]"
 
 
-Method: TypeAlias = "Callable[[Arrival, bytes], Awaitable[Message]]"
+def parse(read: Callable[[bytes], _T], body: bytes) -> Parsed[_T]:
+    """Return the request that `read` makes of a body, or the error for which it is none."""
+    try:
+        return read(body)
+    except (InputError, ServiceError) as error:
+        return error
 
 
 def error_status(error: ServiceError) -> Status:
@@ -94,7 +97,7 @@ def parse_message(message_type: type[_M], body: bytes) -> _M:
 
 def wrap_scheme(request: signing_pb2.WrapSessionKeyRequest | signing_pb2.UnwrapSessionKeyRequest) -> WrapScheme:
     """The wrap scheme of a request. Raises InputError where it is unset or unknown."""
-    scheme = _WRAP_SCHEMES.get(request.scheme)
+    scheme = WRAP_SCHEMES.get(request.scheme)
     if scheme is None:
         raise _unset(signing_pb2.WrapScheme.keys())
     return scheme
@@ -104,7 +107,7 @@ def signature_scheme(
     request: signing_pb2.SignChecksumRequest | signing_pb2.BatchSignChecksumsRequest,
 ) -> SignatureScheme:
     """The signature scheme of a request. Raises InputError where it is unset or unknown."""
-    scheme = _SIGNATURE_SCHEMES.get(request.scheme)
+    scheme = SIGNATURE_SCHEMES.get(request.scheme)
     if scheme is None:
         raise _unset(signing_pb2.SignatureScheme.keys())
     return scheme
@@ -163,9 +166,9 @@ def write_key(shown: VisibleKey) -> keys_pb2.Key:
     served = shown.served
     key = keys_pb2.Key(
         name=served.name,
-        wrap_schemes=[wire for wire, scheme in _WRAP_SCHEMES.items() if scheme in shown.schemes],
-        signature_schemes=[wire for wire, scheme in _SIGNATURE_SCHEMES.items() if scheme in shown.schemes],
-        state=_STATES[served.state],
+        wrap_schemes=[wire for wire, scheme in WRAP_SCHEMES.items() if scheme in shown.schemes],
+        signature_schemes=[wire for wire, scheme in SIGNATURE_SCHEMES.items() if scheme in shown.schemes],
+        state=KEY_STATES[served.state],
     )
     if served.key is not None:
         description = served.key.description

@@ -7,20 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-import orjson
+from privyseal_service.domain.decisions import Decision, Item
 
 MAX_LINE_BYTES = 65_535
 """What an entry of a C2SP entry bundle can hold. The bounds below keep every record under it."""
 
-MAX_CLAIMS = 12
-"""Claims of a token that a record keeps; the caller chooses those that mattered."""
-
 DECISION = "decision"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SHORT, _NAME_LENGTH, _MEDIUM, _LONG = 64, 256, 128, 512
+SHORT, MEDIUM, NAME_LENGTH, LONG = 64, 128, 256, 512
+"""Bounds of texts in a record, in characters."""
 
 HEAD = re.compile(
     rb'\{"v":1,"n":(?P<n>[1-9][0-9]{0,18}),"time":"(?P<time>[0-9T:.-]{26})Z",'
@@ -30,204 +28,24 @@ HEAD = re.compile(
 """The beginning of every line. The sequencer and `audit verify` read it without parsing the rest."""
 
 
-class Outcome(enum.Enum):
-    """What became of a call."""
-
-    ANSWERED = "answered"
-    """It was done, and its answer left after this record was on disk."""
-    DENIED = "denied"
-    """Identity, grant, quota or a frozen key stood against it; the key was not touched."""
-    REFUSED = "refused"
-    """The request is none that an operation or the key serves; the key was not touched."""
-    FAILED = "failed"
-    """It was allowed, and the key store or the service did not do it; no result left."""
-    CANCELLED = "cancelled"
-    """The caller had gone, or its deadline had passed. The key may have been used; no result left."""
-
-
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
     """Bound a text to `limit` characters, marking the cut, and make it encodable as UTF-8."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _digest(name: str, value: bytes) -> str:
-    if len(value) != 32:
-        raise ValueError(f"{name} must be the 32 bytes of a SHA-256, not {len(value)}")
-    return value.hex()
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A caller proven by a client certificate. `fingerprint` is the lower-case hex SHA-256 of its DER."""
-
-    fingerprint: str
-
-    def to_json(self) -> dict[str, object]:
-        """Its form in a record."""
-        return {"type": "certificate", "fingerprint": _clip(self.fingerprint, _SHORT)}
-
-
-@dataclass(frozen=True)
-class Token:
-    """A caller proven by an OIDC token: `issuer`, `subject`, and the claims that mattered (the first 12 are kept)."""
-
-    issuer: str
-    subject: str
-    claims: tuple[tuple[str, str], ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """Its form in a record."""
-        return {
-            "type": "token",
-            "issuer": _clip(self.issuer, _NAME_LENGTH),
-            "subject": _clip(self.subject, _NAME_LENGTH),
-            "claims": {_clip(name, _SHORT): _clip(value, _NAME_LENGTH) for name, value in self.claims[:MAX_CLAIMS]},
-        }
-
-
-Proof: TypeAlias = Certificate | Token
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who called: a name as `dns:build.example`, empty when nobody was proven, and how it was proven.
-
-    Keep one for as long as an identity lives: its JSON is made once.
-    """
-
-    name: str
-    proof: Proof | None = None
-
-    @cached_property
-    def json(self) -> orjson.Fragment:
-        """Its form in a record."""
-        body: dict[str, object] = {"name": _clip(self.name, _LONG)}
-        if self.proof is not None:
-            body["proof"] = self.proof.to_json()
-        return orjson.Fragment(orjson.dumps(body))
-
-
-class Context(NamedTuple):
-    """What a request said it was for; as in privyseal.v1.RequestContext."""
-
-    app_id: str = ""
-    bundle_version: str = ""
-    source_revision: str = ""
-    build_url: str = ""
-
-    def to_json(self) -> dict[str, object]:
-        """Its form in a record: the fields that are set."""
-        return {name: _clip(value, _LONG) for name, value in zip(self._fields, self, strict=True) if value}
-
-
-NO_CONTEXT = Context()
-
-
-class Call(NamedTuple):
-    """What the records of one call have alike: who called, what for, and how it ended.
-
-    `time_us` is microseconds since 1970. Texts are cut at the schema's bounds, since what a caller sends must not keep
-    its own denial off the record. `batch` is the number of checksums in a batch (0: none).
-    """
+class DecisionRecord(NamedTuple):
+    """The record of a decision, or of one item of it where it has items. `time_us` is microseconds since 1970."""
 
     time_us: int
-    request_id: str
-    caller: Caller
-    peer: str
-    operation: str
-    outcome: Outcome
-    code: str
-    reason: str = ""
-    key: str = ""
-    key_version: str = ""
-    key_fingerprint: str = ""
-    scheme: str = ""
-    grant: str = ""
-    call_id: str = ""
-    batch: int = 0
-    context: Context = NO_CONTEXT
-
-    def opening(self) -> dict[str, object]:
-        """The fields of a record that come before those of a decision's own; what is not known is left out."""
-        body: dict[str, object] = {
-            "request_id": _clip(self.request_id, _SHORT),
-            "caller": self.caller.json,
-            "peer": _clip(self.peer, _MEDIUM),
-            "operation": _clip(self.operation, _SHORT),
-            "outcome": self.outcome.value,
-            "code": _clip(self.code, _SHORT),
-        }
-        for name, text, limit in (
-            ("call_id", self.call_id, _SHORT),
-            ("reason", self.reason, _LONG),
-            ("key", self.key, _NAME_LENGTH),
-            ("key_version", self.key_version, _LONG),
-            ("key_fingerprint", self.key_fingerprint, _SHORT),
-            ("scheme", self.scheme, _SHORT),
-            ("grant", self.grant, _NAME_LENGTH),
-        ):
-            if text:
-                body[name] = _clip(text, limit)
-        return body
-
-    def middle(self) -> dict[str, object]:
-        """The fields that stand between a decision's place in its batch and its times."""
-        body: dict[str, object] = {}
-        if self.batch:
-            body["batch"] = self.batch
-        if self.context is not NO_CONTEXT and (context := self.context.to_json()):
-            body["context"] = orjson.Fragment(orjson.dumps(context))
-        return body
-
-
-class Decision(NamedTuple):
-    """A decision of the service on one call, or on one checksum of a batch.
-
-    There is no field for a session key: `checksum` is the public SHA-256 that was signed, `wrapped_key_sha256` the
-    SHA-256 of a wrapped key and `signature_sha256` that of a signature, each exactly 32 bytes or None: a record with
-    any other is not encoded. `item` is the place in the batch; times are seconds.
-    """
-
-    call: Call
-    checksum: bytes | None = None
-    signature_sha256: bytes | None = None
-    wrapped_key_sha256: bytes | None = None
-    item: int | None = None
-    store_request_id: str = ""
-    queue_s: float | None = None
-    store_s: float | None = None
+    decision: Decision
+    item: Item | None = None
 
     @property
     def kind(self) -> str:
-        """What the record is."""
+        """The kind of the record."""
         return DECISION
-
-    @property
-    def time_us(self) -> int:
-        """When its call was decided."""
-        return self.call.time_us
-
-    def to_json(self, middle: Mapping[str, object]) -> dict[str, object]:
-        """The fields of its own, around the `middle` of its call. Raises ValueError for a digest that is none."""
-        body: dict[str, object] = {}
-        if self.store_request_id:
-            body["store_request_id"] = _clip(self.store_request_id, _MEDIUM)
-        if self.checksum is not None:
-            body["checksum"] = _digest("checksum", self.checksum)
-        if self.signature_sha256 is not None:
-            body["signature_sha256"] = _digest("signature_sha256", self.signature_sha256)
-        if self.wrapped_key_sha256 is not None:
-            body["wrapped_key_sha256"] = _digest("wrapped_key_sha256", self.wrapped_key_sha256)
-        if self.item is not None:
-            body["item"] = self.item
-        body.update(middle)
-        if self.queue_s is not None:
-            body["queue_s"] = round(self.queue_s * 1e6) / 1e6
-        if self.store_s is not None:
-            body["store_s"] = round(self.store_s * 1e6) / 1e6
-        return body
 
 
 @dataclass(frozen=True)
@@ -250,11 +68,11 @@ class DenialSummary:
     def to_json(self) -> dict[str, object]:
         """Its form in a record, without the head."""
         return {
-            "caller": {"name": _clip(self.caller, _LONG)},
+            "caller": {"name": clip(self.caller, LONG)},
             "count": self.count,
             "first": format_time(self.first_us),
             "last": format_time(self.last_us),
-            "counts": {_clip(name, _MEDIUM): number for name, number in list(self.counts.items())[:16]},
+            "counts": {clip(name, MEDIUM): number for name, number in list(self.counts.items())[:16]},
         }
 
 
@@ -358,7 +176,7 @@ class Stop:
         return {}
 
 
-Record: TypeAlias = Decision | DenialSummary | SegmentStart | Stop
+Record: TypeAlias = DecisionRecord | DenialSummary | SegmentStart | Stop
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Puts the service's decisions on disk before their answers leave."""
+"""Records the service's decisions on disk before their answers leave."""
 
 from __future__ import annotations
 
@@ -14,73 +14,62 @@ from privyseal_service.audit.async_journal import AuditFront
 from privyseal_service.audit.denial_meter import DenialMeter
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.journal import Journal, open_journal
-from privyseal_service.audit.record import (
-    NO_CONTEXT,
-    Call,
-    Caller,
-    Certificate,
-    Context,
-    Decision,
-    DenialSummary,
-    Outcome,
-    Proof,
-    Record,
-    Token,
-)
-from privyseal_service.domain import decisions, errors
-from privyseal_service.domain.errors import Code, ServiceError
-from privyseal_service.domain.requests import NO_CONTEXT as NOTHING_SAID
+from privyseal_service.audit.record import DecisionRecord, DenialSummary, Record
+from privyseal_service.domain import errors
+from privyseal_service.domain.decisions import Decision, Item, Outcome
+from privyseal_service.domain.errors import Code
+from privyseal_service.domain.operation_names import Operation
 from privyseal_service.telemetry import decision_log
 
 if TYPE_CHECKING:
     from privyseal_service.audit.journal import Written
     from privyseal_service.config.audit import AuditConfig
-    from privyseal_service.domain.caller import Proof as ServiceProof
-    from privyseal_service.domain.requests import Context as ServiceContext
 
 _LOG = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1.0
-"""When a caller may try again: the journal looks for a way to go on as often."""
+"""When a caller may retry; the journal looks for a way to continue as often."""
 
 SUMMARY_EVERY_S = 1.0
 
 _CHUNK = 250
-"""Records of a batch that share a write: others get in between."""
+"""Records of a batch that share a write, so that other calls get in between."""
 
-_MOST_CALLERS = 4_096
-_OUTCOMES = {outcome: Outcome(outcome.value) for outcome in decisions.Outcome}
-_COUNTED = {decisions.Outcome.DENIED, decisions.Outcome.REFUSED}
-"""What may come in a flood: no key was used, so nobody waits for its record but its caller."""
+_DIGEST_BYTES = 32
+_UNWRAP = Operation.UNWRAP_SESSION_KEY.value
+_COUNTED = {Outcome.DENIED, Outcome.REFUSED}
+"""Outcomes that may come in floods: no key was used, so only the caller waits for the record."""
 
 
 class AuditRecorder:
-    """Implements decisions.Recorder on a journal. `start` it on the loop that uses it, and `close` it there."""
+    """Records decisions in a journal on disk (implements domain.decisions.Recorder).
+
+    `start` it on the event loop that uses it, and `close` it there.
+    """
 
     def __init__(self, config: AuditConfig, *, open_with: Callable[..., Journal] = open_journal) -> None:
         self._config = config
         self._open_with = open_with
-        self._callers: dict[int, tuple[ServiceProof, Caller]] = {}
         self._meter = DenialMeter(rate=config.denials_per_s, burst=config.denials_at_once, window_s=SUMMARY_EVERY_S)
         self._journal: Journal
         self._front: AuditFront
-        self._summing: asyncio.Task[None] | None = None
+        self._summaries_task: asyncio.Task[None] | None = None
 
-    async def start(self, tell: Callable[[bool], None]) -> None:
-        """Open this worker's journal. `tell` hears, on the loop, whenever records cannot be written any more (False)
-        and can again (True).
+    async def start(self, on_change: Callable[[bool], None]) -> None:
+        """Open this worker's journal. `on_change` is called on the loop with False when records cannot be written any
+        more, and with True when they can be again.
 
-        Raises AuditUnavailableError when the folder cannot be used; a disk that is merely full is only told.
+        Raises AuditUnavailableError when the folder cannot be used; a full disk is only reported by `on_change`.
         """
         loop = asyncio.get_running_loop()
 
         def changed(failure: AuditUnavailableError | None) -> None:
             if failure is None:
-                _LOG.warning("audit records can be written again: the service serves")
+                _LOG.warning("audit records can be written again: the service answers calls")
             else:
-                _LOG.error("no answer leaves until audit records can be written again: %s", failure)
-            with contextlib.suppress(RuntimeError):  # a loop that is closed serves nobody
-                loop.call_soon_threadsafe(tell, failure is None)
+                _LOG.error("no call is answered until audit records can be written again: %s", failure)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no call is served
+                loop.call_soon_threadsafe(on_change, failure is None)
 
         self._journal = await asyncio.to_thread(
             self._open_with,
@@ -90,15 +79,15 @@ class AuditRecorder:
             on_change=changed,
         )
         self._front = AuditFront(self._journal)
-        self._summing = asyncio.create_task(self._keep_summing(), name="sum denials")
+        self._summaries_task = asyncio.create_task(self._write_summaries(), name="summarise denials")
 
     async def close(self) -> None:
-        """Write what was counted, then the journal's last record. Safe to call twice, and before `start`."""
-        if self._summing is None:
+        """Write the last summaries, then the journal's last record. Safe to call twice, and before `start`."""
+        if self._summaries_task is None:
             return
-        self._summing.cancel()
-        await asyncio.gather(self._summing, return_exceptions=True)
-        await self._sum(self._meter.flush)
+        self._summaries_task.cancel()
+        await asyncio.gather(self._summaries_task, return_exceptions=True)
+        await self._append_summaries(self._meter.flush)
         await self._front.close()
         await asyncio.to_thread(self._journal.close)
 
@@ -107,31 +96,31 @@ class AuditRecorder:
         if self._journal.failure is not None:
             raise errors.audit_unavailable(RETRY_AFTER_S)
 
-    async def record(self, decision: decisions.Decision) -> Sequence[Receipt]:
-        """Put a decision on disk: a record for each item of it. A denial that is one too many is counted instead.
+    async def record(self, decision: Decision) -> Sequence[Receipt]:
+        """Write a record for each item of the decision to disk. A denial above its caller's rate is only counted.
 
-        Returns a receipt for each item. Raises ServiceError (AUDIT_UNAVAILABLE) when the records are not safe.
+        Returns a receipt for each record. Raises ServiceError (AUDIT_UNAVAILABLE) when the records are not on disk.
         """
         time_us = time.time_ns() // 1000
-        if decision.outcome is not decisions.Outcome.ANSWERED:
+        if decision.outcome is not Outcome.ANSWERED:
             if _comes_in_floods(decision) and not self._admits(decision, time_us):
                 self.require_ready()
                 return ()
             decision_log.log(decision)
         if decision.items_recorded:
             return ()
-        return await self._put_down(self._records(decision, time_us))
+        return await self._append(_records(decision, time_us))
 
-    async def record_part(self, decision: decisions.Decision) -> Sequence[Receipt]:
-        """Put a part of a batch on disk: a record for each item of it. Raises ServiceError as `record` does."""
-        return await self._put_down(self._records(decision, time.time_ns() // 1000))
+    async def record_part(self, decision: Decision) -> Sequence[Receipt]:
+        """Write a record for each item of a part of a batch to disk. Raises ServiceError as `record` does."""
+        return await self._append(_records(decision, time.time_ns() // 1000))
 
-    async def _put_down(self, records: Sequence[Record]) -> Sequence[Receipt]:
+    async def _append(self, records: Sequence[Record]) -> Sequence[Receipt]:
         try:
             if len(records) <= _CHUNK:
                 written = await self._front.append(records)
             else:
-                # Not to be cut short by a caller that goes away: the key was used for all of it.
+                # A caller that goes away must not cut this short: the key was used for all of it.
                 written = await asyncio.shield(asyncio.ensure_future(self._append_in_chunks(records)))
         except AuditUnavailableError as error:
             raise errors.audit_unavailable(RETRY_AFTER_S) from error
@@ -144,18 +133,18 @@ class AuditRecorder:
             written += await self._front.append(records[start : start + _CHUNK])
         return written
 
-    def _admits(self, decision: decisions.Decision, time_us: int) -> bool:
+    def _admits(self, decision: Decision, time_us: int) -> bool:
         kind = f"{decision.operation} {decision.code.name}"
         return self._meter.admit(decision.caller, kind, now_s=time.monotonic(), time_us=time_us)
 
-    async def _keep_summing(self) -> None:
+    async def _write_summaries(self) -> None:
         while True:
             await asyncio.sleep(SUMMARY_EVERY_S)
-            await self._sum(self._meter.due)
+            await self._append_summaries(self._meter.due)
 
-    async def _sum(self, ask: Callable[..., list[DenialSummary]]) -> None:
-        """Write the summaries that the meter gives; those that cannot be written come again."""
-        summaries = ask(now_s=time.monotonic(), time_us=time.time_ns() // 1000)
+    async def _append_summaries(self, take: Callable[..., list[DenialSummary]]) -> None:
+        """Write the meter's summaries; give back those that cannot be written, for the next time."""
+        summaries = take(now_s=time.monotonic(), time_us=time.time_ns() // 1000)
         if not summaries:
             return
         try:
@@ -163,92 +152,30 @@ class AuditRecorder:
         except AuditUnavailableError:
             self._meter.restore(summaries)
 
-    def _records(self, decision: decisions.Decision, time_us: int) -> list[Record]:
-        """The records of a decision: one for each of its items, or one where it has none."""
-        call = self._call(decision, time_us)
-        calls: dict[ServiceError, Call] = {}
-        if not decision.items:
-            return [Decision(call)]
-        answered, unwrapping = decision.outcome is decisions.Outcome.ANSWERED, decision.operation == _UNWRAP
-        records: list[Record] = []
-        for place, item in enumerate(decision.items):
-            checksum, signature, wrapped, failure, store_request_id, queued_s, store_s, said_place = item
-            if checksum is not None and len(checksum) != _DIGEST_BYTES:
-                checksum = None
-            own = call
-            if failure is not None:
-                # What befell many items alike is one object.
-                own = calls.get(failure) or calls.setdefault(failure, _failed(call, failure))
-            if not answered or failure is not None:
-                signature, wrapped = None, wrapped if unwrapping else None
-            number = (place if said_place is None else said_place) if decision.batch else None
-            records.append(Decision(own, checksum, signature, wrapped, number, store_request_id, queued_s, store_s))
-        return records
 
-    def _call(self, decision: decisions.Decision, time_us: int) -> Call:
-        """What the records of a decision have alike."""
-        return Call(
-            time_us,
-            decision.request_id,
-            self._caller(decision.caller, decision.proof),
-            decision.peer,
-            decision.operation,
-            _OUTCOMES[decision.outcome],
-            decision.code.name,
-            decision.reason,
-            decision.key,
-            decision.key_version,
-            decision.key_fingerprint,
-            decision.scheme,
-            decision.grant,
-            decision.call_id,
-            decision.batch,
-            _context(decision.context),
-        )
-
-    def _caller(self, name: str, proof: ServiceProof) -> Caller:
-        """The caller as records have it. Kept by the proof, which lives as long as an identity, since its JSON is worth
-        keeping; the proof that is held beside it keeps its id from being another's."""
-        known = self._callers.get(id(proof))
-        if known is not None and known[0] is proof and known[1].name == name:
-            return known[1]
-        if len(self._callers) >= _MOST_CALLERS:
-            self._callers.clear()
-        caller = Caller(name, _proof(proof))
-        self._callers[id(proof)] = (proof, caller)
-        return caller
+def _records(decision: Decision, time_us: int) -> list[Record]:
+    """Return the records of a decision: one for each of its items, or one where it has none."""
+    if not decision.items:
+        return [DecisionRecord(time_us, decision)]
+    return [DecisionRecord(time_us, decision, _recordable(decision, item, i)) for i, item in enumerate(decision.items)]
 
 
-_DIGEST_BYTES = 32
-_UNWRAP = "unwrap-session-key"
+def _recordable(decision: Decision, item: Item, index: int) -> Item:
+    """Return the item with only what its record may hold: digests of 32 bytes, and no result that did not leave."""
+    checksum = item.checksum
+    if checksum is not None and len(checksum) != _DIGEST_BYTES:
+        item = item._replace(checksum=None)
+    if decision.outcome is not Outcome.ANSWERED or item.failure is not None:
+        wrapped = item.wrapped_key_sha256 if decision.operation == _UNWRAP else None
+        item = item._replace(signature_sha256=None, wrapped_key_sha256=wrapped)
+    if decision.batch and item.place is None:
+        item = item._replace(place=index)
+    return item
 
 
-def _failed(call: Call, failure: ServiceError) -> Call:
-    """What the record of an item says that has failed in a call that went on."""
-    outcome = _OUTCOMES[decisions.outcome_of(failure)]
-    return call._replace(outcome=outcome, code=failure.code.name, reason=failure.reason)
-
-
-def _proof(proof: ServiceProof) -> Proof | None:
-    """How a caller was proven, as records have it."""
-    details = dict(proof.details)
-    if "certificate" in details:
-        return Certificate(details["certificate"])
-    if "issuer" in details:
-        issuer, subject = details.pop("issuer"), details.pop("subject", "")
-        return Token(issuer, subject, tuple(details.items()))
-    return None
-
-
-def _context(said: ServiceContext) -> Context:
-    if said is NOTHING_SAID:
-        return NO_CONTEXT
-    return Context(said.app_id, said.bundle_version, said.source_revision, said.build_url)
-
-
-def _comes_in_floods(decision: decisions.Decision) -> bool:
-    """Whether a decision may be counted: it was a denial, or a call that was refused since too much was asked for. To
-    write each of these would take the time of those that can be served."""
+def _comes_in_floods(decision: Decision) -> bool:
+    """Return whether a decision may be counted in place of a record: a denial, or a call that was refused since too
+    much was asked for. Writing each of these would take the time of the calls that can be served."""
     if decision.outcome in _COUNTED:
         return True
     return decision.code is Code.RESOURCE_EXHAUSTED and not decision.signatures and len(decision.items) <= 1

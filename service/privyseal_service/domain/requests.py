@@ -24,14 +24,14 @@ class Context:
 
     def check(self) -> None:
         """Raise InputError for a field of more than 512 characters or with a control character."""
-        for name in _CONTEXT_FIELDS:
+        for name in CONTEXT_FIELDS:
             value = getattr(self, name)
             if value and (len(value) > _MOST_CHARACTERS or _CONTROL.search(value)):
                 wanted = f"must be at most {_MOST_CHARACTERS} characters, none of them a control character"
                 raise InputError(f"context.{name}", wanted)
 
 
-_CONTEXT_FIELDS = tuple(f.name for f in fields(Context))
+CONTEXT_FIELDS = tuple(f.name for f in fields(Context))
 NO_CONTEXT = Context()
 
 

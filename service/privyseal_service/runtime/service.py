@@ -200,7 +200,7 @@ class Service:
         """Apply changes of listeners' and issuers' files, and log calls that were only counted."""
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            self._path.unproven.sum_up()
+            self._path.identity_failures.sum_up()
             await self.reload_files()
 
     async def reload_files(self) -> None:
@@ -329,7 +329,7 @@ class Service:
             self._watching.cancel()
         await asyncio.gather(*(listener.server.stop(grace_s) for listener in self._listeners))
         await self._path.settle(_SETTLE_S)
-        self._path.unproven.sum_up()
+        self._path.identity_failures.sum_up()
         await self._recorder.close()
         if self._audit is not None:
             self._audit.close()

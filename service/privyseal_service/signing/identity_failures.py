@@ -1,4 +1,4 @@
-"""Why callers proved no name, for the log: one by one, and beyond a rate as a number, since anybody can ask."""
+"""Logs why callers could not be authenticated: a line each and, above a rate, only their number. Anyone can call."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ LINES_AT_ONCE = 20.0
 _MOST_HOSTS = 20
 
 
-class UnprovenCallers:
-    """Tells the log of callers without a name, by the hosts that they call from: twenty at a time, the others together.
+class IdentityFailures:
+    """Logs failed authentication by the hosts that the calls come from: twenty hosts at a time, the others together.
 
-    `sum_up` once a second or so, and at the end. For one thread.
+    Call `sum_up` once a second or so, and at the end. For one thread.
     """
 
     def __init__(self) -> None:
         self._meter = DenialMeter(rate=LINES_PER_S, burst=LINES_AT_ONCE, callers=_MOST_HOSTS)
 
-    def tell(self, request_id: str, address: str, error: IdentityError) -> None:
-        """Say why a call was denied, or count it. `address` ends in a port, which differs with every connection."""
+    def report(self, request_id: str, address: str, error: IdentityError) -> None:
+        """Log why a call was denied, or count it. `address` ends in a port, which differs with every connection."""
         host = address.rpartition(":")[0]
         if self._meter.admit(host, "", now_s=time.monotonic(), time_us=0):
             _LOG.warning("request %s from %s: %s", request_id, address, error)
 
     def sum_up(self) -> None:
-        """Say how many were counted since the last time."""
+        """Log how many were counted since the last time."""
         for summary in self._meter.flush(now_s=time.monotonic(), time_us=0):
-            _LOG.warning("%d more calls from %s proved no name and were denied", summary.count, summary.caller)
+            _LOG.warning("%d more calls from %s could not be authenticated", summary.count, summary.caller)

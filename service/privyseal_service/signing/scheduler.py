@@ -1,9 +1,9 @@
-"""Whose turn it is at a key store: a bounded queue with fair shares between callers, in front of every use of a key.
+"""A bounded queue with fair shares between callers, in front of every use of a key store.
 
-Only so much work is inside a store at once that it is never idle; the rest waits here, where it can still be ordered,
-refused and taken back. Callers take turns by the work that they have had, each by its weight (start-time fair queuing,
-Goyal, Vin and Cheng, 1996), and so do a caller's own calls. A batch goes in chunks, so that calls with a single input
-get in between. A call that cannot be served by its deadline, at the rate that was measured, is refused at once.
+Only as much work is inside a store as keeps it busy; the rest waits here, where it can still be ordered, refused and
+cancelled. Callers take turns by the work that they have had, each by its weight (start-time fair queuing, Goyal, Vin
+and Cheng, 1996), and so do a caller's own calls. A batch goes in chunks, so that calls with a single input get in
+between. A call that cannot be served by its deadline, at the measured rate, is refused immediately.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol
 
 from privyseal_backends.interface import (
     BackendError,
     DeadlineError,
+    Decrypter,
     Key,
+    Mechanism,
     Parallel,
+    Plaintext,
     Signature,
     SigningInput,
     SigningResult,
@@ -29,8 +32,6 @@ from privyseal_service.domain import errors
 from privyseal_service.domain.errors import ServiceError
 from privyseal_service.domain.key_uris import store_of
 
-_T = TypeVar("_T")
-
 MOST_CHUNK = 32
 """Inputs of a batch that go to the store together, at most."""
 
@@ -38,24 +39,31 @@ DEFAULT_PARALLEL = 32
 """Inputs that a store works on at once, where it does not say."""
 
 MOST_WAITING = 8192
-"""Inputs that wait at most; callers share the places as they share the store."""
+"""The most inputs that wait; callers share the places as they share the store."""
 
 _CAUTION = 2.0
-"""How much longer than measured a wait is taken to be. Were it not, overload would fill the queue with calls that are
-served at their very deadline, and the least delay on their way back would make all of that work useless."""
+"""How much longer than measured a wait is assumed to be. Otherwise overload fills the queue with calls that are served
+exactly at their deadline, and any delay on the way back makes that work useless."""
 
 _LONGEST_RETRY_S = 30.0
 _WINDOW_S = 0.1
 _SILENCE_S = 1.0
 
 
-class Claim(NamedTuple):
-    """Who wants a turn, for which key (as callers name it), with what weight, and by when (`time.monotonic()`)."""
+class QueueRequest(NamedTuple):
+    """Who wants a turn, for which key (by its name), until when (`time.monotonic()`), and with what weight."""
 
     caller: str
     key: str
     deadline_s: float
     weight: float = 1.0
+
+
+class UsableKey(Protocol):
+    """A key that is looked at again right before each call of its store."""
+
+    def usable(self) -> Key:
+        """Return the key. Raises ServiceError when it must not be used now."""
 
 
 class _Waiter:
@@ -151,29 +159,29 @@ class Scheduler:
 
     async def sign(
         self,
-        use: Callable[[], Key],
+        key: UsableKey,
         inputs: Sequence[SigningInput],
-        claim: Claim,
-        tell: Callable[[int, Sequence[SigningResult | ServiceError]], None] = lambda _, __: None,
+        turn: QueueRequest,
+        on_results: Callable[[int, Sequence[SigningResult | ServiceError]], None] = lambda _, __: None,
     ) -> Sequence[SigningResult | ServiceError]:
-        """Have the key sign each input when its turn comes. `use` gives the key, looked at right before each chunk is
-        handed to it; what it raises is the result of that chunk alone, or of the call where there is but one. Where
-        there are several, `tell` hears the place and the results of each as soon as they are there.
+        """Sign each input with the key when its turn comes. What keeps the key from being used is the result of the
+        chunk that met it, or raised where there is one chunk. Where there are several, `on_results` is called with the
+        start index and the results of each chunk as soon as it is done.
 
         Raises ServiceError for a call that is refused, and DeadlineError when a single chunk's turn did not come.
         """
         if len(inputs) > 1:
-            self._fit(use())
+            self._fit(key.usable())
         if len(inputs) <= self._chunk_inputs:
-            waited_s = 0.0 if self._step_in(len(inputs)) else await self._line(len(inputs), claim)
-            return await self._sign(use, inputs, claim, waited_s)
-        self._admit(len(inputs), claim)
+            waited_s = 0.0 if self._step_in(len(inputs)) else await self._line(len(inputs), turn)
+            return await self._sign(key, inputs, turn, waited_s)
+        self._admit(len(inputs), turn)
         call: deque[_Waiter] = deque()
         size = self._chunk_inputs
 
         async def sign_chunk(start: int) -> Sequence[SigningResult | ServiceError]:
-            results = await self._chunk(call, use, inputs[start : start + size], claim)
-            tell(start, results)
+            results = await self._chunk(call, key, inputs[start : start + size], turn)
+            on_results(start, results)
             return results
 
         starts = range(0, len(inputs), size)
@@ -186,18 +194,21 @@ class Scheduler:
             for task in tasks:
                 task.cancel()
 
-    async def run(self, work: Callable[[], Awaitable[_T]], inputs: int, claim: Claim) -> _T:
-        """Do work of so many inputs when its turn comes. Raises ServiceError when it is refused, DeadlineError when its
-        turn does not come in time, and what the work raises."""
-        if not self._step_in(inputs):
-            await self._line(inputs, claim)
+    async def decrypt(self, key: UsableKey, ciphertext: bytes, mechanism: Mechanism, turn: QueueRequest) -> Plaintext:
+        """Decrypt a ciphertext, as long as the modulus, when its turn comes. Raises ServiceError when it is refused or
+        the store does not decrypt, DeadlineError when its turn did not come in time, and the backend's errors."""
+        if not self._step_in(1):
+            await self._line(1, turn)
         done = 0
         try:
-            result = await work()
-            done = inputs
+            usable = key.usable()
+            if not isinstance(usable, Decrypter):
+                raise errors.cannot(turn.key, f"key {turn.key!r} is in a key store that does not decrypt", ())
+            plaintext = await usable.decrypt(ciphertext, mechanism, turn.deadline_s)
+            done = 1
         finally:
-            self._leave(inputs, done)
-        return result
+            self._leave(1, done)
+        return plaintext
 
     def _step_in(self, inputs: int) -> bool:
         """Take a turn at once, where nobody waits for one and there is room for it."""
@@ -206,37 +217,37 @@ class Scheduler:
         self._in_store += inputs
         return True
 
-    async def _line(self, inputs: int, claim: Claim) -> float:
+    async def _line(self, inputs: int, turn: QueueRequest) -> float:
         """Wait for the turn of a call by itself; the seconds that it took."""
-        self._admit(inputs, claim)
-        return await self._turn(deque(), inputs, claim)
+        self._admit(inputs, turn)
+        return await self._turn(deque(), inputs, turn)
 
     async def _sign(
-        self, use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim, waited_s: float
+        self, key: UsableKey, inputs: Sequence[SigningInput], turn: QueueRequest, waited_s: float
     ) -> Sequence[SigningResult]:
-        """Use a turn, which has come after so many seconds."""
+        """Use a turn that came after so many seconds."""
         done = 0
         try:
-            key = use()
-            if key is not self._fitted_to:
-                self._fit(key)
-            results = await key.sign(inputs, claim.deadline_s)
+            usable = key.usable()
+            if usable is not self._fitted_to:
+                self._fit(usable)
+            results = await usable.sign(inputs, turn.deadline_s)
             done = len(inputs)
         finally:
             self._leave(len(inputs), done)
         return _waited(results, waited_s) if waited_s else results
 
     async def _chunk(
-        self, call: deque[_Waiter], use: Callable[[], Key], inputs: Sequence[SigningInput], claim: Claim
+        self, call: deque[_Waiter], key: UsableKey, inputs: Sequence[SigningInput], turn: QueueRequest
     ) -> Sequence[SigningResult | ServiceError]:
-        """A part of a batch: what goes wrong with it is its own result."""
+        """Sign a chunk of a batch; an error is the result of each of its inputs."""
         try:
-            waited_s = await self._turn(call, len(inputs), claim)
+            waited_s = await self._turn(call, len(inputs), turn)
         except DeadlineError as error:
             return [error] * len(inputs)
         try:
-            return await self._sign(use, inputs, claim, waited_s)
-        except (ServiceError, BackendError) as error:  # a store should return its errors, and one may raise them
+            return await self._sign(key, inputs, turn, waited_s)
+        except (ServiceError, BackendError) as error:  # a store should return its errors, but may raise them
             return [error] * len(inputs)
 
     def _fit(self, key: Key) -> None:
@@ -248,29 +259,29 @@ class Scheduler:
         self._limit = 2 * parallel
         self._chunk_inputs = min(MOST_CHUNK, parallel)
 
-    def _admit(self, inputs: int, claim: Claim) -> None:
+    def _admit(self, inputs: int, turn: QueueRequest) -> None:
         """Raise ServiceError for a call that has no place in the queue, or that would wait until after its deadline."""
-        flow = self._flows.get(claim.caller)
+        flow = self._flows.get(turn.caller)
         mine = flow.waiting if flow is not None else 0
         others = sum(other.weight for other in self._flows.values() if other is not flow and other.waiting)
-        share = claim.weight / (claim.weight + others)
+        share = turn.weight / (turn.weight + others)
         now_s = self._clock()
         rate = self._rate.per_s(self._in_store, now_s) if self._waiting else 0.0
         ahead = self._in_store + min(self._waiting + inputs, (mine + inputs) / share)
         wait_s = ahead / rate if rate else 0.0
-        late_s = now_s + _CAUTION * wait_s - claim.deadline_s
+        late_s = now_s + _CAUTION * wait_s - turn.deadline_s
         if mine and mine + inputs > self._most_waiting * share:
-            raise errors.too_busy(claim.key, min(_LONGEST_RETRY_S, max(0.1, wait_s)))
+            raise errors.too_busy(turn.key, min(_LONGEST_RETRY_S, max(0.1, wait_s)))
         if late_s > 0 and wait_s:
-            raise errors.too_busy(claim.key, min(_LONGEST_RETRY_S, max(0.1, late_s)))
+            raise errors.too_busy(turn.key, min(_LONGEST_RETRY_S, max(0.1, late_s)))
 
-    async def _turn(self, call: deque[_Waiter], inputs: int, claim: Claim) -> float:
+    async def _turn(self, call: deque[_Waiter], inputs: int, turn: QueueRequest) -> float:
         """Wait for a turn among those of a call; then the inputs count as being in the store. The seconds waited."""
         since_s = self._clock()
         loop = asyncio.get_running_loop()
         waiter = _Waiter(loop.create_future(), inputs)
-        flow = self._line_up(call, waiter, claim)
-        timer = loop.call_later(max(0.0, claim.deadline_s - since_s), _expire, waiter)
+        flow = self._line_up(call, waiter, turn)
+        timer = loop.call_later(max(0.0, turn.deadline_s - since_s), _expire, waiter)
         try:
             self._give_turns()
             await waiter.came
@@ -286,12 +297,12 @@ class Scheduler:
             timer.cancel()
         return self._clock() - since_s
 
-    def _line_up(self, call: deque[_Waiter], waiter: _Waiter, claim: Claim) -> _Flow:
-        flow = self._flows.get(claim.caller)
+    def _line_up(self, call: deque[_Waiter], waiter: _Waiter, turn: QueueRequest) -> _Flow:
+        flow = self._flows.get(turn.caller)
         if flow is None:
-            flow = self._flows[claim.caller] = _Flow(claim.caller, claim.weight, self._now_s)
+            flow = self._flows[turn.caller] = _Flow(turn.caller, turn.weight, self._now_s)
             self._enter(flow)
-        flow.weight = claim.weight
+        flow.weight = turn.weight
         if not call:
             flow.calls.append(call)
         call.append(waiter)

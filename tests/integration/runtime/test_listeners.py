@@ -223,6 +223,6 @@ def test_callers_without_a_name_do_not_flood_the_log(
             for _ in range(60):
                 with pytest.raises(grpc.RpcError):
                     SigningServiceStub(channel).SignChecksum(SIGN, timeout=10)
-    counted = re.findall(r"(\d+) more calls from ipv4:127\.0\.0\.1 proved no name and were denied", caplog.text)
+    counted = re.findall(r"(\d+) more calls from ipv4:127\.0\.0\.1 could not be authenticated", caplog.text)
     assert counted
     assert caplog.text.count("another URI beside it") + sum(map(int, counted)) == 60

@@ -22,11 +22,11 @@ from privyseal import capgo
 from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.audit.keys import make_key
-from tests.integration.service.test_keys import key_of, material
 from tests.support.processes import until
 from tests.support.prometheus import metrics_address, scraped
 from tests.support.serving import CALLER, Place, Serving, pem
 from tests.support.softhsm import SoftHsmToken, make_token
+from tests.support.token_keys import key_of, material
 
 CLIENT = str(Path(sys.executable).parent / "privyseal")
 SESSION_KEY = bytes.fromhex("a1b2c3d4e5f60718293a4b5c6d7e8f90")

@@ -10,38 +10,45 @@ from hashlib import sha256
 from pathlib import Path
 
 from privyseal_service.audit.encoder import Encoder
-from privyseal_service.audit.record import Call, Caller, Certificate, Context, Decision, Outcome, Record
+from privyseal_service.audit.record import DecisionRecord, Record
+from privyseal_service.domain.caller import Caller, Proof
+from privyseal_service.domain.decisions import Decision, Item, Outcome
+from privyseal_service.domain.errors import Code
 from privyseal_service.domain.replica import Source
+from privyseal_service.domain.requests import Context
 from privyseal_service.system.files import SystemFiles
 
 START_US = 1_780_000_000_000_000
 SOURCE = Source("replica-1", "w0")
-CALLER = Caller("dns:build.demo.example", Certificate("ab" * 32))
+CALLER = Caller("dns:build.demo.example", Proof("mtls", {"certificate": "ab" * 32}))
 
 
-def decision(number: int = 0, **changes: object) -> Decision:
+def decision(number: int = 0, **changes: object) -> DecisionRecord:
+    """The record of a checksum that was signed; `changes` are fields of the record, its decision or its item."""
     fields: dict[str, object] = {
-        "time_us": START_US + number,
         "request_id": f"req-{number}",
-        "caller": CALLER,
         "peer": "ipv4:127.0.0.1:40000",
         "operation": "sign-checksum",
         "outcome": Outcome.ANSWERED,
-        "code": "OK",
+        "code": Code.OK,
         "key": "demo",
         "key_version": "a1b2",
         "key_fingerprint": "cd" * 32,
         "scheme": "capgo-v3",
-        "checksum": sha256(b"bundle %d" % number).digest(),
-        "signature_sha256": sha256(b"signature %d" % number).digest(),
         "context": Context("com.example.app", "1.2.3"),
         "grant": "build farm",
-        "queue_s": 0.000_25,
+    }
+    item: dict[str, object] = {
+        "checksum": sha256(b"bundle %d" % number).digest(),
+        "signature_sha256": sha256(b"signature %d" % number).digest(),
+        "queued_s": 0.000_25,
         "store_s": 0.000_6,
     }
-    fields |= changes
-    call = Call(**{name: fields.pop(name) for name in Call._fields if name in fields})  # type: ignore[arg-type]
-    return Decision(call, **fields)  # type: ignore[arg-type]
+    time_us = changes.pop("time_us", START_US + number)
+    caller = changes.pop("caller", CALLER)
+    fields |= {"caller": caller.name, "proof": caller.proof}  # type: ignore[attr-defined]
+    item |= {name: changes.pop(name) for name in Item._fields if name in changes}
+    return DecisionRecord(time_us, Decision(**(fields | changes)), Item(**item))  # type: ignore[arg-type]
 
 
 def encode(record: Record, source: Source, number: int) -> bytes:

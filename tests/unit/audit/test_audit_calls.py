@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,17 +16,20 @@ from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.config.audit import AuditConfig
 from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.domain.replica import Source
-from privyseal_service.signing.call_path import Arrival, Asking, CallPath
+from privyseal_service.signing.call_path import CallPath
+from privyseal_service.signing.calls import IncomingCall, LogAccess
 from tests.unit.audit.helpers import decision
 
 LOG = "audit.example.com/replica-1"
 
 
 class Known:
-    """Knows each caller by the word that stands for its arrival."""
+    """Knows each caller by the word that stands for its call."""
 
-    async def read_log(self, arrival: Any, _operation: object, ask: Callable[[Asking], Awaitable[Any]]) -> Any:
-        return await ask(Asking(str(arrival), lists=False))
+    async def read_log(
+        self, call: Any, _operation: object, query: Any, answer: Callable[[LogAccess, Any], Awaitable[Any]]
+    ) -> Any:
+        return await answer(LogAccess(str(call), may_list=False), query)
 
 
 def test_old_records_are_looked_for_at_a_rate_by_each_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,9 +45,9 @@ def test_old_records_are_looked_for_at_a_rate_by_each_caller(tmp_path: Path, mon
     calls = AuditCalls(config, cast("CallPath", Known()))
 
     async def ask(caller: str, leaf: bytes) -> Code:
-        query = partial(InclusionQuery, LOG, leaf, None)
+        query = InclusionQuery(LOG, leaf, None)
         try:
-            found = await calls.inclusion(cast("Arrival", caller), query)
+            found = await calls.inclusion(cast("IncomingCall", caller), query)
         except ServiceError as error:
             return error.code
         assert found.proof

@@ -16,20 +16,20 @@ from privyseal_service.audit.encoder import Encoder
 from privyseal_service.audit.layout import head_of
 from privyseal_service.audit.record import (
     MAX_LINE_BYTES,
-    Caller,
-    Context,
-    Decision,
     DenialSummary,
     EndReason,
-    Outcome,
+    Record,
     SegmentEnd,
     SegmentStart,
     Stop,
-    Token,
     format_time,
     parse_time,
 )
+from privyseal_service.domain.caller import Caller, Proof
+from privyseal_service.domain.decisions import NO_PROOF, Outcome
+from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.domain.replica import Source
+from privyseal_service.domain.requests import Context
 from tests.unit.audit.helpers import CALLER, SOURCE, START_US, decision, encode
 from tests.unit.audit.json_schema import problems
 
@@ -38,11 +38,11 @@ SCHEMA = json.loads(files("privyseal_service.audit").joinpath("record.schema.jso
 END = SegmentEnd(
     3, EndReason.SYNC_FAILED, 100, 2, "ab" * 32, verified=False, set_aside_bytes=7, set_aside_sha256="cd" * 32
 )
+TOKEN = Proof("oidc", {"issuer": "https://ci.example", "subject": "repo", "ref": "main"})
 TEXT_FIELDS = [
     "request_id",
     "peer",
     "operation",
-    "code",
     "reason",
     "key",
     "key_version",
@@ -52,15 +52,15 @@ TEXT_FIELDS = [
 ]
 EXAMPLES = [
     decision(1),
-    decision(2, context=Context(), queue_s=None, store_s=None, checksum=None, signature_sha256=None),
-    decision(3, outcome=Outcome.DENIED, code="PERMISSION_DENIED", reason="NO_GRANT", caller=Caller("")),
-    decision(4, caller=Caller("oidc:https://ci.example:repo", Token("https://ci.example", "repo", (("ref", "main"),)))),
+    decision(2, context=Context(), queued_s=None, store_s=None, checksum=None, signature_sha256=None),
+    decision(3, outcome=Outcome.DENIED, code=Code.PERMISSION_DENIED, reason="NO_GRANT", caller=Caller("", NO_PROOF)),
+    decision(4, caller=Caller("oidc:https://ci.example:repo", TOKEN)),
     decision(
         5,
         operation="wrap-session-key",
         checksum=None,
         wrapped_key_sha256=bytes(32),
-        item=7,
+        place=7,
         batch=9,
         store_request_id="x",
     ),
@@ -72,8 +72,11 @@ EXAMPLES = [
 
 texts = st.text(max_size=8) | st.text(min_size=1, max_size=3).map(lambda piece: piece * 600)
 digests = st.none() | st.binary(min_size=32, max_size=32)
-proofs = st.none() | st.builds(
-    Token, texts, texts, st.lists(st.tuples(texts, texts), max_size=14, unique_by=lambda claim: claim[0]).map(tuple)
+proofs = st.just(NO_PROOF) | st.builds(
+    lambda issuer, subject, claims: Proof("oidc", {"issuer": issuer, "subject": subject} | claims),
+    texts,
+    texts,
+    st.dictionaries(texts, texts, max_size=14),
 )
 
 
@@ -121,12 +124,12 @@ def test_the_longest_record_fits_an_entry(character):
     record = decision(
         **dict.fromkeys(TEXT_FIELDS, long),
         key_fingerprint=long,
-        caller=Caller(long, Token(long, long, tuple((f"{i}{long}", long) for i in range(40)))),
+        caller=Caller(long, Proof("oidc", {"issuer": long, "subject": long} | {f"{i}{long}": long for i in range(40)})),
         context=Context(long, long, long, long),
         checksum=bytes(32),
         signature_sha256=bytes(32),
         wrapped_key_sha256=bytes(32),
-        item=2**40,
+        place=2**40,
     )
     source = Source("r" * 64, "w" * 64)
     assert len(encode(record, source, 10**18)) <= MAX_LINE_BYTES
@@ -198,7 +201,7 @@ def test_the_same_record_is_always_the_same_bytes():
 
 
 def test_the_fields_come_in_their_order():
-    record = decision(1, reason="R", call_id="c", item=7, batch=9, store_request_id='"é', wrapped_key_sha256=bytes(32))
+    record = decision(1, reason="R", call_id="c", place=7, batch=9, store_request_id='"é', wrapped_key_sha256=bytes(32))
     caller = '{"name":"dns:build.demo.example","proof":{"type":"certificate","fingerprint":"' + "ab" * 32 + '"}}'
     checksum, signature = (sha256(text).hexdigest() for text in (b"bundle 1", b"signature 1"))
     assert encode(record, SOURCE, 3).decode() == (
@@ -212,12 +215,29 @@ def test_the_fields_come_in_their_order():
     )
 
 
-def test_what_the_records_of_a_call_have_alike_is_never_anothers():
-    one, other = decision(1).call, decision(2, key="other", batch=2, context=Context("com.other")).call
-    records = [Decision(call, item=i) for i, call in enumerate((one, one, other, one, other, other))]
+def test_what_the_records_of_a_call_share_is_never_another_call_s():
+    one, other = decision(1), decision(2, key="other", batch=2, context=Context("com.other"))
+    failed = ServiceError(Code.UNAVAILABLE, "KEY_STORE_AWAY", "later")
+    records: list[Record] = [
+        record._replace(item=record.item._replace(place=i, failure=failure))
+        for i, (record, failure) in enumerate(
+            [(one, None), (one, failed), (one, None), (other, None), (one, None), (other, failed), (other, failed)]
+        )
+    ]
     records.insert(3, Stop(START_US))
     encoder = Encoder(SOURCE)
     assert [encoder.line(record, 5) for record in records] == [encode(record, SOURCE, 5) for record in records]
+    assert [json.loads(encode(record, SOURCE, 5)).get("code") for record in records] == [
+        *("OK", "UNAVAILABLE", "OK", None, "OK", "OK", "UNAVAILABLE", "UNAVAILABLE"),
+    ]
+
+
+def test_the_json_of_a_caller_is_never_another_caller_s():
+    encoder = Encoder(SOURCE)
+    for number in range(3):
+        for name in ("dns:a", "dns:b"):
+            record = decision(number, caller=Caller(name, CALLER.proof))
+            assert encoder.line(record, 5) == encode(record, SOURCE, 5)
 
 
 def test_a_call_that_cannot_be_encoded_leaves_nothing_behind():

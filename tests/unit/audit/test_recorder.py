@@ -17,7 +17,7 @@ from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
 from privyseal_service.audit.recorder import AuditRecorder
 from privyseal_service.config.audit import AuditConfig
 from privyseal_service.domain.caller import Caller, Proof
-from privyseal_service.domain.decisions import Decision, Item, Outcome, Trail
+from privyseal_service.domain.decisions import Decision, DecisionBuilder, Item, Outcome
 from privyseal_service.domain.errors import Code, ServiceError, permission_denied
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.domain.requests import Context
@@ -34,9 +34,11 @@ def config(folder: Path, **more: object) -> AuditConfig:
 
 
 def decision(**changes: object) -> Decision:
-    trail = Trail("id-1", "ipv4:127.0.0.1:1", Operation.SIGN_CHECKSUM, key="app", scheme="capgo-v3")
-    trail.identified(Caller("dns:build.example", PROOF))
-    return trail.decision(Outcome.ANSWERED, Code.OK)._replace(**changes)  # type: ignore[arg-type]
+    builder = DecisionBuilder(
+        request_id="id-1", peer="ipv4:127.0.0.1:1", operation=Operation.SIGN_CHECKSUM, key="app", scheme="capgo-v3"
+    )
+    builder.set_caller(Caller("dns:build.example", PROOF))
+    return builder.build(Outcome.ANSWERED, Code.OK)._replace(**changes)  # type: ignore[arg-type]
 
 
 def denied(caller: str = "dns:build.example", **changes: object) -> Decision:
@@ -272,10 +274,10 @@ def test_a_batch_is_recorded_whole_though_its_caller_goes(tmp_path: Path) -> Non
 
 
 def test_a_denial_says_why(tmp_path: Path) -> None:
-    trail = Trail("id-2", "ipv4:127.0.0.1:1", Operation.SIGN_CHECKSUM)
+    builder = DecisionBuilder(request_id="id-2", peer="ipv4:127.0.0.1:1", operation=Operation.SIGN_CHECKSUM)
 
     async def use(recorder: AuditRecorder) -> None:
-        await recorder.record(trail.refused(permission_denied()))
+        await recorder.record(builder.build_failed(permission_denied()))
 
     run(tmp_path, use)
     (record,) = records(tmp_path)

@@ -31,7 +31,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_service.domain.decisions import Outcome
 from privyseal_service.domain.errors import Code, ServiceError
-from privyseal_service.signing.scheduler import Claim, Scheduler
+from privyseal_service.signing.scheduler import QueueRequest, Scheduler
 from tests.support.farm import BUILD, Farm, farm_config, farm_store
 from tests.support.pki import CA
 from tests.support.refusals import Refusal, refused
@@ -78,19 +78,19 @@ def test_capgo_makes_the_type_1_block(farm: Farm, rsa_key: rsa.RSAPrivateKey) ->
 
 def test_the_grants_priority_weighs_at_the_key_store(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten more of priority double the share: the build farm's grant has 0, that of one key 20."""
-    claims: list[Claim] = []
+    turns: list[QueueRequest] = []
     queued = Scheduler.sign
 
-    async def spying(scheduler: Scheduler, use: Any, inputs: Any, claim: Claim, *tell: Any) -> Any:
-        claims.append(claim)
-        return await queued(scheduler, use, inputs, claim, *tell)
+    async def spying(scheduler: Scheduler, key: Any, inputs: Any, turn: QueueRequest, *on_results: Any) -> Any:
+        turns.append(turn)
+        return await queued(scheduler, key, inputs, turn, *on_results)
 
     monkeypatch.setattr(Scheduler, "sign", spying)
     sign(farm, pb.SIGNATURE_SCHEME_CAPGO_V3)
     with farm.channel_of(dns=["one.build.example"]) as channel:
         request = pb.SignChecksumRequest(key="capgo", checksum=CHECKSUM, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
         SigningServiceStub(channel).SignChecksum(request, timeout=TIMEOUT_S)
-    assert [(claim.caller, claim.weight) for claim in claims] == [(BUILD, 1.0), ("dns:one.build.example", 4.0)]
+    assert [(turn.caller, turn.weight) for turn in turns] == [(BUILD, 1.0), ("dns:one.build.example", 4.0)]
 
 
 def test_rsassa(farm: Farm) -> None:

@@ -6,17 +6,18 @@ import asyncio
 import random
 import selectors
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from privyseal_backends.interface import DeadlineError
+from privyseal_backends.interface import DeadlineError, Key, Mechanism, Signature, SigningInput, SigningResult
 from privyseal_service.domain.errors import Code, ServiceError
-from privyseal_service.signing.scheduler import Claim, Scheduler
+from privyseal_service.signing.scheduler import QueueRequest, Scheduler
 
 SESSIONS, LATENCY_S = 4, 0.02
+INPUT = SigningInput(Mechanism.TYPE1, bytes(16))
 CAPACITY_PER_S = SESSIONS / LATENCY_S
 
 
@@ -54,15 +55,22 @@ class Load:
     refused: list[ServiceError] = field(default_factory=list)
     late: int = 0
 
+    @property
+    def parallel_inputs(self) -> int:
+        return SESSIONS
+
+    def usable(self) -> Key:
+        return self  # type: ignore[return-value]
+
+    async def sign(self, inputs: Sequence[SigningInput], _deadline_s: float) -> Sequence[SigningResult]:
+        async with self.sessions:
+            await asyncio.sleep(LATENCY_S)
+        return [Signature(each.data) for each in inputs]
+
     async def call(self, caller: str, deadline_s: float, weight: float = 1.0) -> None:
         since_s = time.monotonic()
-
-        async def work() -> None:
-            async with self.sessions:
-                await asyncio.sleep(LATENCY_S)
-
         try:
-            await self.scheduler.run(work, 1, Claim(caller, "demo", since_s + deadline_s, weight))
+            await self.scheduler.sign(self, [INPUT], QueueRequest(caller, "demo", since_s + deadline_s, weight))
         except ServiceError as error:
             self.refused.append(error)
             assert time.monotonic() == since_s  # at once
@@ -81,9 +89,7 @@ class Load:
 
 
 def load() -> Load:
-    scheduler = Scheduler(clock=time.monotonic)
-    scheduler._limit = 2 * SESSIONS
-    return Load(scheduler)
+    return Load(Scheduler(clock=time.monotonic))
 
 
 @pytest.mark.parametrize("times", [1.5, 3.0])

@@ -21,7 +21,7 @@ from privyseal_backends.interface import (
 from privyseal_service.domain import errors
 from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.domain.key_uris import store_of
-from privyseal_service.signing.scheduler import Claim, Scheduler, Schedulers
+from privyseal_service.signing.scheduler import QueueRequest, Scheduler, Schedulers
 
 
 def inputs(number: int) -> list[SigningInput]:
@@ -42,7 +42,7 @@ class Store:
     def inside(self) -> int:
         return sum(len(some) for some, _ in self.pending)
 
-    def use(self) -> Key:
+    def usable(self) -> Key:
         if self.problem is not None:
             raise self.problem
         return self  # type: ignore[return-value]
@@ -62,8 +62,8 @@ class Store:
             future.set_result(None)
 
 
-def claim(caller: str = "a", within_s: float = 3600.0, weight: float = 1.0) -> Claim:
-    return Claim(caller, "demo", time.monotonic() + within_s, weight)
+def turn(caller: str = "a", within_s: float = 3600.0, weight: float = 1.0) -> QueueRequest:
+    return QueueRequest(caller, "demo", time.monotonic() + within_s, weight)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -85,7 +85,7 @@ class Calls:
 
     def start(self, caller: str, number: int = 1, *, name: str = "", **more: float) -> asyncio.Task[Sequence[object]]:
         async def call() -> Sequence[object]:
-            results = await self.scheduler.sign(self.store.use, inputs(number), claim(caller, **more))
+            results = await self.scheduler.sign(self.store, inputs(number), turn(caller, **more))
             self.answered.append(name or caller)
             return results
 
@@ -302,7 +302,7 @@ def test_what_cannot_be_served_in_time_is_refused_at_once(started: Callable[...,
 
         def ask(caller: str, within_s: float) -> Awaitable[Sequence[object]]:
             return asyncio.ensure_future(
-                calls.scheduler.sign(calls.store.use, inputs(1), Claim(caller, "demo", clock.now_s + within_s))
+                calls.scheduler.sign(calls.store, inputs(1), QueueRequest(caller, "demo", clock.now_s + within_s))
             )
 
         waiting = [ask("a", 60.0) for _ in range(42)]
@@ -330,7 +330,7 @@ def test_a_store_that_fell_silent_is_not_counted_on(started: Callable[..., Calls
 
         def ask(within_s: float) -> Awaitable[Sequence[object]]:
             return asyncio.ensure_future(
-                calls.scheduler.sign(calls.store.use, inputs(1), Claim("a", "demo", clock.now_s + within_s))
+                calls.scheduler.sign(calls.store, inputs(1), QueueRequest("a", "demo", clock.now_s + within_s))
             )
 
         waiting = [ask(60.0) for _ in range(10)]

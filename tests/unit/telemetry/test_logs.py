@@ -13,7 +13,7 @@ import pytest
 
 from privyseal_service.config.log import LogConfig
 from privyseal_service.domain.caller import Caller, Proof
-from privyseal_service.domain.decisions import Outcome, Trail
+from privyseal_service.domain.decisions import DecisionBuilder, Outcome
 from privyseal_service.domain.errors import Code
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.telemetry.decision_log import LogRecorder
@@ -67,9 +67,9 @@ def test_a_field_cannot_take_the_place_of_another() -> None:
 
 def test_a_decision_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    trail = Trail("id-1", "ipv4:1.2.3.4:5", Operation.SIGN_CHECKSUM, key=EVIL)
-    trail.identified(Caller("dns:a.example", Proof("mtls", {"certificate": "ab"})))
-    asyncio.run(LogRecorder().record(trail.decision(Outcome.DENIED, Code.PERMISSION_DENIED, "NO_GRANT")))
+    builder = DecisionBuilder(request_id="id-1", peer="ipv4:1.2.3.4:5", operation=Operation.SIGN_CHECKSUM, key=EVIL)
+    builder.set_caller(Caller("dns:a.example", Proof("mtls", {"certificate": "ab"})))
+    asyncio.run(LogRecorder().record(builder.build(Outcome.DENIED, Code.PERMISSION_DENIED, "NO_GRANT")))
     (record,) = caplog.records
     line = json.loads(written("json", record))
     assert line["message"] == "denied"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from privyseal_service.domain.decisions import NO_PROOF, Decision, Outcome
+from privyseal_service.domain.decisions import Decision, Outcome
 from privyseal_service.domain.errors import Code
-from privyseal_service.domain.requests import NO_CONTEXT
 from privyseal_service.telemetry.metrics import (
     KNOWN,
     METRICS,
@@ -23,11 +22,19 @@ from tests.support.checkout import CHECKOUT
 from tests.support.prometheus import samples
 
 ANSWERED = Decision(
-    "id", "dns:a", NO_PROOF, "ipv4:1", "sign-checksum", "app", "01", "capgo-v3", NO_CONTEXT, "farm",
-    Outcome.ANSWERED, Code.OK, signatures=5, queued_s=0.02, store_s=40.0,
-)  # fmt: skip
-
-
+    request_id="id",
+    caller="dns:a",
+    peer="ipv4:1",
+    operation="sign-checksum",
+    key="app",
+    scheme="capgo-v3",
+    grant="farm",
+    outcome=Outcome.ANSWERED,
+    code=Code.OK,
+    signatures=5,
+    queued_s=0.02,
+    store_s=40.0,
+)
 DENIED = ANSWERED._replace(
     key="whatever the caller wrote", outcome=Outcome.DENIED, code=Code.PERMISSION_DENIED, reason="NO_GRANT",
     signatures=0,

@@ -17,10 +17,13 @@ from privyseal.transparency.errors import KeyFileError
 from privyseal_service.audit.export import COLUMNS, Selection, Sums, csv_line, csv_row
 from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.keys import load_key, make_key
-from privyseal_service.audit.record import Caller, DenialSummary, Outcome
+from privyseal_service.audit.record import DenialSummary
 from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.audit.sinks import FileSink
 from privyseal_service.commands.audit import audit
+from privyseal_service.domain.caller import Caller
+from privyseal_service.domain.decisions import NO_PROOF, Outcome
+from privyseal_service.domain.errors import Code
 from privyseal_service.domain.replica import Source
 from tests.unit.audit.helpers import START_US, decision
 
@@ -36,19 +39,19 @@ def folder(tmp_path_factory) -> Path:
     (folder / "audit.vkey").write_text(f"{vkey}\n")
     journal = Journal(folder / "audit", Source("replica-1", "w0"), clock_ns=lambda: START_US * 1_000)
     for i in range(30):
-        denied = {"outcome": Outcome.DENIED, "code": "PERMISSION_DENIED", "grant": "", "signature_sha256": None}
+        denied = {"outcome": Outcome.DENIED, "code": Code.PERMISSION_DENIED, "grant": "", "signature_sha256": None}
         journal.append(
             [
                 decision(
                     i,
                     time_us=START_US + i // 20 * DAY_US + i,
-                    caller=Caller(f"dns:build-{i % 3}.example"),
+                    caller=Caller(f"dns:build-{i % 3}.example", NO_PROOF),
                     key="app" if i % 2 else "other",
                     **(denied if i % 5 == 0 else {}),
                 )
             ]
         )
-    journal.append([decision(40, key="=HYPERLINK(1)", caller=Caller(""), outcome=Outcome.DENIED)])
+    journal.append([decision(40, key="=HYPERLINK(1)", caller=Caller("", NO_PROOF), outcome=Outcome.DENIED)])
     journal.append(
         [DenialSummary(START_US, "dns:loud.example", 100, START_US, START_US, {"sign-checksum PERMISSION_DENIED": 100})]
     )
