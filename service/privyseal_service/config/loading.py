@@ -148,16 +148,16 @@ def _sentence(problem: ErrorDetails, model: type[Model]) -> str:
     match kind:
         case "extra_forbidden":
             meant = difflib.get_close_matches(str(problem["loc"][-1]), settings, n=1)
-            said = "there is no such setting" + (f"; did you mean {meant[0]}?" if meant else "")
+            text = "there is no such setting" + (f"; did you mean {meant[0]}?" if meant else "")
         case "value_error":
-            said = str(details["error"])
+            text = str(details["error"])
         case "union_tag_invalid":  # pydantic's own sentence has the value
-            said = f"kind must be one of {details['expected_tags']}"
+            text = f"kind must be one of {details['expected_tags']}"
         case "too_long" | "string_too_long":
-            said = f"must have at most {details['max_length']} {'characters' if kind[0] == 's' else 'values'}"
+            text = f"must have at most {details['max_length']} {'characters' if kind[0] == 's' else 'values'}"
         case _:
-            said = _WORDED.get(kind) or problem["msg"].replace("Input should be", "must be")
-    return f"{where}: {said}" if where else said
+            text = _WORDED.get(kind) or problem["msg"].replace("Input should be", "must be")
+    return f"{where}: {text}" if where else text
 
 
 def _place(loc: tuple[int | str, ...], model: type[Model]) -> tuple[str, Sequence[str]]:
@@ -167,11 +167,8 @@ def _place(loc: tuple[int | str, ...], model: type[Model]) -> tuple[str, Sequenc
         if isinstance(part, int):
             where += f"[{part}]"
             continue
-        chosen = (
-            [each for each in tables if part in get_args(each.model_fields["kind"].annotation)] if tables[1:] else []
-        )
-        if chosen:  # the kind of a table, by which pydantic chose its model
-            tables = chosen
+        if len(tables) > 1:  # of a union, pydantic names the kind by which it chose the model
+            tables = [each for each in tables if part in get_args(each.model_fields["kind"].annotation)]
             continue
         where += f".{part}" if where else part
         field = next((each.model_fields[part] for each in tables if part in each.model_fields), None)

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from privyseal.transparency.checkpoint import Signer
 from privyseal_service.config.errors import ConfigError
-from privyseal_service.config.loading import load_config, parse_config
+from privyseal_service.config.loading import load_config, parse_config, state_folder_of
 from tests.support.configuration import (
     GRANT,
     INSECURE_LISTENER,
@@ -124,6 +124,25 @@ WORDING = [
         ),
     ),
     (LISTENER + KEY + 'state = "cold"\n', "keys[0].state: must be 'serving' or 'frozen'"),
+    (
+        '[metrics]\naddress = "0.0.0.0:9464"\n' + LISTENER + KEY,
+        (
+            "metrics: address must be local (127.0.0.0/8 or [::1]), since the page has no authentication; to "
+            "use another, set remote = true and keep others away by the network"
+        ),
+    ),
+    (
+        '[metrics]\naddress = "unix:/run/metrics"\n' + LISTENER + KEY,
+        "metrics.address: must be HOST:PORT or [IPV6]:PORT, since Prometheus reads metrics over TCP",
+    ),
+    ("[server]\nwatch = 1\n" + LISTENER + KEY, "server.watch: must be true or false"),
+    ("[server]\nworkers = 257\n" + LISTENER + KEY, "server.workers: must be less than or equal to 256"),
+    ("[server]\nstate_folder = 1\n" + LISTENER + KEY, "server.state_folder: must be a string"),
+    (LISTENER + KEY.replace('["capgo", "capgo-v3"]', '"capgo"'), "keys[0].schemes: must be a list"),
+    (LISTENER + KEY + "custody = 1\n", "keys[0].custody: must be a table"),
+    ("stores = 1\n" + LISTENER + KEY, "stores: must be a table"),
+    ("[stores]\npkcs11 = 1\n" + LISTENER + KEY, "stores.pkcs11: must be a table"),
+    (LISTENER + '[[keys]]\nname = "demo"\nuri = ""\nschemes = ["capgo"]\n', "keys[0].uri: must not be empty"),
 ]
 
 
@@ -218,6 +237,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load_config(file)
         assert str(caught.value) == f"{file}: {sentence}"
+
+
+def test_a_configuration_without_a_state_folder(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        state_folder_of(tmp_path / "server.toml")
+    assert str(caught.value) == (
+        f"{tmp_path}/server.toml: server.state_folder: is not set, and health is reported only in that folder; set it"
+    )
 
 
 @pytest.mark.parametrize(

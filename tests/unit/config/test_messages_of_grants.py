@@ -186,6 +186,53 @@ WORDING = [
         '[limits]\nstorage = "redis://h"\nca_file = "x"\n' + LISTENER + KEY,
         "limits: ca_file needs a storage with TLS, rediss://",
     ),
+    (LISTENER + KEY + GRANT.replace("farm", "f" * 129), "grants[0].name: must have at most 128 characters"),
+    (LISTENER + KEY + GRANT.replace("farm", ""), "grants[0].name: must not be empty"),
+    (
+        OIDC_LISTENER + ISSUER.replace('["repository", "ref"]', str([f"c{n}" for n in range(13)])) + KEY,
+        "issuers[0].claims: must have at most 12 values",
+    ),
+    (OIDC_LISTENER + ISSUER.replace('"ref"', '"repository"') + KEY, "issuers[0].claims: must not have a value twice"),
+    (
+        OIDC_LISTENER + ISSUER + 'jwks_ca_file = "ca.pem"\n' + KEY,
+        "issuers[0]: jwks_ca_file needs a jwks_url with https",
+    ),
+    (
+        OIDC_LISTENER + ISSUER + "required_claims = { ref = [] }\n" + KEY,
+        "issuers[0].required_claims.ref: must be a string, or a list of at least one string",
+    ),
+    (
+        OIDC_LISTENER + ISSUER + KEY + OIDC_GRANT + "claims = { ref = 7 }\n",
+        "grants[0].claims.ref: must be a string, or a list of at least one string",
+    ),
+    (LISTENER + KEY + GRANT + "window = { days = [] }\n", "grants[0].window.days: must not be empty"),
+    (LISTENER + KEY + GRANT + 'counted = "both"\n', "grants[0].counted: must be one of: grant, caller"),
+    (
+        SERVER + LISTENER + KEY + GRANT + 'rate = "1/99999 days"\n',
+        "grants[0].rate: must have a window of at most 366 days",
+    ),
+    (
+        LISTENER + KEY + GRANT.replace("sign-checksum", "list-records"),
+        (
+            "grants[0]: list-records reads the audit trail, not a key; give it a separate grant, without keys"
+            " and schemes"
+        ),
+    ),
+    (
+        LISTENER
+        + KEY
+        + GRANT.replace('keys = ["demo"]', 'context = ["app_id"]').replace("sign-checksum", "list-records"),
+        "grants[0]: list-records has no context and is not counted; remove context, rate and daily_quota",
+    ),
+    (LISTENER + KEY + GRANT.replace('keys = ["demo"]\n', ""), "grants[0]: keys must not be empty"),
+    (
+        '[limits]\nstorage = "redis://h/x"\n' + LISTENER + KEY,
+        "limits.storage: must be redis://HOST:PORT/DB, and DB a number",
+    ),
+    (
+        '[limits]\nstorage = "redis://h/1"\nprefix = "a b"\n' + LISTENER + KEY,
+        "limits.prefix: must be letters, digits and . _ : -, at most 64",
+    ),
 ]
 
 
