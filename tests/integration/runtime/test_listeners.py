@@ -109,7 +109,7 @@ def test_without_tls_nobody_has_a_grant_by_accident(
 
 def test_without_tls_only_this_machine(config: dict[str, Any], store: SoftwareStore) -> None:
     config["listeners"] = [{"address": "0.0.0.0:0", "auth": "none"}]
-    with pytest.raises(ConfigError, match=r"listeners\[0\]"):
+    with pytest.raises(ConfigError):
         RunningService(config, store.backends)
 
 
@@ -118,7 +118,7 @@ def test_an_address_that_is_taken(config: dict[str, Any], store: SoftwareStore) 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         config["listeners"][0]["address"] = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ListenError, match=r"cannot listen at 127\.0\.0\.1"), RunningService(config, store.backends):
+        with pytest.raises(ListenError), RunningService(config, store.backends):
             raise AssertionError("it listens")
     assert store.calls.closed == 1
 
@@ -134,8 +134,9 @@ def test_two_services_do_not_share_a_port(
 
 def test_a_certificate_that_cannot_serve(config: dict[str, Any], store: SoftwareStore, ca: CA, tmp_path: Path) -> None:
     ca.issue(dns=["localhost"]).write(tmp_path, "server")
-    with pytest.raises(TlsError, match="not for servers"), RunningService(config, store.backends):
+    with pytest.raises(TlsError) as caught, RunningService(config, store.backends):
         raise AssertionError("it listens")
+    assert caught.value.part == "certificate"
     assert store.calls.opened == 0
 
 

@@ -14,6 +14,7 @@ from privyseal_backends.backoff import Backoff
 from privyseal_service.config.errors import ConfigError
 from privyseal_service.config.loading import parse_config
 from privyseal_service.config.root import Config
+from privyseal_service.identity.jwks_sources import SourceError
 from privyseal_service.runtime.reload import Reloader, UnusableError, check
 from privyseal_service.system.file_watch import FileWatch
 from privyseal_service.telemetry.active_issues import ActiveIssues
@@ -66,7 +67,7 @@ def test_a_bad_configuration_changes_nothing(
     assert refused(lambda: signing.SignChecksum(SIGN, timeout=10)).reason == "NO_GRANT"
 
 
-def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
+def test_a_refused_change_is_retried_where_files_are_watched(
     running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What refused it may have been away for a moment, and no file of the configuration changes when it is back."""
@@ -92,7 +93,7 @@ def test_a_change_that_was_refused_is_tried_again_where_files_are_watched(
     assert counted.snapshot()[RELOADS] == 1
 
 
-def test_a_change_that_needs_a_restart_is_not_tried_again(
+def test_a_change_that_needs_a_restart_is_not_retried(
     running: RunningService, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = []
@@ -121,9 +122,10 @@ def test_a_change_that_needs_a_restart_is_not_tried_again(
     assert "retried" not in reading.issues.current["configuration"]
 
 
-def test_issuers_files_are_looked_at_before(oidc: dict[str, Any], tmp_path: Path) -> None:
+def test_issuers_files_are_checked_before(oidc: dict[str, Any], tmp_path: Path) -> None:
     good = parse_config(oidc, "server.toml", Path("/nonexistent"))
     check(good, good)
     (tmp_path / "jwks.json").write_text("{}")
-    with pytest.raises(UnusableError, match="is no JWK set"):
+    with pytest.raises(UnusableError) as caught:
         check(good, good)
+    assert isinstance(caught.value.__cause__, SourceError)
