@@ -75,9 +75,10 @@ class CA:
         permitted_dns: str | None = None,
         not_before: datetime.datetime | None = None,
         not_after: datetime.datetime | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> None:
         self.parent = parent
-        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()

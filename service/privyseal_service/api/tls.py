@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from privyseal_service.identity.certificates import UNREADABLE, ClientAuthority, may_issue
+from privyseal_service.identity.certificate_path import PathError, check_authority
+from privyseal_service.identity.certificates import UNREADABLE, ClientAuthority
 from privyseal_service.system.file_watch import FileState, file_state
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def _check_key(pem: bytes, leaf: x509.Certificate, file: Path, certificate: Path
 
 def _check_ca(certificate: x509.Certificate, file: Path, now: datetime.datetime) -> None:
     _check_validity(certificate, file, "CA", now)
-    if not may_issue(certificate, intermediates_below=0):
+    try:
+        check_authority(certificate)
+    except PathError as error:
         remedy = "name the certificate of the CA that issues client certificates"
-        raise TlsError("CA", f"{file} holds a certificate that is not one of a CA", remedy)
+        raise TlsError("CA", f"{file} holds a certificate that is not fit for a client CA ({error})", remedy) from None

@@ -1,30 +1,56 @@
-"""Who calls: from the client certificate itself to one name, with the proof. No gRPC, and none of its fallbacks.
+"""Who calls on a mutual-TLS listener: from the client's certificate to one name, with the proof.
 
-A certificate proves the one SPIFFE ID among its URI names, else its one DNS name, else (only where the listener says
-so) its common name. The authority that issued it must be bound to the name it vouches for.
+A certificate proves the one SPIFFE ID among its URI names, else its one DNS name, else its common name where the
+listener allows common names. A valid path must lead from it to a client CA that is bound to that name.
 """
 
 from __future__ import annotations
 
+import datetime
+import enum
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from privyseal_service.domain.caller import Caller, DeniedCertificates, IdentityError, Peer, Proof
 from privyseal_service.domain.names import CallerNameError, CallerPattern, common_name, dns_name, spiffe_name
+from privyseal_service.identity.certificate_path import PathError, validate_path
 
-_MOST_SENT = 6
-"""Certificates that a peer may send, its own among them. It chooses them, so what they cost is bounded."""
+_MAX_SENT = 6
+"""Certificates that a peer may send, its own among them. The peer chooses them, so their cost is bounded."""
 
-_MOST_SENT_BYTES = 32 * 1024
+_MAX_SENT_BYTES = 32 * 1024
 
 UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
-"""What asking a certificate for its key, its extensions or its issuer's signature can raise."""
+"""What reading a certificate's key or extensions can raise."""
+
+
+class Refusal(enum.Enum):
+    """Why a certificate proves no caller."""
+
+    ABSENT = "absent"
+    OVERSIZED = "oversized"
+    UNREADABLE = "unreadable"
+    UNNAMED = "unnamed"
+    UNBOUND = "unbound"
+    INVALID_PATH = "invalid path"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    DENIED = "denied"
+
+
+class CertificateError(IdentityError):
+    """The peer's certificate proves no caller. The text is for the log."""
+
+    def __init__(self, refusal: Refusal, reason: str, proof: Proof | None = None) -> None:
+        super().__init__(reason, proof)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True)
@@ -36,24 +62,28 @@ class ClientAuthority:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proven:
-    """What a certificate proves for as long as it is valid and not denied."""
+class _Verdict:
+    """What a certificate proves from `from_s` until before `until_s`, in seconds since 1970.
 
-    caller: Caller
-    fingerprints: tuple[str, ...]
-    serials: tuple[int, ...]
-    not_before_s: float
-    not_after_s: float
+    None of the certificates that it depends on expires or becomes valid in between. `fingerprints` and `serials` are
+    those of the path, without the CA at its end.
+    """
+
+    result: Caller | CertificateError
+    from_s: float = -math.inf
+    until_s: float = math.inf
+    fingerprints: tuple[str, ...] = ()
+    serials: tuple[int, ...] = ()
 
 
 class CertificateIdentifier:
-    """For a mutual-TLS listener. A certificate is parsed once; expiry and denial are looked at in every call.
+    """Identifies the callers of a mutual-TLS listener. Expiry and denial are checked in every call.
 
-    When the CAs change, another one takes its place, which knows nothing yet: a CA that was taken away proves nothing
-    from the next call on, whatever connection it comes over.
+    A result is kept by the certificates that the peer sent. When the client CAs change, a new identifier replaces this
+    one: a CA that was removed proves nothing from the next call on, on any connection.
     """
 
-    _MOST_CACHED = 512
+    _MAX_CACHED = 512
 
     def __init__(
         self,
@@ -68,138 +98,142 @@ class CertificateIdentifier:
         self._denied = denied or DeniedCertificates()
         self._clock = clock
         # By the PEM's bytes: an address is used again by another caller, a certificate is not.
-        self._known: dict[tuple[bytes, bytes], _Proven | IdentityError] = {}
+        self._verdicts: dict[tuple[bytes, bytes], _Verdict] = {}
 
     def identify(self, peer: Peer) -> Caller:
-        """The caller that the peer's certificate proves. Raises IdentityError."""
-        shown = (peer.certificate, peer.chain)
-        proven = self._known.get(shown)
-        if proven is None:
-            proven = self._learn(peer)
-            if len(self._known) >= self._MOST_CACHED:
-                self._known.clear()
-            self._known[shown] = proven
-        if isinstance(proven, IdentityError):
-            raise IdentityError(str(proven), proven.proof)
-        proof = proven.caller.proof
-        if not self._denied.fingerprints.isdisjoint(proven.fingerprints):
-            raise IdentityError("the certificate is on the list of denied fingerprints", proof)
-        if not self._denied.serials.isdisjoint(proven.serials):
-            raise IdentityError("the certificate is on the list of denied serial numbers", proof)
-        now_s = self._clock()
-        if now_s > proven.not_after_s:
-            raise IdentityError("the certificate, or one that vouches for it, has expired", proof)
-        if now_s < proven.not_before_s:
-            raise IdentityError("the certificate, or one that vouches for it, is not valid yet", proof)
-        return proven.caller
+        """Return the caller that the peer's certificate proves. Raises CertificateError."""
+        now_s = int(self._clock())  # certificates are valid through the whole second of their end
+        sent = (peer.certificate, peer.chain)
+        verdict = self._verdicts.get(sent)
+        if verdict is None or not verdict.from_s <= now_s < verdict.until_s:
+            verdict = self._judge(peer, now_s)
+            if len(self._verdicts) >= self._MAX_CACHED:
+                self._verdicts.clear()
+            self._verdicts[sent] = verdict
+        result = verdict.result
+        if not self._denied.fingerprints.isdisjoint(verdict.fingerprints):
+            reason = "the certificate, or an intermediate of its path, is on the list of denied fingerprints"
+            raise CertificateError(Refusal.DENIED, reason, result.proof)
+        if not self._denied.serials.isdisjoint(verdict.serials):
+            reason = "the certificate, or an intermediate of its path, is on the list of denied serial numbers"
+            raise CertificateError(Refusal.DENIED, reason, result.proof)
+        if isinstance(result, CertificateError):
+            raise CertificateError(result.refusal, str(result), result.proof)
+        return result
 
-    def _learn(self, peer: Peer) -> _Proven | IdentityError:
+    def _judge(self, peer: Peer, now_s: int) -> _Verdict:
         try:
-            return self._prove(*_parse(peer))
-        except IdentityError as error:
-            return error
+            leaf, sent = _parse(peer)
+            return self._judge_certificates(leaf, sent, now_s)
+        except CertificateError as error:
+            return _Verdict(error)
         except UNREADABLE:
-            return IdentityError("the certificate, or one beside it, cannot be read")
+            reason = "the certificate, or one that was sent with it, cannot be read"
+            return _Verdict(CertificateError(Refusal.UNREADABLE, reason))
 
-    def _prove(self, leaf: x509.Certificate, sent: Sequence[x509.Certificate]) -> _Proven:
+    def _judge_certificates(self, leaf: x509.Certificate, sent: list[x509.Certificate], now_s: int) -> _Verdict:
         details = {"certificate": _fingerprint(leaf), "serial": f"{leaf.serial_number:x}"}
-        seen = Proof("mtls", details)
-        if not _for_clients(leaf):
-            raise IdentityError("the certificate is not for clients: its extended key usage lacks clientAuth", seen)
+        proof = Proof("mtls", details)
         try:
             name = certificate_name(leaf, allow_common_name=self._allow_common_name)
         except CallerNameError as error:
-            raise IdentityError(str(error), seen) from None
-        path = self._vouched(leaf, sent, name)
-        if path is None:
-            raise IdentityError(f"no client CA that may vouch for {name} issued the certificate", seen)
-        proof = Proof("mtls", {**details, "authority": _fingerprint(path[-1])})
-        return _Proven(
-            Caller(name, proof),
-            tuple(_fingerprint(certificate) for certificate in path[:-1]),
-            tuple(certificate.serial_number for certificate in path[:-1]),
-            max(certificate.not_valid_before_utc.timestamp() for certificate in path),
-            min(certificate.not_valid_after_utc.timestamp() for certificate in path),
-        )
+            raise CertificateError(Refusal.UNNAMED, str(error), proof) from None
+        issuers = {certificate.issuer for certificate in (leaf, *sent)}
+        bound = [
+            authority.certificate
+            for authority in self._authorities
+            if authority.certificate.subject in issuers and any(pattern.matches(name) for pattern in authority.names)
+        ]
+        if not bound:
+            reason = f"no client CA that may vouch for {name} issued the certificate"
+            raise CertificateError(Refusal.UNBOUND, reason, proof)
+        failure = ""
+        try:
+            path: list[x509.Certificate] | None = self._path(leaf, sent, bound, now_s)
+        except PathError as error:
+            path, failure = self._path_at_another_time(leaf, sent, bound, now_s), str(error)
+        if path is not None:
+            proof = Proof("mtls", {**details, "authority": _fingerprint(path[-1])})
+        result: Caller | CertificateError = Caller(name, proof)
+        if failure:
+            reason = f"no valid path leads to a client CA that may vouch for {name}: {failure}"
+            out_of_date = _out_of_date(path or (), now_s)
+            result = CertificateError(*(out_of_date or (Refusal.INVALID_PATH, reason)), proof)
+        below = (path or [])[:-1]
+        fingerprints, serials = map(_fingerprint, below), (certificate.serial_number for certificate in below)
+        return _Verdict(result, *_unchanged([leaf, *sent, *bound], now_s), tuple(fingerprints), tuple(serials))
 
-    def _vouched(
-        self, leaf: x509.Certificate, sent: Sequence[x509.Certificate], name: str
+    def _path(
+        self, leaf: x509.Certificate, sent: list[x509.Certificate], bound: list[x509.Certificate], at_s: int
+    ) -> list[x509.Certificate]:
+        """Return the valid path at a time. Raises PathError."""
+        at = datetime.datetime.fromtimestamp(at_s, datetime.UTC)
+        return validate_path(leaf, sent, bound, at, require_alternative_name=not self._allow_common_name)
+
+    def _path_at_another_time(
+        self, leaf: x509.Certificate, sent: list[x509.Certificate], bound: list[x509.Certificate], now_s: int
     ) -> list[x509.Certificate] | None:
-        """The path from the leaf to a client CA that issued it and may vouch for the name, both included."""
-        bound = [a.certificate for a in self._authorities if any(pattern.matches(name) for pattern in a.names)]
-        return _path([leaf], [certificate for certificate in sent if certificate != leaf], bound)
+        """Return the path that would be valid if nothing on it had expired, or everything on it were valid already, so
+        that the log can name this as the reason. Two times are tried: a search costs up to 128 signature checks."""
+        validities = [_validity(certificate) for certificate in (leaf, *sent, *bound)]
+        expired = [end_s - 1 for _, end_s in validities if end_s <= now_s]
+        future = [start_s for start_s, _ in validities if start_s > now_s]
+        for at_s in [*([min(expired)] if expired else []), *([max(future)] if future else [])]:
+            try:
+                return self._path(leaf, sent, bound, at_s)
+            except PathError:
+                continue
+        return None
 
 
 def _parse(peer: Peer) -> tuple[x509.Certificate, list[x509.Certificate]]:
-    """The peer's own certificate, and all that it sent."""
+    """Return the peer's own certificate, and all that it sent. Raises CertificateError."""
     if not peer.certificate:
-        raise IdentityError("the peer showed no certificate")
-    if len(peer.certificate) + len(peer.chain) > _MOST_SENT_BYTES:
-        raise IdentityError(f"the peer sent more than {_MOST_SENT_BYTES} bytes of certificates")
+        raise CertificateError(Refusal.ABSENT, "the peer sent no certificate")
+    if len(peer.certificate) + len(peer.chain) > _MAX_SENT_BYTES:
+        reason = f"the peer sent more than {_MAX_SENT_BYTES} bytes of certificates"
+        raise CertificateError(Refusal.OVERSIZED, reason)
     try:
         leaf = x509.load_pem_x509_certificate(peer.certificate)
         sent = x509.load_pem_x509_certificates(peer.chain) if peer.chain else []
     except ValueError:
-        raise IdentityError("the certificate cannot be parsed") from None
-    if len(sent) > _MOST_SENT:
-        raise IdentityError(f"the peer sent more than {_MOST_SENT} certificates")
+        raise CertificateError(Refusal.UNREADABLE, "the certificate cannot be parsed") from None
+    if len(sent) > _MAX_SENT:
+        raise CertificateError(Refusal.OVERSIZED, f"the peer sent more than {_MAX_SENT} certificates")
     return leaf, sent
 
 
-def _path(
-    path: list[x509.Certificate], unused: list[x509.Certificate], anchors: Sequence[x509.Certificate]
-) -> list[x509.Certificate] | None:
-    """The path continued to one of the anchors, by certificates that were sent and may issue what they issued. Each
-    that was sent is tried once: it is taken out of `unused`."""
-    below = len(path) - 1
-    for anchor in anchors:
-        if _issued(path[-1], anchor) and may_issue(anchor, intermediates_below=below):
-            return [*path, anchor]
-    for candidate in list(unused):
-        if candidate not in unused or not _issued(path[-1], candidate):
-            continue
-        unused.remove(candidate)
-        # Name constraints are TLS's to check, and it may have taken another path: with them, nothing is proven here.
-        if may_issue(candidate, intermediates_below=below) and not _has(candidate, ExtensionOID.NAME_CONSTRAINTS):
-            found = _path([*path, candidate], unused, anchors)
-            if found is not None:
-                return found
+def _validity(certificate: x509.Certificate) -> tuple[int, int]:
+    """Return the first second in which a certificate is valid, and the first after it in which it is not."""
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return int(start.timestamp()), int(end.timestamp()) + 1
+
+
+def _unchanged(certificates: Sequence[x509.Certificate], now_s: int) -> tuple[float, float]:
+    """Return since when and until when the same ones of these certificates are valid as now."""
+    times = [time_s for certificate in certificates for time_s in _validity(certificate)]
+    since_s = max((time_s for time_s in times if time_s <= now_s), default=-math.inf)
+    return since_s, min((time_s for time_s in times if time_s > now_s), default=math.inf)
+
+
+def _out_of_date(path: Sequence[x509.Certificate], now_s: int) -> tuple[Refusal, str] | None:
+    """Return which certificate of a path is not valid now, in words; None when all are."""
+    for certificate in path:
+        start_s, end_s = _validity(certificate)
+        which = "the certificate"
+        if certificate != path[0]:
+            which = f"the CA certificate {certificate.subject.rfc4514_string()[:100]!r} on its path"
+        if now_s >= end_s:
+            return Refusal.EXPIRED, f"{which} expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+        if now_s < start_s:
+            since = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC"
+            return Refusal.NOT_YET_VALID, f"{which} is not valid before {since}"
     return None
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    if certificate.issuer != issuer.subject:
-        return False
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def may_issue(certificate: x509.Certificate, *, intermediates_below: int) -> bool:
-    """Whether a certificate is one of a CA that may have so many CAs below it (RFC 5280, 4.2.1.3 and 4.2.1.9)."""
-    try:
-        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound as missing:
-        if missing.oid == ExtensionOID.BASIC_CONSTRAINTS:
-            return False
-        usage = None
-    except ValueError:
-        return False
-    if not basic.ca or (basic.path_length is not None and basic.path_length < intermediates_below):
-        return False
-    return usage is None or usage.key_cert_sign
-
-
-def _has(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bool:
-    return any(extension.oid == oid for extension in certificate.extensions)
-
-
 def certificate_name(certificate: x509.Certificate, *, allow_common_name: bool) -> str:
-    """The one name that a certificate is for: its SPIFFE ID, else its DNS name, else its common name where that is
-    allowed. Raises CallerNameError where there is none, more than one, or one that is not well formed."""
+    """Return the one name that a certificate is for: its SPIFFE ID, else its DNS name, else its common name where that
+    is allowed. Raises CallerNameError where there is none, more than one, or one that is not well formed."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -224,16 +258,6 @@ def certificate_name(certificate: x509.Certificate, *, allow_common_name: bool) 
         raise CallerNameError("the certificate's subject does not have exactly one common name")
     value = common[0].value
     return common_name(value if isinstance(value, str) else "")
-
-
-def _for_clients(leaf: x509.Certificate) -> bool:
-    try:
-        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    except ValueError:
-        return False
-    return ExtendedKeyUsageOID.CLIENT_AUTH in usages
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

@@ -96,7 +96,7 @@ SPOILS: dict[str, tuple[Callable[[CA, Path], object], str, str]] = {
     "no CA": (
         lambda ca, f: (f / "ca.pem").write_bytes(ca.issue(dns=["a.example"]).pem),
         "CA",
-        "not one of a CA",
+        "not fit for a client CA",
     ),
     "an expired CA": (
         lambda _, f: CA(not_before=NOW - 2 * DAY, not_after=NOW - DAY).write(f),
