@@ -55,13 +55,12 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
     ConfigError."""
     config = _validate(Config, data, name, folder)
-    grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, FileState]()
+    grants, files = list(config.grants), dict[Path, FileState]()
     for file in _grants_files(config, files):
         files[file] = file_state(file)
         if not file.is_file():  # such as a link whose target is gone: its grants must not disappear silently
             raise ConfigError(f"{file}: is neither a file nor a link to one; replace it, or remove it")
-        filed = _validate(_GrantsFile, _read(file, "name another folder of grants"), str(file), folder)
-        grants += [grant.read_from(str(file)) for grant in filed.grants]
+        grants += _validate(_GrantsFile, _read(file, "name another folder of grants"), str(file), folder).grants
     config = config.with_grants(tuple(grants), files)
     counts = config.server.state_folder is not None or config.limits.storage is not None
     try:
@@ -104,7 +103,7 @@ def _validate(model: type[_M], data: dict[str, Any], name: str, folder: Path) ->
     """Return the data as the model. Raises ConfigError."""
     try:
         # From JSON, strict validation accepts what TOML means: a list is a tuple, but a string is not a number.
-        return model.model_validate_json(json.dumps(data, default=_refuse), context={"folder": folder})
+        return model.model_validate_json(json.dumps(data, default=_refuse), context={"folder": folder, "file": name})
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         # A list whose values are all wrong counts as empty, too.
