@@ -39,6 +39,7 @@ from privyseal_service.telemetry.active_issues import ActiveIssues
 from privyseal_service.telemetry.metrics import RELOAD_FAILURES, RELOADS, TLS_RELOAD_FAILURES, TLS_RELOADS, Counters
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import BUILD, farm_config, farm_store
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel

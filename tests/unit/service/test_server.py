@@ -33,6 +33,7 @@ from privyseal_service.keys.served_key import KeyState, ServedKey
 from privyseal_service.system.sockets import ListenError
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import BUILD, Farm, farm_config, farm_store
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, DAY, SERVER
 from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel
