@@ -103,7 +103,7 @@ def test_what_the_guides_show_is_valid(tmp_path, guide):
     """Each block of configuration, with what a whole one has beside it."""
     blocks = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "docs" / guide).read_text(), re.DOTALL)
     text = (DEPLOY / "server.example.toml").read_text()
-    base = text[: text.index("# Who may do what with which key.")]
+    base = text[: text.index("# Who may use which key for what.")]
     added = "".join(blocks)
     issuers = "" if "[[issuers]]" in added else ISSUER
     oidc = "" if 'auth = "oidc"' in added or "oidc:" not in added else OIDC_LISTENER

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Iterator
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.keys_pb2_grpc import KeyServiceStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.interface import Purpose
@@ -20,6 +25,8 @@ from tests.support.pki import CA
 from tests.support.service import GRPC_SERVERS, RunningService, secure_channel
 
 BUILD = "spiffe://example/build/ci"
+CHECKSUM = hashlib.sha256(b"zip").digest()
+SIGN = pb.SignChecksumRequest(key="capgo", checksum=CHECKSUM, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
 
 
 @pytest.fixture(scope="session")
@@ -126,3 +133,29 @@ def farm(session_farm: Farm) -> Iterator[Farm]:
     yield session_farm
     session_farm.store.faults.__init__()  # type: ignore[misc]
     session_farm.running.decisions.failure = None
+
+
+def batch(size: int) -> pb.BatchSignChecksumsRequest:
+    return pb.BatchSignChecksumsRequest(key="capgo", checksums=[CHECKSUM] * size, scheme=pb.SIGNATURE_SCHEME_CAPGO_V3)
+
+
+def limited(config: dict[str, Any], **limits: object) -> dict[str, Any]:
+    changed = copy.deepcopy(config)
+    changed["grants"][0].update(limits)
+    return changed
+
+
+def frozen(config: dict[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(config)
+    changed["keys"][0]["state"] = "frozen"
+    return changed
+
+
+def eventually(call: Callable[[], Any]) -> Any:
+    """As a client would: again when the answer says that it may help."""
+    end_s = time.monotonic() + 30
+    while True:
+        with suppress(grpc.RpcError):
+            return call()
+        assert time.monotonic() < end_s, "it never answered"
+        time.sleep(0.02)

@@ -110,6 +110,15 @@ class RunningService:
         """Run a coroutine on the service's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
+    def reload(self, data: Mapping[str, Any]) -> None:
+        """Change to another configuration, as TOML gives it."""
+        self.run(self.service.reload(parse_config(dict(data), "server.toml", Path("/nonexistent"))))
+
+    def reload_files(self) -> None:
+        """Apply changed files: at the second check they are at rest."""
+        for _ in range(2):
+            self.run(self.service.reload_files())
+
     def address(self, listener: int = 0) -> str:
         """The address of a listener."""
         return self.service.addresses[listener][1]

@@ -159,3 +159,7 @@ class JwksServer:
             self._server.shutdown()
             thread.join()
             self._server.server_close()
+
+
+def bearer(shown: str) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {shown}")]

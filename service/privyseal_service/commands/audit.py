@@ -42,7 +42,7 @@ def _command_errors() -> Iterator[None]:
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d(?::\d\d(?::\d\d(?:\.\d{1,6})?)?)?))?Z?", re.ASCII)
 
 
-def _beginning(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def _parse_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """Return the text of a time, which is compared with the beginning of a record's time. Raises BadParameter."""
     if value is None:
         return None
@@ -74,10 +74,10 @@ _FILTERS = (
     click.option(
         "--since",
         metavar="TIME",
-        callback=_beginning,
+        callback=_parse_time,
         help="From this time on, as 2026-05-28 or 2026-05-28T09:30 (UTC).",
     ),
-    click.option("--until", metavar="TIME", callback=_beginning, help="Before this time."),
+    click.option("--until", metavar="TIME", callback=_parse_time, help="Before this time."),
 )
 
 
@@ -142,7 +142,7 @@ def verify(
     with _command_errors():
         keys, cosigners = _read_keys(public_keys), _read_keys(witnesses)
         _require(folder)
-        with _progress() as progress:
+        with show_progress() as progress:
             report = verifying.verify(folder, keys, outside=checkpoints, witnesses=cosigners, progress=progress)
     click.echo(_as_json(report) if as_json else _as_text(report, outside=bool(checkpoints)))
     if not report.ok:
@@ -150,8 +150,8 @@ def verify(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows how many of all records were read, if standard error is a terminal."""
+def show_progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many records were read, and of how many, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _records, _size: None
         return
@@ -221,7 +221,12 @@ def _selection(**chosen: str | None) -> Selection:
 @click.option(
     "--format", "form", type=click.Choice(["json", "csv"]), default="json", show_default=True, help="JSON lines or CSV."
 )
-@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="Write there, mode 0600; else print.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A new file, mode 0600; by default standard output.",
+)
 def export(folder: Path, form: str, output: Path | None, **filters: str | None) -> None:
     """Print the records of the audit trail in DIR that pass the filters, in the log's order.
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from privyseal_service.config.root import Config
     from privyseal_service.domain.grant_explanation import Question, Verdict
     from privyseal_service.domain.grants import Grant
-    from privyseal_service.domain.operation_names import Claims
 
 
 @click.group()
@@ -42,8 +41,8 @@ def grants_list(config_file: Path, *, as_json: bool) -> None:
         click.echo(json.dumps([_to_json(grant) for grant in found], indent=2))
         return
     for grant in found:
-        said = {name: value for name, value in _to_json(grant).items() if name not in {"name", "file"} and value}
-        click.echo(f"{grant.name}: {json.dumps(said)}")
+        settings = {name: value for name, value in _to_json(grant).items() if name not in {"name", "file"} and value}
+        click.echo(f"{grant.name}: {json.dumps(settings)}")
 
 
 @grants.command("explain", short_help="Report which grant allows a call, or why none does.")
@@ -135,10 +134,9 @@ def _question(
         _require_known("context", name, CONTEXT_FIELDS)
     if not key and operations[operation] is not Operation.LIST_RECORDS:
         raise CommandError("name the key with --key", USAGE)
-    kept: Claims = tuple(claims.items())
     return Question(
         caller,
-        kept,
+        tuple(claims.items()),
         key,
         operations[operation],
         schemes[scheme] if scheme else None,

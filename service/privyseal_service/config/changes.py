@@ -31,26 +31,16 @@ def _changed(old: Model, new: Model, prefix: str) -> Iterator[str]:
         before, after = getattr(old, name), getattr(new, name)
         if before == after:
             continue
-        pairs = _pairs(before, after, name)
-        if pairs is not None:
-            for place, one, other in pairs:
-                yield from _changed(one, other, f"{prefix}{place}.")
+        ones, others = _tables(before), _tables(after)
+        if ones and list(map(type, ones)) == list(map(type, others)):
+            for place, (one, other) in enumerate(zip(ones, others, strict=True)):
+                index = f"[{place}]" if isinstance(before, tuple) else ""
+                yield from _changed(one, other, f"{prefix}{name}{index}.")
         elif mark_of(field).needs_restart(before, after):
             yield f"{prefix}{name}"
 
 
-def _pairs(before: object, after: object, name: str) -> list[tuple[str, Model, Model]] | None:
-    """Return the tables to compare field by field, each with its place: of one table, or of two lists as long as each
-    other. None for anything else."""
-    if not isinstance(before, tuple) or not isinstance(after, tuple):
-        tables = [(name, before, after)]
-    elif before and len(before) == len(after):
-        tables = [(f"{name}[{place}]", *pair) for place, pair in enumerate(zip(before, after, strict=True))]
-    else:
-        return None
-    found = [
-        (place, one, other)
-        for place, one, other in tables
-        if isinstance(one, Model) and isinstance(other, Model) and type(one) is type(other)
-    ]
-    return found if len(found) == len(tables) else None
+def _tables(value: object) -> list[Model]:
+    """Return a table, or the tables of a list; nothing for any other value."""
+    values = value if isinstance(value, tuple) else (value,)
+    return [each for each in values if isinstance(each, Model)]

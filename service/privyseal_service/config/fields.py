@@ -26,7 +26,7 @@ class Model(BaseModel):
 
 @dataclass(frozen=True)
 class ReloadMark:
-    """How a reload treats a setting: `needs_restart` is asked with the old and the new value, which differ.
+    """How a reload treats a setting: `needs_restart` is called with the old and the new value, which differ.
 
     `word` is what docs/configuration.md writes. The mark of a table, or of a list of tables, is for the table that
     appears or disappears and for the list that gets longer or shorter; otherwise the marks of its fields count.

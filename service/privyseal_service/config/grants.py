@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import zoneinfo
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
@@ -113,14 +113,12 @@ class GrantConfig(Model):
 
     @property
     def origin(self) -> str:
-        """The file that it was read from, or an empty string."""
+        """The file that it was read from: `file` of the validation context, by default an empty string."""
         return self._origin
 
-    def read_from(self, file: str) -> GrantConfig:
-        """Return a copy with the file that it was read from."""
-        copy = self.model_copy()
-        copy._origin = file  # noqa: SLF001 - its own class
-        return copy
+    def model_post_init(self, context: dict[str, Any] | None, /) -> None:
+        """Keep the name of the file."""
+        self._origin = (context or {}).get("file", "")
 
     def grant(self) -> Grant:
         """Return the grant in the form that decides."""

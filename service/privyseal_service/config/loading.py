@@ -55,13 +55,12 @@ def parse_config(data: dict[str, Any], name: str, folder: Path) -> Config:
     """Check a configuration that was read from the file `name` in `folder`, and read its files of grants. Raises
     ConfigError."""
     config = _validate(Config, data, name, folder)
-    grants, files = [grant.read_from(name) for grant in config.grants], dict[Path, FileState]()
+    grants, files = list(config.grants), dict[Path, FileState]()
     for file in _grants_files(config, files):
         files[file] = file_state(file)
         if not file.is_file():  # such as a link whose target is gone: its grants must not disappear silently
             raise ConfigError(f"{file}: is neither a file nor a link to one; replace it, or remove it")
-        filed = _validate(_GrantsFile, _read(file, "name another folder of grants"), str(file), folder)
-        grants += [grant.read_from(str(file)) for grant in filed.grants]
+        grants += _validate(_GrantsFile, _read(file, "name another folder of grants"), str(file), folder).grants
     config = config.with_grants(tuple(grants), files)
     counts = config.server.state_folder is not None or config.limits.storage is not None
     try:
@@ -104,7 +103,7 @@ def _validate(model: type[_M], data: dict[str, Any], name: str, folder: Path) ->
     """Return the data as the model. Raises ConfigError."""
     try:
         # From JSON, strict validation accepts what TOML means: a list is a tuple, but a string is not a number.
-        return model.model_validate_json(json.dumps(data, default=_refuse), context={"folder": folder})
+        return model.model_validate_json(json.dumps(data, default=_refuse), context={"folder": folder, "file": name})
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         # A list whose values are all wrong counts as empty, too.
@@ -148,16 +147,16 @@ def _sentence(problem: ErrorDetails, model: type[Model]) -> str:
     match kind:
         case "extra_forbidden":
             meant = difflib.get_close_matches(str(problem["loc"][-1]), settings, n=1)
-            said = "there is no such setting" + (f"; did you mean {meant[0]}?" if meant else "")
+            text = "there is no such setting" + (f"; did you mean {meant[0]}?" if meant else "")
         case "value_error":
-            said = str(details["error"])
+            text = str(details["error"])
         case "union_tag_invalid":  # pydantic's own sentence has the value
-            said = f"kind must be one of {details['expected_tags']}"
+            text = f"kind must be one of {details['expected_tags']}"
         case "too_long" | "string_too_long":
-            said = f"must have at most {details['max_length']} {'characters' if kind[0] == 's' else 'values'}"
+            text = f"must have at most {details['max_length']} {'characters' if kind[0] == 's' else 'values'}"
         case _:
-            said = _WORDED.get(kind) or problem["msg"].replace("Input should be", "must be")
-    return f"{where}: {said}" if where else said
+            text = _WORDED.get(kind) or problem["msg"].replace("Input should be", "must be")
+    return f"{where}: {text}" if where else text
 
 
 def _place(loc: tuple[int | str, ...], model: type[Model]) -> tuple[str, Sequence[str]]:
@@ -167,11 +166,8 @@ def _place(loc: tuple[int | str, ...], model: type[Model]) -> tuple[str, Sequenc
         if isinstance(part, int):
             where += f"[{part}]"
             continue
-        chosen = (
-            [each for each in tables if part in get_args(each.model_fields["kind"].annotation)] if tables[1:] else []
-        )
-        if chosen:  # the kind of a table, by which pydantic chose its model
-            tables = chosen
+        if len(tables) > 1:  # of a union, pydantic names the kind by which it chose the model
+            tables = [each for each in tables if part in get_args(each.model_fields["kind"].annotation)]
             continue
         where += f".{part}" if where else part
         field = next((each.model_fields[part] for each in tables if part in each.model_fields), None)

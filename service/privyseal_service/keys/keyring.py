@@ -44,6 +44,7 @@ class KeyringError(Exception):
     def __init__(self, key: str, cause: BackendError, *, others: int = 0) -> None:
         more = f" ({others} more keys failed; privyseal-server check lists them)" if others else ""
         super().__init__(f"key {key!r}: {cause}{more}")
+        self.key = key
         self.cause = cause
 
 

@@ -26,8 +26,9 @@ CONFIGURATION = "configuration"
 
 
 class UnusableError(Exception):
-    """The configuration cannot be applied to the running service. The text is a sentence. `retry` is whether it may be
-    usable later without a change of its files: something that it names may be unavailable only now."""
+    """The configuration cannot be applied to the running service. The text is a sentence, and `__cause__` the error of
+    the part that refused it. `retry` is whether it may be usable later without a change of its files: something that it
+    names may be unavailable only now."""
 
     def __init__(self, sentence: str, *, retry: bool = True) -> None:
         super().__init__(sentence)
@@ -51,7 +52,7 @@ def check(old: Config, new: Config) -> None:
             if issuer.jwks_file is not None:
                 read_key_file(issuer)
     except (TlsError, SourceError) as error:
-        raise UnusableError(str(error)) from None
+        raise UnusableError(str(error)) from error
 
 
 class Reloader:

@@ -9,15 +9,18 @@ HEALTHY_AFTER_S = 10.0
 
 
 class RestartDelays:
-    """The delays before one worker's restarts: none after the first failure, then those of `BACKOFF`. A worker that
-    served for `HEALTHY_AFTER_S` starts the count again."""
+    """The delays before one worker's restarts: none after the first failure, then those of `BACKOFF`.
+
+    A worker that served for `HEALTHY_AFTER_S` resets the count. A slow start does not: on a busy machine a worker may
+    take longer than that only to fail.
+    """
 
     def __init__(self) -> None:
         self._failures = 0
 
-    def after(self, lived_s: float) -> float:
-        """Return the seconds to wait before the next start, after a worker that lived for `lived_s` seconds."""
-        if lived_s >= HEALTHY_AFTER_S:
+    def after(self, served_s: float) -> float:
+        """Return the seconds to wait before the next start, after a worker that served for `served_s` seconds."""
+        if served_s >= HEALTHY_AFTER_S:
             self._failures = 0
         self._failures += 1
         return BACKOFF.delay_s(self._failures - 1) if self._failures > 1 else 0.0

@@ -231,7 +231,7 @@ class Service:
         try:
             return await self._prepare(config)
         except (TlsError, LimitsError, SourceError, KeyringError) as error:
-            raise UnusableError(str(error)) from None
+            raise UnusableError(str(error)) from error
 
     async def _prepare(self, config: Config) -> Prepared:
         async with AsyncExitStack() as undo:

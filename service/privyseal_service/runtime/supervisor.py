@@ -162,7 +162,7 @@ class Supervisor:
                 return
             if worker.leaving or self._stopping.is_set():
                 continue
-            delay_s = delays.after(worker.lived_s)
+            delay_s = delays.after(worker.served_s)
             self._issues.counters.add(WORKER_ENDS)
             _LOG.error("worker %d %s; it is started again in %.1f s", number, worker.describe_end(code), delay_s)
             await wait_for_first(asyncio.sleep(delay_s), self._stopping.wait())
@@ -180,12 +180,12 @@ class Supervisor:
         A worker that lost a key store serves on, reports the store as unavailable and may recover it, until its
         successor serves.
         """
-        lived_s: float | None = None
+        served_s: float | None = None
         while True:
             await wait_for_first(asyncio.wait([ending]), worker.until(lambda: worker.report.lost))
             if ending.done() or worker.leaving or self._stopping.is_set():
                 return None
-            delay_s = delays.after(worker.lived_s if lived_s is None else lived_s)
+            delay_s = delays.after(worker.served_s if served_s is None else served_s)
             _LOG.error("worker %d has lost a key store; it is replaced in %.1f s", worker.number, delay_s)
             recovered = worker.until(lambda: not worker.report.lost)
             await wait_for_first(asyncio.wait([ending]), self._stopping.wait(), recovered, asyncio.sleep(delay_s))
@@ -203,7 +203,7 @@ class Supervisor:
                 waiting.add_done_callback(self._replaced.discard)
                 return new, new_ending
             self._workers.pop(new.process.pid, None)
-            lived_s = new.lived_s
+            served_s = new.served_s
             _LOG.error("worker %d %s, so the worker before it stays", new.number, new.describe_end(await new_ending))
 
     async def _wait_for_replaced(self, worker: WorkerProcess, ending: asyncio.Task[int]) -> None:

@@ -54,7 +54,7 @@ class WorkerProcess:
         self.leaving = False
         self.hang_detector = HangDetector(time.monotonic(), _FIRST_REPORT_S)
         self._prepare_result = PrepareResult(0)
-        self._started_s = time.monotonic()
+        self._serving_since_s: float | None = None
         self._changed = asyncio.Event()
         self._reader: asyncio.StreamReader
         self._writer: PipeWriter
@@ -79,6 +79,8 @@ class WorkerProcess:
                         self._notify()
                     case Report() as report:
                         self.report = report
+                        if report.state == "serving" and self._serving_since_s is None:
+                            self._serving_since_s = time.monotonic()
                         on_report(self)
                         self._notify()
         except (MalformedEventError, ValueError) as error:
@@ -136,9 +138,9 @@ class WorkerProcess:
             self.process.kill()
 
     @property
-    def lived_s(self) -> float:
-        """Seconds since it was started."""
-        return time.monotonic() - self._started_s
+    def served_s(self) -> float:
+        """Seconds since it first served; 0 if it never did."""
+        return 0.0 if self._serving_since_s is None else time.monotonic() - self._serving_since_s
 
     @property
     def serving(self) -> bool:

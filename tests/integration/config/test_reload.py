@@ -1,8 +1,8 @@
 """SIGHUP with the real program: live settings take effect, and one that needs a restart changes nothing anywhere.
 
-tests/unit/config/test_changes.py goes over every setting; here is one test for each group of live ones. Those of keys,
-files of grants, certificates and CAs are in tests/integration/service/test_reloading.py, those of issuers in
-tests/unit/service/test_live.py.
+tests/unit/config/test_changes.py goes over every setting; here is one test for each group of live ones. The tests of
+keys, grants, issuers, certificates and CAs are in tests/integration/runtime: test_changed_keys.py,
+test_changed_grants.py, test_changed_files.py and test_program_reload.py.
 """
 
 from __future__ import annotations

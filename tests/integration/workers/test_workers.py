@@ -28,13 +28,14 @@ def last_sentence(farm: Place, code: int) -> str:
 
 
 def test_builds_do_not_notice_that_workers_are_killed(farm: Place) -> None:
-    with farm.serving() as serving, all_listening(serving) as first, Builds(serving) as builds:
-        for pid in first:
+    with farm.serving() as serving, all_listening(serving) as first:
+        with Builds(serving) as builds:
+            for pid in first:
+                builds.go_on()
+                os.kill(pid, signal.SIGKILL)
+                # In this order: a process that is about to end still listens.
+                until(lambda: reaped(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
             builds.go_on()
-            os.kill(pid, signal.SIGKILL)
-            # In this order: a process that is about to end still listens.
-            until(lambda: reaped(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
-        builds.go_on()
         assert builds.errors == []
         assert not set(first) & set(workers(serving))
         assert serving.stop() == 0
@@ -64,7 +65,8 @@ def test_a_worker_that_dies_again_and_again_is_started_ever_more_slowly(farm: Pl
     with farm.serving() as serving, all_listening(serving) as (_, second), sdk(serving) as client:
         (farm.folder / "die").touch()
         os.kill(second, signal.SIGKILL)
-        until(lambda: serving.log.count("ended with exit code 9") == 4)
+        for deaths in range(1, 5):
+            until(lambda: serving.log.count("ended with exit code 9") >= deaths)  # noqa: B023 - called here
         sign(client)
         (farm.folder / "die").unlink()
         until(lambda: len(listeners(serving)) == 2)
@@ -89,8 +91,9 @@ def test_a_refused_pin_is_not_tried_again(farm: Place) -> None:
             os.kill(another, signal.SIGKILL)
         os.kill(first, signal.SIGKILL)
         until(lambda: reaped(first) and len(listeners(serving)) == 2)
-        with pytest.raises(ServiceError, match="blocked until its operator acts"):
+        with pytest.raises(ServiceError) as caught:
             sign(client)
+        assert caught.value.details.reason == "KEY_BLOCKED"
         assert len(tries.read_text().splitlines()) == 1
         assert serving.stop() == 0
 
@@ -124,20 +127,21 @@ def test_a_stop_is_told_first(farm: Place) -> None:
 
 
 def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
-    with farm.serving() as serving, all_listening(serving) as before, Builds(serving, 2) as builds:
-        told = [(farm.folder / f"cores-{pid}").read_text() for pid in before]
-        assert told == [str(max(1, core_count() // 2))] * 2
-        for number in (3, 1, 2):
-            configure(farm, workers=number)
+    with farm.serving() as serving, all_listening(serving) as before:
+        cores = [(farm.folder / f"cores-{pid}").read_text() for pid in before]
+        assert cores == [str(max(1, core_count() // 2))] * 2
+        with Builds(serving, 2) as builds:
+            for number in (3, 1, 2):
+                configure(farm, workers=number)
+                serving.process.send_signal(signal.SIGHUP)
+                until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
+                shares = [farm.folder / f"share-{pid}" for pid in workers(serving)]
+                until(lambda: [each.read_text() for each in shares] == [str(number)] * number)  # noqa: B023 - as above
+            assert workers(serving)[0] == before[0]
+            farm.config.write_text("[server]\nworkers = many\n")
             serving.process.send_signal(signal.SIGHUP)
-            until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
-            shares = [farm.folder / f"share-{pid}" for pid in workers(serving)]
-            until(lambda: [each.read_text() for each in shares] == [str(number)] * number)  # noqa: B023 - called here
-        assert workers(serving)[0] == before[0]
-        farm.config.write_text("[server]\nworkers = many\n")
-        serving.process.send_signal(signal.SIGHUP)
-        until(lambda: "the configuration stays as it was" in serving.log)
-        builds.go_on()
+            until(lambda: "the configuration stays as it was" in serving.log)
+            builds.go_on()
         assert builds.errors == []
         assert serving.stop() == 0
 
@@ -208,7 +212,8 @@ def test_a_key_that_one_worker_alone_cannot_open_changes_nothing_in_any(farm: Pl
         (farm.folder / f"without-{second}").unlink()
         serving.process.send_signal(signal.SIGHUP)
         until(lambda: builds.errors)
-        assert "is frozen by the security team" in str(builds.errors[0])
+        assert isinstance(builds.errors[0], ServiceError)
+        assert builds.errors[0].details.reason == "KEY_FROZEN"
 
 
 def test_a_new_keys_pin_that_is_refused_is_tried_by_one_worker_alone(farm: Place) -> None:
@@ -234,6 +239,7 @@ def test_a_worker_that_starts_while_the_configuration_changes_serves_the_new_one
         (farm.folder / "wait").unlink()
         until(lambda: len(listeners(serving)) == 2)
         for _ in range(8):
-            with pytest.raises(ServiceError, match="is frozen"), sdk(serving) as client:
+            with pytest.raises(ServiceError) as caught, sdk(serving) as client:
                 sign(client)
+            assert caught.value.details.reason == "KEY_FROZEN"
         assert workers(serving) == [first, starting]

@@ -10,7 +10,6 @@ import pytest
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
 from privyseal_service.keys.pin_lockout import Latch, Latches
-from privyseal_service.runtime.messages import MalformedEventError, Report, StartFailed, decode_event, encode_event
 
 URI = "pkcs11:token=a;object=k?module-path=/m.so"
 OTHER_KEY = "pkcs11:token=a;object=other?module-path=/m.so"
@@ -104,25 +103,3 @@ def test_a_pin_that_is_refused_after_whoever_opened_the_key_gave_up_is_latched(r
             await store.forgotten.wait()
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        Report("serving"),
-        Report("open", frozenset({"a", "b"}), (Latch(URI, "m", "r"),), lost=True),
-        StartFailed("a sentence", 2),
-    ],
-)
-def test_a_workers_word_comes_over_whole(word: Report | StartFailed) -> None:
-    line = encode_event(word)
-    assert line.endswith(b"\n")
-    assert decode_event(line) == word
-
-
-@pytest.mark.parametrize(
-    "line", [b"", b"[]", b"{}", b'{"state": "serving", "unhealthy": [], "latches": []}', b'{"failed": 1, "code": 2}']
-)
-def test_another_form_is_refused(line: bytes) -> None:
-    with pytest.raises(MalformedEventError):
-        decode_event(line)

@@ -1,17 +1,12 @@
-"""The process: private files, no core dumps, and the word to systemd."""
+"""A process of the service: private files, no core dumps, uvloop."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from privyseal_service.system.systemd import notify
 
 HARDENED = """
 import ctypes, json, os, resource
@@ -53,27 +48,3 @@ def test_a_start_without_issuers_loads_no_code_for_tokens() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-
-
-@pytest.mark.parametrize("form", ["path", "abstract"])
-def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    name = str(tmp_path / "n") if form == "path" else f"@privyseal-test-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(name if form == "path" else "\0" + name[1:])
-        systemd.settimeout(10)
-        monkeypatch.setenv("NOTIFY_SOCKET", name)
-        notify("READY=1")
-        assert systemd.recv(100) == b"READY=1"
-
-
-def test_a_socket_that_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
-    notify("READY=1")
-    assert "systemd could not be notified of READY=1: No such file or directory" in caplog.text
-
-
-def test_nobody_to_notify(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    notify("READY=1")
