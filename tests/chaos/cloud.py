@@ -9,9 +9,10 @@ from pathlib import Path
 
 from privyseal_service.domain.operations import SignatureScheme
 from tests.chaos.callers import Callers
-from tests.chaos.judge import Verdict, _at_rest, _grown, _recovered
-from tests.chaos.stage import Program, Trail, connect, free_port, held, until
+from tests.chaos.judge import Verdict, at_rest, growth, recovery_s
+from tests.chaos.stage import Program, Trail, connect, free_port, held
 from tests.conformance.stores import STORES, Fault, StoreUnderTest
+from tests.support.processes import until
 from tests.support.programs import configuration, write_pki
 
 CLOUDS = ("gcpkms", "awskms")
@@ -67,12 +68,12 @@ def _judge(
     begun_s = time.monotonic()
     with store.failing(fault):
         time.sleep(rng.uniform(1, 3))
-    recovered_s = _recovered(callers, time.monotonic())
-    after = _at_rest(lambda: held(program.processes, None), lambda now: not _grown(before, now))
+    recovered_s = recovery_s(callers, time.monotonic())
+    after = at_rest(lambda: held(program.processes, None), lambda now: not growth(before, now))
     unrecorded = callers.unrecorded(trail.recorded)
     saw = dict(callers.since(begun_s))
     verdict = Verdict(name, saw, recovered_s, 2.0, before, after, len(callers.wrong), len(unrecorded))
-    verdict.faults += _grown(before, after)
+    verdict.faults += growth(before, after)
     if callers.wrong or unrecorded:
         verdict.faults.append("a signature left that was wrong or not on record")
     callers.forget()

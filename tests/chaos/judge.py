@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from tests.chaos.callers import Callers
 from tests.chaos.scenarios import Case
-from tests.chaos.stage import Held, Stage, until
+from tests.chaos.stage import Held, Stage
+from tests.support.processes import until
 
 PATIENCE_S = 60.0
 """How long a recovery may take on any machine; how long it should take is `Case.bound_s`."""
@@ -59,16 +60,16 @@ def judge(case: Case, stage: Stage, callers: Callers, rng: random.Random) -> Ver
     with case.scenario(stage, rng):
         pass
     mended_s = time.monotonic()
-    recovered_s = _recovered(callers, mended_s) + mended_s - (stage.ended_s or mended_s)
+    recovered_s = recovery_s(callers, mended_s) + mended_s - (stage.ended_s or mended_s)
     _settle(stage, callers)
     saw = callers.since(begun_s)
-    after = _at_rest(stage.held, lambda now: not _grown(before, now))
+    after = at_rest(stage.held, lambda now: not growth(before, now))
     unrecorded = callers.unrecorded(stage.trail.recorded)
     verdict = Verdict(
         case.name, dict(saw), recovered_s, case.bound_s, before, after, len(callers.wrong), len(unrecorded)
     )
     verdict.codes = stage.program.codes[ends:]
-    verdict.faults += _grown(before, after)
+    verdict.faults += growth(before, after)
     if callers.wrong:
         verdict.faults.append("a wrong signature left the service")
     if unrecorded:
@@ -79,7 +80,7 @@ def judge(case: Case, stage: Stage, callers: Callers, rng: random.Random) -> Ver
     return verdict
 
 
-def _recovered(callers: Callers, ended_s: float) -> float:
+def recovery_s(callers: Callers, ended_s: float) -> float:
     found: list[float] = []
 
     def served() -> bool:
@@ -100,7 +101,7 @@ def _settle(stage: Stage, callers: Callers) -> None:
     until(lambda: callers.steady_since(since_s, _CALM) is not None, PATIENCE_S, "calm")
 
 
-def _grown(before: Held, after: Held) -> list[str]:
+def growth(before: Held, after: Held) -> list[str]:
     """What is not back where it was."""
     grown = []
     if after.memory_mib > before.memory_mib + _MEMORY_MIB * before.processes:
@@ -114,7 +115,7 @@ def _grown(before: Held, after: Held) -> list[str]:
     return grown
 
 
-def _at_rest(look: Callable[[], Held], fine: Callable[[Held], bool]) -> Held:
+def at_rest(look: Callable[[], Held], fine: Callable[[Held], bool]) -> Held:
     """What is held once it is fine, or after a while in which it was not."""
     end_s = time.monotonic() + 10
     while True:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.stage import Stage, until
-from tests.support.processes import lives
+from tests.chaos.stage import Stage
+from tests.support.processes import lives, until
 from tests.support.shim import Ckr
 
 Scenario = Callable[[Stage, random.Random], contextlib.AbstractContextManager[None]]

@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +46,6 @@ class Held:
             f"{self.memory_mib:.0f} MiB, {self.descriptors} descriptors, {self.sessions} sessions, "
             f"{self.threads} threads, {self.processes} processes"
         )
-
-
-def until(true: Callable[[], object], patience_s: float = 60.0, what: str = "it") -> None:
-    """Wait for something to become true."""
-    end_s = time.monotonic() + patience_s
-    while not true():
-        if time.monotonic() > end_s:
-            raise AssertionError(f"{what} did not come about in {patience_s:g} s")
-        time.sleep(0.02)
 
 
 def free_port() -> int:

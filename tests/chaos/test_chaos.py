@@ -13,7 +13,8 @@ import pytest
 from tests.chaos.callers import Callers
 from tests.chaos.judge import judge
 from tests.chaos.scenarios import CASES, WORKER_CASES
-from tests.chaos.stage import Stage, until
+from tests.chaos.stage import Stage
+from tests.support.processes import until
 from tests.support.shim import Ckr
 
 QUICK = "hang_after_s = 1.0"
