@@ -15,7 +15,7 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import BUILD, farm_config, farm_store
 from tests.support.pki import CA, Issued
-from tests.support.service import RunningService, secure_channel
+from tests.support.service import GRPC_SERVERS, RunningService, secure_channel
 from tests.support.tokens import ISSUER, issuer_settings, jwk, key_set, rsa_key
 
 PIPELINE = f"oidc:{ISSUER}:repo:octo-org/app:ref:refs/heads/*"
@@ -62,11 +62,11 @@ def target_ca() -> CA:
     return CA()
 
 
-@pytest.fixture(scope="module")
-def target(target_ca: CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+@pytest.fixture(scope="module", params=GRPC_SERVERS)
+def target(request: pytest.FixtureRequest, target_ca: CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("target")
     store = farm_store(rsa.generate_private_key(65537, 2048))
-    with RunningService(config(target_ca, folder), store.backends) as running:
+    with RunningService(config(target_ca, folder), store.backends, grpc_server=request.param) as running:
         yield Target(running, store, target_ca, folder)
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.attacks.conftest import Target, config
 from tests.attacks.test_identity import SIGN
 from tests.support.farm import farm_store
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA
 from tests.support.processes import until
 from tests.support.service import RunningService

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from privyseal_service.api.core_server import Server
 from privyseal_service.api.handlers import Handlers
+from privyseal_service.api.server import Server, log_call
+from privyseal_service.api.server_choice import ServerType
 from privyseal_service.api.tls import TlsError, TlsMaterial, load_tls, tls_files
 from privyseal_service.domain.caller import DeniedCertificates, Identifier, InsecureIdentifier
 from privyseal_service.identity.certificates import CertificateIdentifier
@@ -62,7 +63,9 @@ class Listener:
         self._handlers: Handlers
         self.server: Server
 
-    def build(self, server_config: ServerConfig, path: CallPath, audit: AuditCalls | None) -> None:
+    def build(
+        self, server_type: ServerType, server_config: ServerConfig, path: CallPath, audit: AuditCalls | None
+    ) -> None:
         """Make the server, and bind it to its address. Raises ListenError."""
         if self._tls is None:
             _LOG.warning(
@@ -70,7 +73,8 @@ class Listener:
                 "local:insecure to it; use it for development alone",
                 self.config.address,
             )
-        self.server = Server(_options(server_config))
+        around = log_call if _LOG.isEnabledFor(logging.DEBUG) else None
+        self.server = server_type.make(_options(server_config), around)
         oidc = self.config.auth == "oidc"
         self._handlers = Handlers(path, self._identifier(), server_config.default_deadline_s, audit, reads_header=oidc)
         self.server.add_generic_rpc_handlers(self._handlers.generic_handlers())
