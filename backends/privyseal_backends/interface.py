@@ -3,7 +3,7 @@
 A backend is a function `open_store(settings)`, registered under the entry point group `privyseal.backends` with the
 URI scheme that it serves as its name. It returns a `KeyStore`; a store opens `Key`s. What only some stores can do is a
 protocol of its own: `Decrypter`, `Parallel` and `Observed` on keys, `KeyCreator`, `ProcessBound`, `Computing`,
-`Metered` and `Latching` on stores. A caller asks with `isinstance`.
+`Metered` and `Latching` on stores. Find out with `wrappers.capability`, which looks through wrappers of a store.
 
 Every verb is a coroutine and never blocks the event loop: a store that can only block keeps threads of its own.
 A deadline is a reading of `time.monotonic()` in seconds; at the deadline the verb gives up with `DeadlineError`, and

@@ -20,12 +20,12 @@ from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.backoff import Backoff, jittered
 from privyseal_backends.interface import BackendError, IntegrityError, LostError, OperatorError, UnavailableError
+from privyseal_backends.pkcs11.address import KeyAddress
 from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
-from privyseal_backends.pkcs11.key import TokenKey, find_again
 from privyseal_backends.pkcs11.module import LOOK_FOR_HANGS_EVERY_S, Module
 from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.pkcs11.token import TokenLogin, find_token, login_on
-from privyseal_backends.pkcs11.uri import Pkcs11Uri
+from privyseal_backends.pkcs11.token_key import TokenKey, find_again
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class _Cause(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Hold:
+class TokenLease:
     """What sessions and handles are good for: one start of the module, one login, one token object."""
 
     token: pkcs11.Token
@@ -78,13 +78,15 @@ class _Observer:
     told: tuple[type[BackendError], str] | None
 
 
-class TokenLink:
+class TokenConnection:
     """One token as one store has it. Safe to use from any thread; takes its own lock last.
 
     With `new_process` a loss is for a new process to mend: nothing that may be in use is begun anew in this one.
     """
 
-    def __init__(self, module: Module, hold: Hold, uri: Pkcs11Uri, settings: Settings, *, new_process: bool) -> None:
+    def __init__(
+        self, module: Module, hold: TokenLease, uri: KeyAddress, settings: Settings, *, new_process: bool
+    ) -> None:
         self.module = module
         self._uri = uri
         self._settings = settings
@@ -163,7 +165,7 @@ class TokenLink:
 
     # --- for signing threads ---
 
-    def hold(self, key: TokenKey, deadline_s: float) -> Hold:
+    def hold(self, key: TokenKey, deadline_s: float) -> TokenLease:
         """What to open sessions on. Raises `BackendError` while the token or the key is not there; waits for it where
         the settings say so."""
         if self._problem is None and not self._key_problems:
@@ -179,20 +181,20 @@ class TokenLink:
                 self._lock.wait(give_up_s - now_s)
         return self._fresh_hold()
 
-    def _fresh_hold(self) -> Hold:
+    def _fresh_hold(self) -> TokenLease:
         hold = self._hold
         if hold.current:
             return hold
         # Another store of this process shares the login, and has logged in again.
         with self._lock:
-            self._hold = Hold(hold.token, hold.generation, hold.login, hold.login.epoch)
+            self._hold = TokenLease(hold.token, hold.generation, hold.login, hold.login.epoch)
             return self._hold
 
-    def is_current(self, hold: Hold) -> bool:
+    def is_current(self, hold: TokenLease) -> bool:
         """Whether what was met under a hold still says something of the token."""
         return hold is self._hold and hold.current
 
-    def stands(self, hold: Hold) -> bool:
+    def stands(self, hold: TokenLease) -> bool:
         """The same, once nobody is in the middle of a login: from the logout before it on, no key can be found and no
         handle works, and that is no loss."""
         if self.is_current(hold):
@@ -206,7 +208,7 @@ class TokenLink:
                 self._suspect = False
                 self._tries = self._doubts = self._failures = 0
 
-    def log_in_again(self, hold: Hold) -> None:
+    def log_in_again(self, hold: TokenLease) -> None:
         """The token has logged this process out. Raises `BackendError`: a lost token, or a PIN that is refused now."""
         _log.warning("the token %r has logged this process out; logging in again", hold.token.label)
         try:
@@ -218,7 +220,7 @@ class TokenLink:
         except UnavailableError as error:
             raise self.lost(hold, error) from None
 
-    def lost(self, hold: Hold, error: BackendError) -> BackendError:
+    def lost(self, hold: TokenLease, error: BackendError) -> BackendError:
         """The token does not serve any more; it is mended in the background. The error for the caller."""
         with self._lock:
             if not self.is_current(hold) or self._problem is not None:
@@ -236,7 +238,7 @@ class TokenLink:
         _log.error("the token %r is lost: %s", hold.token.label, error)
         return problem
 
-    def key_gone(self, hold: Hold, key: TokenKey, error: BackendError) -> BackendError:
+    def key_gone(self, hold: TokenLease, key: TokenKey, error: BackendError) -> BackendError:
         """One key is not there any more. Where the token still shows another, it is that key alone; otherwise the token
         is lost: some show no objects then rather than an error (SoftHSM does). The error for the caller."""
         problems: dict[TokenKey, BackendError] = {}
@@ -261,7 +263,7 @@ class TokenLink:
         """The token answered something that only a person mends: it is not asked again before the next start."""
         self._block(error, refused=True)
 
-    def doubted(self, hold: Hold, what: Meaning) -> bool:
+    def doubted(self, hold: TokenLease, what: Meaning) -> bool:
         """A failure whose reason the module does not tell. Whether it was one too many: then the token is lost."""
         with self._lock:
             self._suspect = True
@@ -272,7 +274,7 @@ class TokenLink:
         self.lost(hold, backend_error(what, "again and again"))
         return True
 
-    def failed(self, hold: Hold, what: Meaning) -> bool:
+    def failed(self, hold: TokenLease, what: Meaning) -> bool:
         """An operation for which the token had no room, after all its attempts. Whether that is a lost token's way to
         say so: when nothing else comes any more."""
         with self._lock:
@@ -296,11 +298,11 @@ class TokenLink:
 
     @property
     def well(self) -> bool:
-        """See `module.Tenant`."""
+        """See `module.ModuleListener`."""
         return self._problem is None
 
     def renewed(self) -> None:
-        """See `module.Tenant`."""
+        """See `module.ModuleListener`."""
         with self._lock:
             self._generation = self.module.generation
             if self._closed or self._cause is _Cause.REFUSED:
@@ -309,7 +311,7 @@ class TokenLink:
             self._rebuild()
 
     def hangs(self) -> None:
-        """See `module.Tenant`."""
+        """See `module.ModuleListener`."""
         with self._lock:
             if self._closed or self._cause is _Cause.HANGS:
                 return
@@ -445,7 +447,7 @@ class TokenLink:
             token = find_token(self.module, self._uri)
             login = login_on(self.module, token)
             problems = self._find_keys(login)
-            hold = Hold(token, generation, login, login.epoch)
+            hold = TokenLease(token, generation, login, login.epoch)
         with self._lock:
             if self._keys and all(isinstance(problems.get(key), UnavailableError) for key in self._keys):
                 raise problems[self._keys[0]]

@@ -27,9 +27,9 @@ from privyseal_backends.interface import (
     Signature,
     UnavailableError,
 )
-from privyseal_backends.pkcs11 import Pkcs11Store, open_store
-from privyseal_backends.pkcs11.module import MODULES
+from privyseal_backends.pkcs11.module_registry import MODULES
 from privyseal_backends.pkcs11.process_lock import turn
+from privyseal_backends.pkcs11.store import Pkcs11Store, open_store
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, delete_objects, import_rsa_key, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened, type1, until, until_it_signs, values
@@ -284,7 +284,7 @@ def test_nobody_logs_in_while_another_process_does(
 LOGIN = """
 import asyncio, sys, time
 from privyseal_backends.interface import OperatorError
-from privyseal_backends.pkcs11 import open_store
+from privyseal_backends.pkcs11.store import open_store
 async def main():
     store = open_store({})
     try:

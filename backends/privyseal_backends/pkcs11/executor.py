@@ -30,8 +30,7 @@ from privyseal_backends.interface import (
     UnavailableError,
 )
 from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
-from privyseal_backends.pkcs11.healing import Hold, TokenLink
-from privyseal_backends.pkcs11.key import TokenKey, decrypt, find_again, sign
+from privyseal_backends.pkcs11.healing import TokenConnection, TokenLease
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.queue import (
     Batch,
@@ -44,6 +43,7 @@ from privyseal_backends.pkcs11.queue import (
     send,
 )
 from privyseal_backends.pkcs11.settings import Settings
+from privyseal_backends.pkcs11.token_key import TokenKey, decrypt, find_again, sign
 from privyseal_backends.verification import verify
 
 _log = logging.getLogger(__name__)
@@ -79,11 +79,11 @@ class _GoneError(Exception):
         self.error = UnavailableError("token", f"the key is gone: {cause.message}", cause.remedy)
 
 
-class SigningThreads:
+class Executor:
     """The threads of one token, with the queue before them. Daemons: one that hangs in a module must not keep the
     process from ending."""
 
-    def __init__(self, link: TokenLink, settings: Settings, *, threads: int) -> None:
+    def __init__(self, link: TokenConnection, settings: Settings, *, threads: int) -> None:
         self.link = link
         self.group = settings.group
         self.read_write = settings.read_write
@@ -133,10 +133,10 @@ class SigningThreads:
 class _Worker:
     """What one signing thread has: a session, and each key's handle on it, good under one hold on the token."""
 
-    def __init__(self, owner: SigningThreads) -> None:
+    def __init__(self, owner: Executor) -> None:
         self._owner = owner
         self._link = owner.link
-        self._hold: Hold | None = None
+        self._hold: TokenLease | None = None
         self._session: pkcs11.Session | None = None
         self._handles: dict[TokenKey, pkcs11.PrivateKey] = {}
         self._in_hand: Sequence[Task] = ()
@@ -254,7 +254,7 @@ class _Worker:
                 self._link.succeeded()
                 return value
 
-    def _once(self, hold: Hold, key: TokenKey, operation: Operation) -> bytes:
+    def _once(self, hold: TokenLease, key: TokenKey, operation: Operation) -> bytes:
         with self._inside:
             if hold is not self._hold:
                 self._adopt(hold)
@@ -270,7 +270,7 @@ class _Worker:
                     self._close_session()
                 raise
 
-    def _meet(self, what: Meaning, met: _Met, hold: Hold, batch: Batch, index: int) -> None:
+    def _meet(self, what: Meaning, met: _Met, hold: TokenLease, batch: Batch, index: int) -> None:
         """Do what helps against a failed attempt and return for another one, or raise the `BackendError` that it is."""
         verb = _verb(batch.operations[index])
         met[what.fault] += 1
@@ -308,7 +308,7 @@ class _Worker:
             self._link.blocked(error)
         return error
 
-    def _rest(self, what: Meaning, times: int, hold: Hold, batch: Batch, verb: str) -> None:
+    def _rest(self, what: Meaning, times: int, hold: TokenLease, batch: Batch, verb: str) -> None:
         """Give a busy token a moment. Raises `BackendError` when that was not enough, or there is no time for it."""
         if what.name == _NO_ROOM and not self.has_session and self._owner.have_session:
             raise _NoRoomError
@@ -320,7 +320,7 @@ class _Worker:
             self._link.failed(hold, what)
         raise BusyError(what.part, backend_error(what, verb).message, what.remedy, retry_after_s=_BUSY_RETRY_S)
 
-    def _adopt(self, hold: Hold) -> None:
+    def _adopt(self, hold: TokenLease) -> None:
         """Work under another hold. What was opened before the module was begun anew is not even closed: handles begin
         again at low numbers, so it could be somebody else's by now."""
         if self._hold is not None and self._hold.generation == hold.generation:
