@@ -28,7 +28,7 @@ class Pkcs11Key:
         self._key = key
         self._description = description
         self._threads = threads
-        self._link = threads.link
+        self._connection = threads.connection
 
     @property
     def description(self) -> KeyDescription:
@@ -40,13 +40,13 @@ class Pkcs11Key:
         """What the token's signing threads take up at once; see `Parallel`."""
         return self._threads.parallel_inputs
 
-    def observe(self, tell: Callable[[BackendError | None], None]) -> None:
+    def observe(self, on_change: Callable[[BackendError | None], None]) -> None:
         """Follow the token; see `Observed`."""
-        self._link.observe(self._key, tell)
+        self._connection.observe(self._key, on_change)
 
     def forget(self) -> None:
         """Leave the key alone from now on; see `Observed`."""
-        self._link.forget(self._key)
+        self._connection.forget(self._key)
 
     async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
         """Sign each input; see `Key.sign`."""
@@ -67,10 +67,10 @@ class Pkcs11Key:
         if not operations:
             return ()
         try:
-            self._link.module.check_process()
+            self._connection.module.check_process()
         except OperatorError as error:
             return [error] * len(operations)
-        refusal = self._link.refusal(self._key)
+        refusal = self._connection.refusal(self._key)
         if refusal is not None:
             return [refusal] * len(operations)
         batch = Batch(self._key, operations, deadline_s)

@@ -50,14 +50,14 @@ class ModuleListener(Protocol):
     """Who lives on a module, and hears what becomes of it, on whichever thread it happens."""
 
     @property
-    def well(self) -> bool:
+    def healthy(self) -> bool:
         """Whether it has what it needs of the module."""
 
-    def renewed(self) -> None:
+    def reinitialized(self) -> None:
         """The module was begun anew, or could not be, and nobody else is let in yet. All sessions, handles and logins
         are void."""
 
-    def hangs(self) -> None:
+    def call_hangs(self) -> None:
         """A call is inside for longer than it may be. Told again and again while that is so."""
 
 
@@ -108,9 +108,9 @@ class Module:
         self._lib: ThreadSafeLib | None = None
         self._reserved: str | None = None
         self._attached: dict[Hashable, Attachment] = {}
-        self._tenants: set[ModuleListener] = set()
+        self._listeners: set[ModuleListener] = set()
         self._running = False
-        self._renewer: int | None = None
+        self._starter: int | None = None
         self._start_until_s: float | None = None
         self._generation = 0
         self._begun_s = 0.0
@@ -146,13 +146,13 @@ class Module:
     def enter(self, call: _Call) -> None:
         """Let a call in, when nobody begins the module anew. Raises `BackendError`."""
         self.check_process()
-        renewing = self._renewer is not None and self._renewer == threading.get_ident()
-        turn = None if renewing else self._turn
+        starting = self._starter is not None and self._starter == threading.get_ident()
+        turn = None if starting else self._turn
         if turn is not None:
             turn.acquire()
         with self._lock:
-            if self._renewer is not None and not renewing:
-                self._state.wait_for(lambda: self._renewer is None)
+            if self._starter is not None and not starting:
+                self._state.wait_for(lambda: self._starter is None)
             if self._running:
                 call.until_s = time.monotonic() + call.limit_s
                 self._calls.add(call)
@@ -167,7 +167,7 @@ class Module:
             self._calls.remove(call)
             if self._waiting_for_idle and not self._calls:
                 self._state.notify_all()
-        if self._turn is not None and self._renewer != threading.get_ident():
+        if self._turn is not None and self._starter != threading.get_ident():
             self._turn.release()
 
     def _wait_until_idle(self, timeout_s: float) -> bool:
@@ -220,13 +220,13 @@ class Module:
                 return
             self._begin_anew(timeout_s)
 
-    def renew(self, generation: int, *, idle_s: float, start_s: float) -> bool:
+    def reinitialize(self, generation: int, *, idle_s: float, start_s: float) -> bool:
         """Begin the module of that generation anew, in place: wait `idle_s` at most until no call is inside, finalise,
         initialise, and tell every tenant, before anybody else is let in. When that takes longer than `start_s`, it
         counts as hanging.
 
         Returns False when a call stayed inside: nothing was done then. Does nothing when somebody did so already.
-        Raises `BackendError` when the module does not initialise; it is tried again by the next `renew`.
+        Raises `BackendError` when the module does not initialise; it is tried again by the next `reinitialize`.
         """
         with self._opening:
             if generation != self._generation or not self._users:
@@ -243,14 +243,14 @@ class Module:
     def _close_gate(self, idle_s: float) -> bool:
         """Let nobody else in, and wait until nobody is inside; False when somebody stayed, and the gate is open."""
         with self._state:
-            self._renewer = threading.get_ident()
+            self._starter = threading.get_ident()
             if self._wait_until_idle(idle_s):
                 return True
             self._open_gate()
             return False
 
     def _open_gate(self) -> None:
-        self._renewer = None
+        self._starter = None
         self._state.notify_all()
 
     def _begin_anew(self, start_s: float) -> None:
@@ -268,36 +268,36 @@ class Module:
                 self._start()
             finally:
                 self._start_until_s = None
-                for tenant in tuple(self._tenants):
-                    tenant.renewed()
+                for listener in tuple(self._listeners):
+                    listener.reinitialized()
         finally:
             self._start_until_s = None
             self._took_s = time.monotonic() - since_s
             with self._state:
                 self._open_gate()
 
-    def join(self, tenant: ModuleListener) -> None:
+    def subscribe(self, listener: ModuleListener) -> None:
         """Tell a tenant from now on what becomes of the module."""
         with self._state:
-            first = not self._tenants
-            self._tenants = self._tenants | {tenant}
+            first = not self._listeners
+            self._listeners = self._listeners | {listener}
             if first:
                 self._ended = threading.Event()
         if first:
             threading.Thread(
-                target=self._look_for_hangs, args=(self._ended,), name="privyseal-watch", daemon=True
+                target=self._watch_for_hangs, args=(self._ended,), name="privyseal-watch", daemon=True
             ).start()
 
-    def part(self, tenant: ModuleListener) -> None:
+    def unsubscribe(self, listener: ModuleListener) -> None:
         """Tell the tenant nothing more."""
         with self._state:
-            self._tenants = self._tenants - {tenant}
-            if not self._tenants:
+            self._listeners = self._listeners - {listener}
+            if not self._listeners:
                 self._ended.set()
 
-    def others_well(self, tenant: ModuleListener) -> bool:
+    def others_healthy(self, listener: ModuleListener) -> bool:
         """Whether another tenant would be disturbed when the module is begun anew."""
-        return any(other.well for other in self._tenants if other is not tenant)
+        return any(other.healthy for other in self._listeners if other is not listener)
 
     @property
     def bears_another_start(self) -> bool:
@@ -306,12 +306,12 @@ class Module:
         pause_s = min(_LONGEST_STEADY_S, max(_SHORTEST_STEADY_S, _STEADY_TIMES * self._took_s))
         return time.monotonic() - self._begun_s >= pause_s
 
-    def _look_for_hangs(self, ended: threading.Event) -> None:
+    def _watch_for_hangs(self, ended: threading.Event) -> None:
         # Not on the condition of the calls: each of them would wake it.
         while not ended.wait(LOOK_FOR_HANGS_EVERY_S):
             if self.overdue:
-                for tenant in tuple(self._tenants):
-                    tenant.hangs()
+                for listener in tuple(self._listeners):
+                    listener.call_hangs()
 
     def attach(self, key: Hashable, make: Callable[[], T]) -> T:
         """What hangs on the module under `key`, made at the first time, closed before the module is finalised."""

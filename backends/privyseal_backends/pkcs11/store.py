@@ -29,7 +29,6 @@ from privyseal_backends.pkcs11.capability import KeyFacts, adds_digest_info, ass
 from privyseal_backends.pkcs11.custody import custody, find_protection
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
 from privyseal_backends.pkcs11.executor import Executor
-from privyseal_backends.pkcs11.healing import TokenConnection, TokenLease
 from privyseal_backends.pkcs11.key import Pkcs11DecryptionKey, Pkcs11Key
 from privyseal_backends.pkcs11.locate import init_string, locate
 from privyseal_backends.pkcs11.module import Module
@@ -38,7 +37,9 @@ from privyseal_backends.pkcs11.objects import KeyAttributes, find_private_key, r
 from privyseal_backends.pkcs11.settings import Settings, parse_settings
 from privyseal_backends.pkcs11.threads import Abandoned, on_thread
 from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token, login_on
+from privyseal_backends.pkcs11.token_connection import TokenConnection
 from privyseal_backends.pkcs11.token_key import TokenKey, check_same, try_decryption
+from privyseal_backends.pkcs11.token_state import TokenLease
 
 _LOOK_AGAIN_S = (0.05, 0.15)
 
@@ -123,10 +124,10 @@ class Pkcs11Store:
         timeout_s = self._settings.close_timeout_s
 
         def finish(_: Abandoned) -> None:
-            hung = any(each.link.hung for each in threads.values())
+            hung = any(each.connection.hangs for each in threads.values())
             until_s = time.monotonic() + (0.0 if hung else timeout_s)
             for each in threads.values():
-                each.link.close()
+                each.connection.close()
                 each.close()
             for each in threads.values():
                 each.join(until_s)
@@ -196,7 +197,7 @@ class Pkcs11Store:
             if module.generation == generation and module.bears_another_start:
                 # Other tokens are in use, and a module may not show one that has come since it was initialised.
                 idle_s, start_s = self._settings.hang_after_s, self._settings.open_timeout_s
-                module.renew(generation, idle_s=idle_s, start_s=start_s)
+                module.reinitialize(generation, idle_s=idle_s, start_s=start_s)
         return self._log_in(module, uri)
 
     def _log_in(self, module: Module, uri: KeyAddress) -> _Place:
@@ -226,10 +227,12 @@ class Pkcs11Store:
             if self._closed:
                 raise UnavailableError("module", "the key store was closed", "open another one")
             if place.token_id not in self._threads:
-                hold = TokenLease(place.token, place.generation, place.login, place.login.epoch)
-                link = TokenConnection(place.module, hold, key.uri, self._settings, new_process=self._new_process)
-                self._threads[place.token_id] = Executor(link, self._settings, threads=number)
-            self._threads[place.token_id].link.adopt(key)
+                lease = TokenLease(place.token, place.generation, place.login, place.login.epoch)
+                connection = TokenConnection(
+                    place.module, lease, key.uri, self._settings, new_process=self._new_process
+                )
+                self._threads[place.token_id] = Executor(connection, self._settings, threads=number)
+            self._threads[place.token_id].connection.add_key(key)
             return self._threads[place.token_id]
 
 
