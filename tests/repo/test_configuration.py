@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from privyseal_backends.aws_kms import address as aws_kms
-from privyseal_backends.google_kms.address import Settings as GoogleKmsSettings
+from privyseal_backends.google_kms.settings import Settings as GoogleKmsSettings
 from privyseal_backends.pkcs11.settings import Settings as Pkcs11Settings
 from privyseal_service.config.changes import mark_of
 from privyseal_service.config.keys import MinimumCustody

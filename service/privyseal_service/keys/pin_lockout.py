@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from privyseal_backends.interface import BackendError, Key, KeyStore, Latching, Observed, OperatorError
-from privyseal_service.domain.key_uris import same_token
+from privyseal_backends.registry import same_store
+from privyseal_backends.wrappers import StoreWrapper, capability
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
@@ -49,7 +50,7 @@ class Latches:
 
     def refusal(self, uri: str) -> OperatorError | None:
         """The error for a key whose token may be one that refused its PIN."""
-        return next((latch.error() for latch in self._latches if same_token(latch.uri, uri)), None)
+        return next((latch.error() for latch in self._latches if same_store(latch.uri, uri)), None)
 
     def add(self, latch: Latch) -> bool:
         """Learn of a latch; whether it is new."""
@@ -77,16 +78,16 @@ class Latches:
         return guarded
 
     def _guarded(self, store: KeyStore) -> KeyStore:
-        if isinstance(store, Latching):
-            self._stores.append(store)
+        if (latching := capability(store, Latching)) is not None:
+            self._stores.append(latching)
         return _GuardedStore(store, self)
 
 
-class _GuardedStore:
+class _GuardedStore(StoreWrapper):
     """A key store that never asks a token again that refused its PIN."""
 
     def __init__(self, store: KeyStore, latches: Latches) -> None:
-        self._store = store
+        super().__init__(store)
         self._latches = latches
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Key:
@@ -104,17 +105,13 @@ class _GuardedStore:
 
     async def _open(self, uri: str, fingerprint: str | None) -> Key:
         try:
-            key = await self._store.open_key(uri, fingerprint)
+            key = await self.wrapped.open_key(uri, fingerprint)
         except BackendError as error:
             self._latches.note(uri, error)
             raise
         if isinstance(key, Observed):
             key.observe(lambda problem: self._latches.note(uri, problem))  # a PIN can be refused later as well
         return key
-
-    async def close(self) -> None:
-        """Close the store; see `KeyStore.close`."""
-        await self._store.close()
 
 
 def _let_go(opening: asyncio.Future[Key]) -> None:

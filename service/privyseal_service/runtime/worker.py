@@ -104,14 +104,15 @@ class _SharedStores:
 
     def _configured(self, store: KeyStore) -> KeyStore:
         from privyseal_backends.interface import Computing, Metered, ProcessBound  # noqa: PLC0415
+        from privyseal_backends.wrappers import capability  # noqa: PLC0415
 
-        if isinstance(store, ProcessBound):
-            store.prefer_new_process()
-        if isinstance(store, Computing):
-            store.use_cores(max(1, core_count() // self._workers))
-        if isinstance(store, Metered):
-            store.share_quota(self._workers)
-            self._metered.append(store)
+        if (bound := capability(store, ProcessBound)) is not None:
+            bound.prefer_new_process()
+        if (computing := capability(store, Computing)) is not None:
+            computing.use_cores(max(1, core_count() // self._workers))
+        if (metered := capability(store, Metered)) is not None:
+            metered.share_quota(self._workers)
+            self._metered.append(metered)
         return store
 
     def set_workers(self, workers: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from privyseal_backends.interface import Key, OperatorError, UnavailableError
-from privyseal_service.domain.key_uris import same_token
+from privyseal_backends.registry import same_store
 from privyseal_service.keys.pin_lockout import Latch, Latches
 
 LATCH = Latch(
@@ -19,14 +19,15 @@ LATCH = Latch(
         ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:object=b;token=t?module-path=/m", True),
         ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:token=u;object=a?module-path=/m", False),
         ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:token=t;object=a?module-path=/n", False),
-        ("pkcs11:token=a%20b?module-path=/m", "pkcs11:token=a b?module-path=/m", True),
-        ("pkcs11:token=t?module-path=/m", "pkcs11:serial=1?module-path=/m", True),  # it may be
+        ("pkcs11:token=a%20b;object=a?module-path=/m", "pkcs11:token=%61%20b;id=%01?module-path=/m", True),
+        ("pkcs11:token=t;object=a?module-path=/m", "pkcs11:serial=1;object=a?module-path=/m", True),  # it may be
+        ("pkcs11:token=a b;object=a?module-path=/m", "pkcs11:token=a%20b;object=a?module-path=/m", False),  # not a URI
         ("awskms:///a", "awskms:///b", False),
         ("software:a", "software:a", True),
     ],
 )
 def test_whether_a_token_is_the_same(one: str, other: str, same: bool) -> None:
-    assert same_token(one, other) is same_token(other, one) is same
+    assert same_store(one, other) is same_store(other, one) is same
 
 
 async def test_a_refused_pin_is_told_once_and_no_store_is_asked_again() -> None:

@@ -18,9 +18,9 @@ from privyseal_backends.interface import (
     SigningInput,
     SigningResult,
 )
+from privyseal_backends.registry import store_uris
 from privyseal_service.domain import errors
 from privyseal_service.domain.errors import Code, ServiceError
-from privyseal_service.domain.key_uris import store_of
 from privyseal_service.signing.scheduler import QueueRequest, Scheduler, Schedulers
 
 
@@ -369,4 +369,4 @@ def test_a_store_has_one_scheduler() -> None:
     one = schedulers.of(f"pkcs11:token=t;object=a{module}p1")
     assert schedulers.of(f"pkcs11:object=b;token=t{module}p2") is one
     assert schedulers.of(f"pkcs11:token=u;object=a{module}p1") is not one
-    assert store_of("awskms:///a") == store_of("awskms:///b") == "awskms:"
+    assert store_uris("awskms").store_name("awskms:///a") == store_uris("awskms").store_name("awskms:///b") == "awskms"

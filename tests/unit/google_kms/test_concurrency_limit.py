@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from privyseal_backends.google_kms.slots import Slots
+from privyseal_backends.google_kms.concurrency_limit import ConcurrencyLimit
 from privyseal_backends.interface import DeadlineError
 
 
@@ -16,7 +16,7 @@ def soon(seconds=0.05):
 
 def test_a_place_is_taken_and_given_back():
     async def run():
-        slots = Slots(1)
+        slots = ConcurrencyLimit(1)
         await slots.acquire(soon())
         with pytest.raises(DeadlineError):
             await slots.acquire(soon(0.01))
@@ -28,7 +28,7 @@ def test_a_place_is_taken_and_given_back():
 
 def test_a_deadline_that_has_passed_takes_no_place():
     async def run():
-        slots = Slots(1)
+        slots = ConcurrencyLimit(1)
         with pytest.raises(DeadlineError):
             await slots.acquire(time.monotonic() - 1)
         await slots.acquire(soon())
@@ -38,7 +38,7 @@ def test_a_deadline_that_has_passed_takes_no_place():
 
 def test_an_infinite_deadline_waits():
     async def run():
-        slots = Slots(1)
+        slots = ConcurrencyLimit(1)
         await slots.acquire(math.inf)
         waiting = asyncio.ensure_future(slots.acquire(math.inf))
         await asyncio.sleep(0)
@@ -50,7 +50,7 @@ def test_an_infinite_deadline_waits():
 
 def test_first_come_first_served():
     async def run():
-        slots, order = Slots(1), []
+        slots, order = ConcurrencyLimit(1), []
         await slots.acquire(soon(5))
 
         async def take(number):
@@ -69,7 +69,7 @@ def test_first_come_first_served():
 
 def test_a_newcomer_does_not_pass_those_who_wait():
     async def run():
-        slots = Slots(1)
+        slots = ConcurrencyLimit(1)
         await slots.acquire(soon(5))
         waiting = asyncio.ensure_future(slots.acquire(soon(5)))
         await asyncio.sleep(0)
@@ -83,7 +83,7 @@ def test_a_newcomer_does_not_pass_those_who_wait():
 
 def test_a_place_given_to_a_cancelled_task_goes_on_to_the_next():
     async def run():
-        slots = Slots(1)
+        slots = ConcurrencyLimit(1)
         await slots.acquire(soon(5))
         first = asyncio.ensure_future(slots.acquire(soon(5)))
         second = asyncio.ensure_future(slots.acquire(soon(5)))
@@ -99,7 +99,7 @@ def test_a_place_given_to_a_cancelled_task_goes_on_to_the_next():
 
 def test_who_gave_up_is_passed_over():
     async def run():
-        slots = Slots(1)
+        slots = ConcurrencyLimit(1)
         await slots.acquire(soon(5))
         late = asyncio.ensure_future(slots.acquire(soon(0.01)))
         cancelled = asyncio.ensure_future(slots.acquire(soon(5)))

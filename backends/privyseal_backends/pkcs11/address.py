@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from privyseal_backends.interface import CallerError
+from privyseal_backends.uris import StoreUris
 
 _PATH_VALUE = re.compile(r"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=&]|%[0-9A-Fa-f]{2})*")
 _QUERY_VALUE = re.compile(r"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=/?|]|%[0-9A-Fa-f]{2})*")
@@ -32,7 +33,7 @@ _MAXIMUM = 4096
 
 
 @dataclass(frozen=True)
-class Pkcs11Uri:
+class KeyAddress:
     """A URI that names one private key. What it does not say is None; every value is compared exactly.
 
     `library_version` is (major, minor). Of `module_path` and `module_name` one at least is given. `pin_source` is
@@ -76,13 +77,13 @@ class Pkcs11Uri:
         )
         return " ".join(("key", *filter(None, parts)))
 
-    def may_be_on_token_of(self, other: Pkcs11Uri) -> bool:
+    def may_be_on_token_of(self, other: KeyAddress) -> bool:
         """Whether both may name the same token: nothing that both say of it differs."""
         said = ((getattr(self, name), getattr(other, name)) for name in _TOKEN_FIELDS)
         return all(mine is None or theirs is None or mine == theirs for mine, theirs in said)
 
 
-def parse(uri: str) -> Pkcs11Uri:
+def parse_uri(uri: str) -> KeyAddress:
     """Parse a URI that names a private key. Raises `CallerError` where RFC 7512, 2.3 does not allow it, where an
     attribute comes twice or is not known, where it holds a PIN, and where it does not say which module or which key."""
     if len(uri) > _MAXIMUM:
@@ -96,7 +97,7 @@ def parse(uri: str) -> Pkcs11Uri:
         raise _bad(
             "has a type other than private", "a signing key is a private key: write type=private or leave it out"
         )
-    parsed = Pkcs11Uri(**fields)
+    parsed = KeyAddress(**fields)
     if parsed.object_label is None and parsed.object_id is None:
         raise _bad("names no key", "add object=LABEL or id=%01%02…")
     if parsed.module_path is None and parsed.module_name is None:
@@ -107,7 +108,7 @@ def parse(uri: str) -> Pkcs11Uri:
 def _attributes(
     text: str, separator: str, known: Mapping[str, tuple[str, Callable[[str, bytes], Any]]], allowed: re.Pattern[str]
 ) -> dict[str, Any]:
-    """The attributes of one part of the URI, by the field of `Pkcs11Uri` that each one fills."""
+    """The attributes of one part of the URI, by the field of `KeyAddress` that each one fills."""
     fields: dict[str, Any] = {}
     for attribute in text.split(separator) if text else ():
         name, equals, value = attribute.partition("=")
@@ -214,3 +215,29 @@ _QUERY: Mapping[str, tuple[str, Callable[[str, bytes], Any]]] = {
 
 def _bad(message: str, remedy: str) -> CallerError:
     return CallerError("URI", f"the PKCS#11 URI {message}", remedy)
+
+
+@dataclass(frozen=True)
+class Pkcs11Uris(StoreUris):
+    """The `pkcs11:` URIs: a store is a token, as far as a URI names it."""
+
+    path_attributes: Mapping[str, str] = field(default_factory=lambda: {"module-path": "", "pin-source": "file:"})
+
+    def store_name(self, uri: str) -> str:
+        """Return what the URI says of its token. A URI that cannot be parsed opens no key; it is its own store."""
+        try:
+            address = parse_uri(uri)
+        except CallerError:
+            return uri
+        named = ((name, getattr(address, name)) for name in _TOKEN_FIELDS)
+        return "pkcs11:" + ";".join(f"{name}={value}" for name, value in named if value is not None)
+
+    def same_store(self, one: str, other: str) -> bool:
+        """Return whether two URIs may name one token: nothing that both say of it differs."""
+        try:
+            return one == other or parse_uri(one).may_be_on_token_of(parse_uri(other))
+        except CallerError:
+            return False
+
+
+URIS = Pkcs11Uris()

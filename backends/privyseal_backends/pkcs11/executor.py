@@ -30,8 +30,6 @@ from privyseal_backends.interface import (
     UnavailableError,
 )
 from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
-from privyseal_backends.pkcs11.healing import Hold, TokenLink
-from privyseal_backends.pkcs11.key import TokenKey, decrypt, find_again, sign
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.queue import (
     Batch,
@@ -44,6 +42,9 @@ from privyseal_backends.pkcs11.queue import (
     send,
 )
 from privyseal_backends.pkcs11.settings import Settings
+from privyseal_backends.pkcs11.token_connection import TokenConnection
+from privyseal_backends.pkcs11.token_key import TokenKey, decrypt, find_again, sign
+from privyseal_backends.pkcs11.token_state import TokenLease
 from privyseal_backends.verification import verify
 
 _log = logging.getLogger(__name__)
@@ -79,12 +80,12 @@ class _GoneError(Exception):
         self.error = UnavailableError("token", f"the key is gone: {cause.message}", cause.remedy)
 
 
-class SigningThreads:
+class Executor:
     """The threads of one token, with the queue before them. Daemons: one that hangs in a module must not keep the
     process from ending."""
 
-    def __init__(self, link: TokenLink, settings: Settings, *, threads: int) -> None:
-        self.link = link
+    def __init__(self, connection: TokenConnection, settings: Settings, *, threads: int) -> None:
+        self.connection = connection
         self.group = settings.group
         self.read_write = settings.read_write
         self.hang_after_s = settings.hang_after_s
@@ -94,7 +95,7 @@ class SigningThreads:
             threading.Thread(target=worker.run, name=f"privyseal-sign-{number}", daemon=True)
             for number, worker in enumerate(self._workers)
         ]
-        link.on_hang(self.fail)
+        connection.on_hang(self.fail)
         for thread in self._threads:
             thread.start()
 
@@ -131,16 +132,16 @@ class SigningThreads:
 
 
 class _Worker:
-    """What one signing thread has: a session, and each key's handle on it, good under one hold on the token."""
+    """What one signing thread has: a session, and each key's handle on it, good under one lease on the token."""
 
-    def __init__(self, owner: SigningThreads) -> None:
+    def __init__(self, owner: Executor) -> None:
         self._owner = owner
-        self._link = owner.link
-        self._hold: Hold | None = None
+        self._connection = owner.connection
+        self._lease: TokenLease | None = None
         self._session: pkcs11.Session | None = None
         self._handles: dict[TokenKey, pkcs11.PrivateKey] = {}
         self._in_hand: Sequence[Task] = ()
-        self._inside = owner.link.module.call(owner.hang_after_s)
+        self._inside = owner.connection.module.call(owner.hang_after_s)
 
     @property
     def has_session(self) -> bool:
@@ -189,7 +190,7 @@ class _Worker:
         self._in_hand = ()
         self._owner.queue.give_back(rest)
         _log.warning("the token has no session left for another thread; lower `sessions` of [stores.pkcs11]")
-        self._link.pause(_REST_S)
+        self._connection.pause(_REST_S)
 
     def _deliver(self, done: Sequence[_Done]) -> None:
         if done:
@@ -239,25 +240,25 @@ class _Worker:
         while True:
             if time.monotonic() >= batch.deadline_s:
                 raise deadline_passed()
-            hold = self._link.hold(batch.key, batch.deadline_s)
+            lease = self._connection.lease(batch.key, batch.deadline_s)
             try:
-                value = self._once(hold, batch.key, batch.operations[index])
+                value = self._once(lease, batch.key, batch.operations[index])
             except PKCS11Error as error:
-                self._meet(meaning(error), met, hold, batch, index)
+                self._meet(meaning(error), met, lease, batch, index)
             except _GoneError as gone:
-                if not self._link.stands(hold) and overtaken < _MOST_ATTEMPTS:
+                if not self._connection.is_settled(lease) and overtaken < _MOST_ATTEMPTS:
                     overtaken += 1
                     continue
                 met[Fault.TOKEN_LOST] += 1
-                self._wait_or_raise(self._link.key_gone(hold, batch.key, gone.error), met)
+                self._wait_or_raise(self._connection.key_gone(lease, batch.key, gone.error), met)
             else:
-                self._link.succeeded()
+                self._connection.note_success()
                 return value
 
-    def _once(self, hold: Hold, key: TokenKey, operation: Operation) -> bytes:
+    def _once(self, lease: TokenLease, key: TokenKey, operation: Operation) -> bytes:
         with self._inside:
-            if hold is not self._hold:
-                self._adopt(hold)
+            if lease is not self._lease:
+                self._adopt(lease)
             try:
                 handle = self._handle(key)
                 if isinstance(operation, SigningInput):
@@ -270,34 +271,34 @@ class _Worker:
                     self._close_session()
                 raise
 
-    def _meet(self, what: Meaning, met: _Met, hold: Hold, batch: Batch, index: int) -> None:
+    def _meet(self, what: Meaning, met: _Met, lease: TokenLease, batch: Batch, index: int) -> None:
         """Do what helps against a failed attempt and return for another one, or raise the `BackendError` that it is."""
         verb = _verb(batch.operations[index])
         met[what.fault] += 1
         if what.fault is not Fault.STALE_HANDLE:
             met[Fault.STALE_HANDLE] = 0  # twice is twice in a row: a busy token may have left its operation active
-        if not self._link.stands(hold) and sum(met.values()) < _MOST_ATTEMPTS:
+        if not self._connection.is_settled(lease) and sum(met.values()) < _MOST_ATTEMPTS:
             return  # somebody else has met it too, and has mended it since
         times = met[what.fault]
         match what.fault:
             case Fault.STALE_HANDLE if times > 1:
                 met[Fault.TOKEN_LOST] += 1
-                self._wait_or_raise(self._link.lost(hold, _twice(what, verb)), met)
+                self._wait_or_raise(self._connection.lost(lease, _twice(what, verb)), met)
             case Fault.LOGIN_LOST if times == 1:
-                self._link.log_in_again(hold)
+                self._connection.log_in_again(lease)
             case Fault.LOGIN_LOST | Fault.TOKEN_LOST:
                 met[Fault.TOKEN_LOST] += what.fault is Fault.LOGIN_LOST
-                self._wait_or_raise(self._link.lost(hold, backend_error(what, verb)), met)
-            case Fault.DOUBTFUL if self._link.doubted(hold, what) or times > 1:
+                self._wait_or_raise(self._connection.lost(lease, backend_error(what, verb)), met)
+            case Fault.DOUBTFUL if self._connection.doubt(lease, what) or times > 1:
                 raise backend_error(what, verb)
             case Fault.BUSY:
-                self._rest(what, times, hold, batch, verb)
+                self._rest(what, times, lease, batch, verb)
             case Fault.CALLER | Fault.OPERATOR:
                 raise self._answer(what, verb)
 
     def _wait_or_raise(self, error: BackendError, met: _Met) -> None:
         """Return for an attempt once the token is back, the first time and where calls may wait for that."""
-        if met[Fault.TOKEN_LOST] > 1 or not self._link.waits:
+        if met[Fault.TOKEN_LOST] > 1 or not self._connection.waits:
             raise error
         met[Fault.STALE_HANDLE] = met[Fault.LOGIN_LOST] = 0
 
@@ -305,29 +306,29 @@ class _Worker:
         """The error for an answer that no attempt would change."""
         error = backend_error(what, verb)
         if isinstance(error, OperatorError) and error.part == "PIN":
-            self._link.blocked(error)
+            self._connection.block(error)
         return error
 
-    def _rest(self, what: Meaning, times: int, hold: Hold, batch: Batch, verb: str) -> None:
+    def _rest(self, what: Meaning, times: int, lease: TokenLease, batch: Batch, verb: str) -> None:
         """Give a busy token a moment. Raises `BackendError` when that was not enough, or there is no time for it."""
         if what.name == _NO_ROOM and not self.has_session and self._owner.have_session:
             raise _NoRoomError
         pause_s = _BUSY_BACKOFF.delay_s(times)
         if times < _BUSY_TRIES and time.monotonic() + pause_s < batch.deadline_s:
-            self._link.pause(pause_s)
+            self._connection.pause(pause_s)
             return
         if what.name == _FAILED:
-            self._link.failed(hold, what)
+            self._connection.note_failure(lease, what)
         raise BusyError(what.part, backend_error(what, verb).message, what.remedy, retry_after_s=_BUSY_RETRY_S)
 
-    def _adopt(self, hold: Hold) -> None:
-        """Work under another hold. What was opened before the module was begun anew is not even closed: handles begin
+    def _adopt(self, lease: TokenLease) -> None:
+        """Work under another lease. What was opened before the module was begun anew is not even closed: handles begin
         again at low numbers, so it could be somebody else's by now."""
-        if self._hold is not None and self._hold.generation == hold.generation:
+        if self._lease is not None and self._lease.generation == lease.generation:
             self._close_session()
         else:
             self._forget_session()
-        self._hold = hold
+        self._lease = lease
 
     def _fresh(self, key: TokenKey) -> pkcs11.PrivateKey:
         """The key's handle on a new session."""
@@ -337,23 +338,23 @@ class _Worker:
     def _handle(self, key: TokenKey) -> pkcs11.PrivateKey:
         handle = self._handles.get(key)
         if handle is None:
-            assert self._hold is not None
+            assert self._lease is not None
             if self._session is None:
-                self._session = self._hold.token.open(rw=self._owner.read_write, attribute_mapper=MAPPER)
+                self._session = self._lease.token.open(rw=self._owner.read_write, attribute_mapper=MAPPER)
             try:
                 handle = self._handles[key] = find_again(self._session, key)
             except OperatorError as error:
                 raise _GoneError(error) from None
             except IntegrityError as error:
-                raise self._link.key_differs(key, error) from None
+                raise self._connection.key_differs(key, error) from None
         return handle
 
     def _discard_session(self) -> None:
         """Close the session, from outside of the module."""
         if self._session is not None:
             with contextlib.suppress(BackendError), self._inside:
-                hold = self._hold
-                if hold is not None and hold.generation == self._link.module.generation:
+                lease = self._lease
+                if lease is not None and lease.generation == self._connection.module.generation:
                     self._close_session()
         self._forget_session()
 

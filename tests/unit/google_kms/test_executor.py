@@ -13,10 +13,10 @@ from google.api_core import exceptions
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 
-from privyseal_backends.google_kms import calls
-from privyseal_backends.google_kms.calls import Caller
-from privyseal_backends.google_kms.failures import Verb, integrity
-from privyseal_backends.google_kms.slots import Slots
+from privyseal_backends.google_kms import executor
+from privyseal_backends.google_kms.concurrency_limit import ConcurrencyLimit
+from privyseal_backends.google_kms.errors import Verb, integrity
+from privyseal_backends.google_kms.executor import Executor
 from privyseal_backends.interface import BusyError, DeadlineError, IntegrityError, OperatorError, UnavailableError
 from privyseal_backends.quota import Quota
 
@@ -30,7 +30,7 @@ class Clock:
         self.timeouts: list[float] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(random, "uniform", lambda _, longest_s: longest_s)
-        monkeypatch.setattr(calls.asyncio, "sleep", self.sleep)
+        monkeypatch.setattr(executor.asyncio, "sleep", self.sleep)
 
     async def sleep(self, seconds):
         self.sleeps.append(seconds)
@@ -53,7 +53,7 @@ class Clock:
                 raise answer
             return answer
 
-        caller = Caller(Slots(1), attempt_timeout_s, bucket)
+        caller = Executor(ConcurrencyLimit(1), attempt_timeout_s, bucket)
         return asyncio.run(caller.call(verb, send, check, self.now_s + seconds))
 
 
@@ -160,8 +160,8 @@ def test_seconds_in_the_store_are_those_of_all_attempts(clock):
 
 
 def test_a_place_is_given_back_after_every_attempt(clock):
-    slots = Slots(1)
-    caller = Caller(slots, 5.0)
+    slots = ConcurrencyLimit(1)
+    caller = Executor(slots, 5.0)
 
     async def send(_):
         raise error(grpc.StatusCode.PERMISSION_DENIED)

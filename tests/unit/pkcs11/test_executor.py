@@ -348,7 +348,7 @@ def test_closing_finishes_what_is_queued(token: SoftHsmToken, shim: FaultShim) -
 CLOSE_UNDER_A_CALL = """
 import asyncio, logging, sys, time
 from pathlib import Path
-from privyseal_backends.pkcs11 import open_store
+from privyseal_backends.pkcs11.store import open_store
 from tests.support.shim import FaultShim
 from tests.unit.pkcs11.helpers import kinds, type1
 
@@ -392,7 +392,7 @@ def test_an_unexpected_error_does_not_kill_a_signing_thread(
         async with opened(threads=1) as store:
             key = await store.open_key(token.uri("demo"))
             with monkeypatch.context() as patch:
-                patch.setattr("privyseal_backends.pkcs11.signing.sign", fail)
+                patch.setattr("privyseal_backends.pkcs11.executor.sign", fail)
                 assert kinds(await key.sign(type1(2), in_time())) == ["UnavailableError"] * 2
             assert kinds(await key.sign(type1(2), in_time())) == ["Signature"] * 2
 
@@ -406,7 +406,7 @@ def test_a_group_is_answered_by_one_wake_up(token: SoftHsmToken, monkeypatch: py
         async with opened(threads=1, group=16) as store:
             key = await store.open_key(token.uri("demo"))
             sent = wake_ups(monkeypatch)
-            monkeypatch.setattr("privyseal_backends.pkcs11.signing._HOLD_S", 60)
+            monkeypatch.setattr("privyseal_backends.pkcs11.executor._HOLD_S", 60)
             await asyncio.gather(*(key.sign(type1(), in_time()) for _ in range(33)))
         assert sum(sent) == 33
         assert len(sent) <= 4

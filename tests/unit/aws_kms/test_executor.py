@@ -12,9 +12,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from privyseal_backends.aws_kms.address import Connection, Settings
-from privyseal_backends.aws_kms.lane import Lane, attempt_s
-from privyseal_backends.aws_kms.session import Clients, make_clients
+from privyseal_backends.aws_kms.address import Connection
+from privyseal_backends.aws_kms.credentials import Clients, make_clients
+from privyseal_backends.aws_kms.executor import Executor, attempt_s
+from privyseal_backends.aws_kms.settings import Settings
 from privyseal_backends.interface import BusyError, DeadlineError, OperatorError, UnavailableError
 from privyseal_backends.registry import backend
 
@@ -27,7 +28,7 @@ def test_another_attempt_after_throttling_needs_as_long_as_the_last_answer() -> 
 
 def test_throttling_reaches_the_caller_before_the_deadline_does() -> None:
     async def run() -> None:
-        lane = Lane(Connection(region="eu-west-1"), Settings(), lambda *_: None)
+        lane = Executor(Connection(region="eu-west-1"), Settings(), lambda *_: None)
         lane._clients = Clients(((1.0, Mock()),), "eu-west-1", "", "")
 
         def throttled_slowly(_: object) -> None:
@@ -44,7 +45,7 @@ def test_throttling_reaches_the_caller_before_the_deadline_does() -> None:
 
 def test_at_the_deadline_the_caller_hears_of_the_throttling_before_it() -> None:
     async def run() -> None:
-        lane = Lane(Connection(region="eu-west-1"), Settings(), lambda *_: None)
+        lane = Executor(Connection(region="eu-west-1"), Settings(), lambda *_: None)
         lane._clients = Clients(((1.0, Mock()),), "eu-west-1", "", "")
         slow, asked = threading.Event(), [0]
 
@@ -104,7 +105,7 @@ def test_an_endpoint_of_the_aws_configuration_is_checked_too(monkeypatch: pytest
 
 def test_a_deadline_that_passed_begins_nothing() -> None:
     async def run() -> None:
-        lane = Lane(Connection(region="eu-west-1"), Settings(), lambda *_: None)
+        lane = Executor(Connection(region="eu-west-1"), Settings(), lambda *_: None)
         client = Mock()
         lane._clients = Clients(((1.0, client),), "eu-west-1", "", "")
         with pytest.raises(DeadlineError):
@@ -123,4 +124,4 @@ def test_the_registry_loads_boto3_for_an_awskms_key_alone() -> None:
         "assert 'boto3' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
-    assert backend("awskms").__module__ == "privyseal_backends.aws_kms"
+    assert backend("awskms").__module__ == "privyseal_backends.aws_kms.store"

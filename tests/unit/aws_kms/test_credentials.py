@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 from botocore.exceptions import ClientError
 
-from privyseal_backends.aws_kms.session import AssumedRole, silence_secrets
+from privyseal_backends.aws_kms.credentials import AssumedRole, silence_secrets
 
 ROLE = "arn:aws:iam::111122223333:role/signer"
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privyseal_backends.interface import CallerError
-from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
+from privyseal_backends.pkcs11.address import KeyAddress, parse_uri
 
 MODULE = "module-path=/lib/m.so"
 
@@ -19,7 +19,7 @@ FULL_TEXT = (
     ";library-description=Soft%20Token%20Library;library-version=1.23;object=my-signing-key;type=private"
     ";id=%69%95%3E%00%ff?pin-source=file:/etc/token%20pin&module-name=snake&module-path=/lib/a%20b.so"
 )
-FULL = Pkcs11Uri(
+FULL = KeyAddress(
     token="My token",
     manufacturer="Snake Oil, Inc.",
     serial="DECC0401648",
@@ -45,21 +45,21 @@ FULL = Pkcs11Uri(
             FULL_TEXT,
             FULL,
         ),
-        (f"pkcs11:object=k?{MODULE}", Pkcs11Uri(object_label="k", module_path="/lib/m.so")),
-        (f"PKCS11:object=k?{MODULE}", Pkcs11Uri(object_label="k", module_path="/lib/m.so")),
-        (f"pkcs11:id=abc?{MODULE}", Pkcs11Uri(object_id=b"abc", module_path="/lib/m.so")),
-        ("pkcs11:object=k?module-name=softhsm2", Pkcs11Uri(object_label="k", module_name="softhsm2")),
-        (f"pkcs11:object=a=b&c?{MODULE}", Pkcs11Uri(object_label="a=b&c", module_path="/lib/m.so")),
-        (f"pkcs11:object=k%C3%A9y?{MODULE}", Pkcs11Uri(object_label="kéy", module_path="/lib/m.so")),
+        (f"pkcs11:object=k?{MODULE}", KeyAddress(object_label="k", module_path="/lib/m.so")),
+        (f"PKCS11:object=k?{MODULE}", KeyAddress(object_label="k", module_path="/lib/m.so")),
+        (f"pkcs11:id=abc?{MODULE}", KeyAddress(object_id=b"abc", module_path="/lib/m.so")),
+        ("pkcs11:object=k?module-name=softhsm2", KeyAddress(object_label="k", module_name="softhsm2")),
+        (f"pkcs11:object=a=b&c?{MODULE}", KeyAddress(object_label="a=b&c", module_path="/lib/m.so")),
+        (f"pkcs11:object=k%C3%A9y?{MODULE}", KeyAddress(object_label="kéy", module_path="/lib/m.so")),
         (
             f"pkcs11:object=k;library-version=3?{MODULE}",
-            Pkcs11Uri(object_label="k", library_version=(3, 0), module_path="/lib/m.so"),
+            KeyAddress(object_label="k", library_version=(3, 0), module_path="/lib/m.so"),
         ),
-        ("pkcs11:object=k?module-path=/a?b|c", Pkcs11Uri(object_label="k", module_path="/a?b|c")),
+        ("pkcs11:object=k?module-path=/a?b|c", KeyAddress(object_label="k", module_path="/a?b|c")),
     ],
 )
-def test_what_rfc_7512_allows_is_read(uri: str, parsed: Pkcs11Uri) -> None:
-    assert parse(uri) == parsed
+def test_what_rfc_7512_allows_is_read(uri: str, parsed: KeyAddress) -> None:
+    assert parse_uri(uri) == parsed
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_rfc_7512_allows_is_read(uri: str, parsed: Pkcs11Uri) -> None:
 )
 def test_what_it_does_not_allow_is_refused_in_a_sentence(uri: str, word: str) -> None:
     with pytest.raises(CallerError, match=r".+") as caught:
-        parse(uri)
+        parse_uri(uri)
     assert word in str(caught.value)
     assert caught.value.part == "URI"
     assert caught.value.remedy
@@ -109,7 +109,7 @@ def test_what_it_does_not_allow_is_refused_in_a_sentence(uri: str, word: str) ->
 @pytest.mark.parametrize("value", ["Secret-4711", "%53ecret-4711", "Secret-4711;object=k", "Secret-4711 "])
 def test_a_pin_in_the_uri_is_refused_with_a_reason_and_not_shown(value: str) -> None:
     with pytest.raises(CallerError) as caught:
-        parse(f"pkcs11:object=k?{MODULE}&pin-value={value}")
+        parse_uri(f"pkcs11:object=k?{MODULE}&pin-value={value}")
     shown = f"{caught.value} {caught.value!r} {caught.value.args}"
     assert "4711" not in shown
     assert caught.value.remedy
@@ -135,7 +135,7 @@ def test_whatever_is_percent_encoded_comes_back(
         f"pkcs11:token={quote(token, safe='')};object={quote(label, safe='')};id={hexed};slot-id={slot}"
         f"?module-path={quote(path, safe='/')}&pin-source={quote(source, safe=':/')}"
     )
-    assert parse(uri) == Pkcs11Uri(
+    assert parse_uri(uri) == KeyAddress(
         token=token, object_label=label, object_id=object_id, slot_id=slot, module_path=path, pin_source=source
     )
 
@@ -144,7 +144,7 @@ def test_whatever_is_percent_encoded_comes_back(
 @given(st.one_of(st.text(max_size=200), st.from_regex(r"pkcs11:[a-z0-9;=%?&\-]{0,60}", fullmatch=True)))
 def test_no_text_raises_anything_but_a_sentence(text: str) -> None:
     try:
-        parse(text)
+        parse_uri(text)
     except CallerError as error:
         sentence = error
     else:

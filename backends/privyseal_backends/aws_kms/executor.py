@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from privyseal_backends.aws_kms.credentials import Clients, make_clients
 from privyseal_backends.aws_kms.errors import classify
-from privyseal_backends.aws_kms.session import Clients, make_clients
 from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import BackendError, BusyError, DeadlineError, UnavailableError
 from privyseal_backends.quota import Quota
@@ -20,7 +20,8 @@ from privyseal_backends.quota import Quota
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-    from privyseal_backends.aws_kms.address import Connection, Settings
+    from privyseal_backends.aws_kms.address import Connection
+    from privyseal_backends.aws_kms.settings import Settings
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class _Outcome(Generic[T]):
     store_s: float
 
 
-class Lane:
+class Executor:
     """Calls to AWS KMS over one connection: `settings.connections` threads, each with one call in flight.
 
     A thread whose caller gave up at its deadline goes on until its socket's timeout; its answer is dropped.

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from google.api_core.exceptions import GoogleAPICallError
 
 from privyseal_backends.backoff import Backoff, jittered
-from privyseal_backends.google_kms.failures import Again, Failure, Verb, failure
-from privyseal_backends.google_kms.slots import Slots, deadline_passed
+from privyseal_backends.google_kms.concurrency_limit import ConcurrencyLimit, deadline_passed
+from privyseal_backends.google_kms.errors import Again, Failure, Verb, failure
 from privyseal_backends.interface import BackendError, BusyError, DeadlineError, IntegrityError
 from privyseal_backends.quota import Quota
 
@@ -43,10 +43,10 @@ class Answer(Generic[Checked]):
     store_s: float
 
 
-class Caller:
+class Executor:
     """Makes calls for one connection: at most as many at once as it has slots, each attempt bounded."""
 
-    def __init__(self, slots: Slots, attempt_timeout_s: float, bucket: Quota | None = None) -> None:
+    def __init__(self, slots: ConcurrencyLimit, attempt_timeout_s: float, bucket: Quota | None = None) -> None:
         self._slots = slots
         self._attempt_timeout_s = attempt_timeout_s
         self._bucket = bucket

@@ -21,8 +21,8 @@ from google.cloud.kms_v1.services.key_management_service.transports import grpc_
 from google.oauth2 import service_account
 
 from privyseal_backends.google_kms.address import DEFAULT_HOST, Endpoint
-from privyseal_backends.google_kms.calls import Caller
-from privyseal_backends.google_kms.slots import Slots
+from privyseal_backends.google_kms.concurrency_limit import ConcurrencyLimit
+from privyseal_backends.google_kms.executor import Executor
 from privyseal_backends.interface import OperatorError, UnavailableError
 from privyseal_backends.quota import Quota
 
@@ -49,7 +49,7 @@ class Connection:
     """One channel, with the client and the bounded caller on it."""
 
     client: KeyManagementServiceAsyncClient
-    caller: Caller
+    caller: Executor
     channel: grpc.aio.Channel
 
     async def close(self) -> None:
@@ -146,4 +146,4 @@ async def connect(
     channel = await _channel(endpoint, credentials_file)
     transport = grpc_asyncio.KeyManagementServiceGrpcAsyncIOTransport(channel=channel, host=endpoint.target)
     client = KeyManagementServiceAsyncClient(transport=transport)
-    return Connection(client, Caller(Slots(concurrency), attempt_timeout_s, bucket), channel)
+    return Connection(client, Executor(ConcurrencyLimit(concurrency), attempt_timeout_s, bucket), channel)

@@ -6,7 +6,7 @@ from google.api_core import exceptions
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from privyseal_backends.google_kms.failures import Again, Verb, failure
+from privyseal_backends.google_kms.errors import Again, Verb, failure
 from privyseal_backends.interface import (
     BusyError,
     CallerError,

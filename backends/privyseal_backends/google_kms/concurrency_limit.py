@@ -16,7 +16,7 @@ def deadline_passed() -> DeadlineError:
     )
 
 
-class Slots:
+class ConcurrencyLimit:
     """First come, first served.
 
     `asyncio.Semaphore` inside `asyncio.wait_for` loses a place, or a cancellation, when a place and the deadline come

@@ -13,7 +13,8 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, RefreshableCredentials
 from botocore.loaders import Loader, create_loader
 
-from privyseal_backends.aws_kms.address import Connection, Settings, check_endpoint, is_fips_endpoint
+from privyseal_backends.aws_kms.address import Connection, check_endpoint, is_fips_endpoint
+from privyseal_backends.aws_kms.settings import Settings
 from privyseal_backends.interface import OperatorError
 
 if TYPE_CHECKING:
