@@ -16,6 +16,7 @@ from cryptography.x509 import Certificate
 
 from privyseal_backends.google_kms import answers, attestation
 from privyseal_backends.google_kms.address import Endpoint, KeyAddress, parse_uri
+from privyseal_backends.google_kms.attestation_chain import load_roots
 from privyseal_backends.google_kms.capability import Capability, capability
 from privyseal_backends.google_kms.concurrency_limit import deadline_passed
 from privyseal_backends.google_kms.credentials import Connection, connect
@@ -95,7 +96,7 @@ def _assess(facts: KeyFacts, public_key: PublicKey, roots_file: str | None) -> C
     roots: tuple[Certificate, ...] = ()
     if roots_file and facts.protection_level in HSM_LEVELS:
         try:
-            roots = attestation.load_roots(Path(roots_file).read_bytes())
+            roots = load_roots(Path(roots_file).read_bytes())
         except (OSError, ValueError):
             raise OperatorError(
                 "settings",

@@ -24,7 +24,7 @@ from privyseal_backends.interface import (
 )
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
 from privyseal_backends.pkcs11.loss_detector import Event, State
-from privyseal_backends.pkcs11.module import ModuleListener
+from privyseal_backends.pkcs11.module_listener import ModuleListener
 from privyseal_backends.pkcs11.token import TokenLogin, find_token, login_on
 from privyseal_backends.pkcs11.token_key import TokenKey, find_again
 from privyseal_backends.pkcs11.token_state import TokenLease, TokenState

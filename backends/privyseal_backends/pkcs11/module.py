@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 from pkcs11.exceptions import PKCS11Error
 
@@ -18,6 +18,7 @@ from privyseal_backends.interface import BackendError, OperatorError, Unavailabl
 from privyseal_backends.pkcs11.address import KeyAddress
 from privyseal_backends.pkcs11.binding import CodeError, ThreadSafeLib, load_entry, meaning_of
 from privyseal_backends.pkcs11.errors import Fault, meaning_of_code
+from privyseal_backends.pkcs11.module_listener import Attachment, ModuleListener
 from privyseal_backends.pkcs11.process_lock import turn
 
 _log = logging.getLogger(__name__)
@@ -30,35 +31,6 @@ LOOK_FOR_HANGS_EVERY_S = 0.25
 CALL_LIMIT_S = 30.0
 """Seconds that a call may be inside a module where its caller has no limit of its own."""
 _SHORTEST_STEADY_S, _LONGEST_STEADY_S, _STEADY_TIMES = 1.0, 15.0, 50.0
-
-
-class Attachment(Protocol):
-    """What hangs on a module and ends before it does. `close` raises nothing but `PKCS11Error` and `CodeError`."""
-
-    @property
-    def in_use(self) -> bool:
-        """Whether it holds something that would be lost with the module's state."""
-
-    def close(self) -> None:
-        """End it."""
-
-    def forget(self) -> None:
-        """Drop what it holds without a call: the module's state is void."""
-
-
-class ModuleListener(Protocol):
-    """Who lives on a module, and hears what becomes of it, on whichever thread it happens."""
-
-    @property
-    def healthy(self) -> bool:
-        """Whether it has what it needs of the module."""
-
-    def reinitialized(self) -> None:
-        """The module was begun anew, or could not be, and nobody else is let in yet. All sessions, handles and logins
-        are void."""
-
-    def call_hangs(self) -> None:
-        """A call is inside for longer than it may be. Told again and again while that is so."""
 
 
 T = TypeVar("T", bound=Attachment)

@@ -79,7 +79,6 @@ OTHER: dict[str, Any] = {
     "server.max_connection_idle_s": 9,
     "server.max_concurrent_streams": 9,
     "server.max_connections": 9,
-    "server.grpc": "aio",
     "log.format": "json",
     "log.level": "debug",
     "identity.denied_certificates": ["serial:1"],
