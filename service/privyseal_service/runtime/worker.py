@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
-from privyseal_service.keys.pin_lockout import Latches
+from privyseal_service.keys.pin_lockout import PinLockout
 from privyseal_service.runtime.messages import (
     MAX_EVENT_BYTES,
     Abort,
@@ -18,9 +18,9 @@ from privyseal_service.runtime.messages import (
     Drain,
     Event,
     ExternalIssue,
-    Latched,
     Listen,
     Measurements,
+    PinsRefused,
     Prepare,
     PrepareResult,
     Report,
@@ -127,7 +127,7 @@ class _Worker:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._latches = Latches(start.latches, tell=lambda _: self._send_report())
+        self._lockout = PinLockout(start.refused_pins, on_refusal=lambda _: self._send_report())
         self._stores = _SharedStores(start.workers)
         self._state = "opening"
         self._listen = asyncio.Event()
@@ -179,7 +179,7 @@ class _Worker:
         from privyseal_backends.registry import backend  # noqa: PLC0415
         from privyseal_service.runtime.service import Service, run_until_stopped  # noqa: PLC0415
 
-        backends = self._latches.guard(self._stores.wrap(backend))
+        backends = self._lockout.guard(self._stores.wrap(backend))
         self._service = Service(self._start.config, backends=backends, on_change=self._send_report)
         self._service_made.set()
         for subject, sentence in self._external_issues.items():
@@ -216,9 +216,9 @@ class _Worker:
                 self._listen.set()
             case Drain():
                 self._stopping.set()
-            case Latched():
-                for latch in command.latches:
-                    self._latches.add(latch)
+            case PinsRefused():
+                for refused in command.refused_pins:
+                    self._lockout.add(refused)
             case Prepare() | Commit() | Abort():
                 await self._change_config(command)
             case ExternalIssue():
@@ -302,7 +302,7 @@ class _Worker:
     def _send_report(self) -> None:
         unhealthy = self._service.unhealthy if self._service is not None else frozenset()
         issues = self._service.active_issues if self._service is not None else {}
-        self._send(Report(self._state, unhealthy, self._latches.all, self._lost, issues))
+        self._send(Report(self._state, unhealthy, self._lockout.refused, self._lost, issues))
 
     def _send_measurements(self) -> None:
         if self._service is not None:

@@ -7,7 +7,7 @@ import pytest
 from privyseal_backends import interface
 from privyseal_backends.interface import Computing, Decrypter, KeyCreator, Latching, Metered, Observed, ProcessBound
 from privyseal_backends.wrappers import StoreWrapper, capability
-from privyseal_service.keys.pin_lockout import Latches
+from privyseal_service.keys.pin_lockout import PinLockout
 
 OF_STORES = (KeyCreator, ProcessBound, Computing, Metered, Latching)
 
@@ -21,7 +21,7 @@ def offering(protocol: type[object]) -> object:
 @pytest.mark.parametrize("protocol", OF_STORES)
 def test_a_wrapped_store_offers_what_it_offers_alone(protocol: type[object]) -> None:
     store = offering(protocol)
-    guarded = Latches().guard(lambda _: lambda _settings: store)("any")({})  # type: ignore[arg-type,return-value]
+    guarded = PinLockout().guard(lambda _: lambda _settings: store)("any")({})  # type: ignore[arg-type,return-value]
 
     assert isinstance(guarded, StoreWrapper)
     for wrapped in (store, guarded, StoreWrapper(guarded), StoreWrapper(StoreWrapper(guarded))):
