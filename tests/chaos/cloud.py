@@ -1,4 +1,4 @@
-"""The cloud key stores down, slow, throttling and corrupting: the fakes of the conformance suite behind the service."""
+"""Cloud key stores that are down, slow, throttling or corrupting: the fakes of the conformance suite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCHEME = SignatureScheme.RSASSA_PKCS1_V1_5_SHA256
 
 
 def cloud_verdicts(words: str, rng: random.Random, folder: Path) -> Iterator[Verdict]:
-    """Each fault of each store."""
+    """Run each fault of each store."""
     for cloud in CLOUDS:
         faults = [fault for fault, does in _FAULTS.items() if words in f"{cloud} {does}"]
         if faults:
@@ -75,6 +75,6 @@ def _judge(
     verdict = Verdict(name, saw, recovered_s, 2.0, before, after, len(callers.wrong), len(unrecorded))
     verdict.faults += growth(before, after)
     if callers.wrong or unrecorded:
-        verdict.faults.append("a signature left that was wrong or not on record")
+        verdict.faults.append("a wrong or unrecorded signature was returned")
     callers.forget()
     return verdict
