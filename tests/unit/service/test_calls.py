@@ -408,7 +408,10 @@ def test_errors_of_the_store(farm: Farm, failure: Exception, code: grpc.StatusCo
         if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
             assert refusal.retry_after_s == 0.75
         if code is grpc.StatusCode.INTERNAL:
-            assert refusal.message == f"internal error; its log entry has the request id {refusal.request_id}"
+            assert (
+                refusal.message
+                == f"internal error; the service's log has the details, under the request id {refusal.request_id}"
+            )
 
 
 def test_what_befalls_a_batch_alike_is_logged_once(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
