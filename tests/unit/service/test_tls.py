@@ -80,7 +80,7 @@ SPOILS: dict[str, tuple[Callable[[CA, Path], object], str, str]] = {
     "a key of an unknown kind": (
         lambda ca, f: (f / "server-key.pem").write_bytes(of_an_unknown_curve(ca.server().key_pem)),
         "key",
-        "is of a kind that no TLS of this service serves with",
+        "is of a kind that the service does not support",
     ),
     "a certificate of an unknown kind": (
         lambda ca, f: (f / "server.pem").write_bytes(of_an_unknown_curve(ca.server().pem)),
