@@ -21,7 +21,7 @@ from privyseal.commands import privyseal as group
 from privyseal.model import SignatureScheme
 from privyseal.verification import check_signature
 from tests.fakes.signing_server import Fault
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
 
 CHECKSUM = VECTOR_V3.facts["plain_sha256_hex"]
 

@@ -12,8 +12,9 @@ import grpc
 import pytest
 
 from tests.fakes.signing_server import Fault
-from tests.unit.client.conftest import DEFAULT_SIGNALS, VECTOR_V2, VECTOR_V3
-from tests.unit.client.release_support import read_app, write_app
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
+from tests.support.client_program import DEFAULT_SIGNALS
+from tests.support.releases import read_app, write_app
 
 FILES = {"index.html": b"<p>Hello</p>\n" * 1000, "js/main.js": b"start()\n", "empty.txt": b""}
 SEAL = ("bundle", "seal", "app", "--version", "1.2.3", "--output", "out", "--format", "capgo-v3")

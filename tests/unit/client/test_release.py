@@ -36,8 +36,8 @@ from privyseal.release.cache import SignatureCache
 from privyseal.release.update import check_base_url, check_version
 from privyseal.sealing import BundleSecrets
 from tests.fakes.signing_server import Fault, signing_server
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
-from tests.unit.client.release_support import BASE_URL, PUBLIC_KEY, opened, seal, web_app, write_app
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
+from tests.support.releases import BASE_URL, PUBLIC_KEY, opened, seal, web_app, write_app
 
 SECRETS = BundleSecrets(bytes(range(16)), bytes(16))
 

@@ -13,7 +13,7 @@ from privyseal import capgo, private_keys
 from privyseal.errors import ConfigurationError, InputError
 from privyseal.exec import app
 from privyseal.exec.child import PLACEHOLDER
-from tests.unit.exec.signers import VECTORS
+from tests.support.signers import VECTORS
 
 PEM = (VECTORS / "capgo-v3" / "public.pem").read_text()
 OTHER_PEM = (VECTORS / "capgo-v2" / "public.pem").read_text()

@@ -10,7 +10,7 @@ from privyseal.release.opening import open_release
 from privyseal.release.seal import Release, seal_folder
 from privyseal.release.update import parse_update
 from tests.fakes.signing_server import SigningServer
-from tests.unit.client.conftest import VECTOR_V3
+from tests.support.capgo_vectors import VECTOR_V3
 
 PUBLIC_KEY = capgo.load_public_key(VECTOR_V3.public_pem.read_bytes())
 BASE_URL = "https://updates.example.com/app"
