@@ -15,12 +15,13 @@ import threading
 import time
 
 from privyseal_backends.interface import Mechanism, SigningInput
-from privyseal_backends.pkcs11.key import sign
-from privyseal_backends.pkcs11.module import MODULES, locate
+from privyseal_backends.pkcs11.address import parse
+from privyseal_backends.pkcs11.locate import locate
+from privyseal_backends.pkcs11.module_registry import MODULES
 from privyseal_backends.pkcs11.objects import MAPPER, find_private_key
 from privyseal_backends.pkcs11.settings import Settings
 from privyseal_backends.pkcs11.token import TokenLogin, find_token
-from privyseal_backends.pkcs11.uri import parse
+from privyseal_backends.pkcs11.token_key import sign
 
 
 def cpu_s() -> float:

@@ -1,8 +1,8 @@
 """How much of the key store's own speed the service gives: throughput, latency and CPU time per signature.
 
-    python bench/throughput.py                       all, some five minutes
-    python bench/throughput.py --only softhsm        one part: softhsm, instant, network, overload,
-                                                     cores, fairness
+    python bench/throughput.py                       all, some six minutes
+    python bench/throughput.py --only softhsm        one part: softhsm, instant, grpc, network,
+                                                     overload, cores, fairness
     python bench/throughput.py --seconds 2           shorter, and noisier
     python bench/throughput.py --server 'workers = 1' --pkcs11 'threads = 1'     with other settings
 
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,26 @@ def with_instant(bench: Bench, report: Callable[[Result], None]) -> None:
             report(run_case("instant", case, service, env, bench.seconds))
 
 
+def with_grpc_servers(bench: Bench, report: Callable[[Result], None]) -> None:
+    """Both gRPC servers beside each other, on a store that costs nothing: the median of each case's rounds, in turn."""
+    cases = [closed(f"unary, {n} in flight", n) for n in (1, 8, 32)] + [closed("batches of 256", 4, batch=256)]
+    with ExitStack() as stack:
+        services = {
+            kind: stack.enter_context(
+                served(replace(bench, server=f'{bench.server}\ngrpc = "{kind}"'), f"grpc-{kind}", "")
+            )
+            for kind in ("core", "aio")
+        }
+        for case in cases:
+            rounds: dict[str, list[Result]] = {kind: [] for kind in services}
+            for _ in range(bench.rounds):
+                for kind, (service, env) in services.items():
+                    named = replace(case, name=f"{kind}, {case.name}")
+                    rounds[kind].append(run_case("grpc", named, service, env, bench.seconds))
+            for results in rounds.values():
+                report(sorted(results, key=lambda result: result.cpu_ms)[len(results) // 2])
+
+
 def with_network(bench: Bench, report: Callable[[Result], None]) -> None:
     workers = len(os.sched_getaffinity(0))
     lines = f"sessions = {64 // workers}\nlatency_s = 0.005"
@@ -375,6 +395,7 @@ def with_fairness(bench: Bench, report: Callable[[Result], None]) -> None:
 PARTS: dict[str, Callable[[Bench, Callable[[Result], None]], Any]] = {
     "softhsm": with_softhsm,
     "instant": with_instant,
+    "grpc": with_grpc_servers,
     "network": with_network,
     "overload": with_overload,
     "cores": with_busy_cores,

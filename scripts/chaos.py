@@ -1,6 +1,6 @@
-"""Break the real service in every way known and see it come back: `scripts/chaos.py [--seed N] [-k WORDS]`.
+"""Break the real service in every known way, and check that it recovers: `scripts/chaos.py [--seed N] [-k WORDS]`.
 
-The code is with the tests, in tests/chaos, which are no package of their own: this runs it from the checkout's root.
+The code is in tests/chaos, and tests are not installed: this script runs it from the checkout's root.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Load the real service and break it for a long time: `scripts/soak.py --minutes N [--seed N]`.
 
-The code is with the tests, in tests/chaos, which are no package of their own: this runs it from the checkout's root.
+The code is in tests/chaos, and tests are not installed: this script runs it from the checkout's root.
 """
 
 from __future__ import annotations

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from privyseal_backends.interface import CallerError, OperatorError
+from privyseal_backends.uris import StoreUris
 
 if TYPE_CHECKING:
     from privyseal_backends.interface import OpenStore
 
 GROUP = "privyseal.backends"
+URIS_GROUP = "privyseal.backend_uris"
 
 
 def uri_scheme(uri: str) -> str:
@@ -38,3 +41,22 @@ def backend(scheme: str) -> OpenStore:
         extra = ",".join(found[0].extras)
         remedy = f"install it with: pip install 'privyseal[{extra}]'" if extra else "install what the backend needs"
         raise OperatorError("backend", f"{scheme} keys need the package {error.name}", remedy) from None
+
+
+@cache
+def _registered_uris(scheme: str) -> StoreUris:
+    found = [point for point in entry_points(group=URIS_GROUP) if point.name == scheme]
+    return cast("StoreUris", found[0].load()) if found else StoreUris()
+
+
+def store_uris(uri: str) -> StoreUris:
+    """Return what the backend of a URI, or of a URI scheme, offers about its URIs, or the defaults.
+
+    The backend itself is not imported, and need not be installed with its extra.
+    """
+    return _registered_uris(uri.partition(":")[0].lower())
+
+
+def same_store(one: str, other: str) -> bool:
+    """Return whether the keys of two URIs may be in one token (`StoreUris.same_store`)."""
+    return one.partition(":")[0].lower() == other.partition(":")[0].lower() and store_uris(one).same_store(one, other)

@@ -5,13 +5,16 @@
     with Client.from_environment() as client:
         signed = client.sign_checksum(checksum, scheme=SignatureScheme.CAPGO_V3)
 
-Names are imported when they are first used, so that `import privyseal` costs nothing.
+Names are imported when they are first used, so that `import privyseal` is fast. The client imports nothing of the
+service and the backends. Begin to read in `_client.py`; docs/architecture.md has the layers.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
+
+from privyseal._version import __version__
 
 if TYPE_CHECKING:
     from privyseal._client import Client as Client
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
     from privyseal.model import RequestContext as RequestContext
     from privyseal.model import SignatureScheme as SignatureScheme
     from privyseal.model import WrapScheme as WrapScheme
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Client": "privyseal._client",

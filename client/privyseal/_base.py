@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from privyseal import _channel, configuration
 from privyseal._calls import Call
 from privyseal._failures import service_error
-from privyseal._retry import Patience
+from privyseal._retry import RetryPolicy
 from privyseal._tokens import token_source
 from privyseal.configuration import Connection
 from privyseal.errors import ConfigurationError, InputError, NotFoundError, PrivysealError, ServiceError
@@ -151,8 +151,8 @@ class BaseClient(abc.ABC):
         stubs = self._stubs[next(self._turns) % len(self._stubs) if channel is None else channel]
         return getattr(stubs[service], name)
 
-    def _patience(self, timeout_s: float | None) -> Patience:
-        return Patience(self._timeout_s(timeout_s), known=self._known)
+    def _retries(self, timeout_s: float | None) -> RetryPolicy:
+        return RetryPolicy(self._timeout_s(timeout_s), known=self._known)
 
     def _met(self, error: Any) -> ServiceError:
         """What grpc raised, as the caller is told of it."""

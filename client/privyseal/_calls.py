@@ -1,4 +1,4 @@
-"""The calls of the API as data: which method, what request, how its answer is read. Both clients run these."""
+"""The calls of the API as data: the method, the request, and how the answer is read. Both clients run these."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 from privyseal import model
@@ -29,25 +30,17 @@ SMALLEST_PART = 64
 
 BatchResults: TypeAlias = "list[SignedChecksum | ServiceError]"
 
-_WRAP_SCHEMES = {
-    WrapScheme.CAPGO: signing_pb2.WRAP_SCHEME_CAPGO,
-    WrapScheme.RSAES_OAEP_SHA256: signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA256,
-    WrapScheme.RSAES_OAEP_SHA1: signing_pb2.WRAP_SCHEME_RSAES_OAEP_SHA1,
-}
-_SIGNATURE_SCHEMES = {
-    SignatureScheme.CAPGO_V2: signing_pb2.SIGNATURE_SCHEME_CAPGO_V2,
-    SignatureScheme.CAPGO_V3: signing_pb2.SIGNATURE_SCHEME_CAPGO_V3,
-    SignatureScheme.RSASSA_PKCS1_V1_5_SHA256: signing_pb2.SIGNATURE_SCHEME_RSASSA_PKCS1_V1_5_SHA256,
-    SignatureScheme.RSASSA_PSS_SHA256: signing_pb2.SIGNATURE_SCHEME_RSASSA_PSS_SHA256,
-}
-_STATES = {
-    keys_pb2.KEY_STATE_SERVING: model.KeyState.SERVING,
-    keys_pb2.KEY_STATE_UNAVAILABLE: model.KeyState.UNAVAILABLE,
-    keys_pb2.KEY_STATE_BLOCKED: model.KeyState.BLOCKED,
-    keys_pb2.KEY_STATE_FROZEN: model.KeyState.FROZEN,
-}
-_WRAP_SCHEME_NAMES = {value: scheme for scheme, value in _WRAP_SCHEMES.items()}
-_SIGNATURE_SCHEME_NAMES = {value: scheme for scheme, value in _SIGNATURE_SCHEMES.items()}
+
+def _by_name(wire: EnumDescriptor, names: type[S]) -> dict[Any, S]:
+    """Return the members of an enum by the numbers of the wire's enum that have the same names."""
+    prefix = wire.values[0].name.removesuffix("UNSPECIFIED")
+    return {wire.values_by_name[prefix + member.name].number: member for member in names}
+
+
+_WRAP_SCHEME_NAMES = _by_name(signing_pb2.WrapScheme.DESCRIPTOR, WrapScheme)
+_SIGNATURE_SCHEME_NAMES = _by_name(signing_pb2.SignatureScheme.DESCRIPTOR, SignatureScheme)
+_WRAP_SCHEMES = {scheme: number for number, scheme in _WRAP_SCHEME_NAMES.items()}
+_SIGNATURE_SCHEMES = {scheme: number for number, scheme in _SIGNATURE_SCHEME_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -245,7 +238,9 @@ def _key(key: keys_pb2.Key) -> Key:
 
 
 def _state(state: keys_pb2.KeyState.ValueType) -> model.KeyState:
-    return _STATES.get(state, model.KeyState.UNKNOWN)
+    """Return the state by its name; one that is newer than this client is unknown."""
+    name = keys_pb2.KeyState.Name(state) if state in keys_pb2.KeyState.values() else ""
+    return model.KeyState.__members__.get(name.removeprefix("KEY_STATE_"), model.KeyState.UNKNOWN)
 
 
 def _custody(custody: keys_pb2.Custody) -> model.Custody:

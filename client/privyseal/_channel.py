@@ -11,8 +11,8 @@ from pathlib import Path
 
 import grpc
 
-from privyseal import __version__
 from privyseal._files import read_small
+from privyseal._version import __version__
 from privyseal.configuration import Connection
 from privyseal.errors import ConfigurationError
 

@@ -27,7 +27,7 @@ from privyseal._base import (
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id
-from privyseal._retry import Patience, passing
+from privyseal._retry import RetryPolicy, retryable
 from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 
@@ -126,14 +126,14 @@ class Client(BaseClient):
         free first. When one of these calls fails as a whole, its error is raised and no results are returned. Single
         checksums that met UNAVAILABLE or RESOURCE_EXHAUSTED are sent again, as long as there is time.
         """
-        patience = Patience(self._timeout_s(timeout_s), known=True)
+        retries = RetryPolicy(self._timeout_s(timeout_s), known=True)
 
         def sign(some: Sequence[bytes]) -> BatchResults:
-            return self._batch(some, scheme, self._key(key), self._context(context), patience)
+            return self._batch(some, scheme, self._key(key), self._context(context), retries)
 
         results = sign(checksums)
-        while again := passing(results):
-            pause_s = patience.pause_of_parts_s(results)
+        while again := retryable(results):
+            pause_s = retries.pause_of_parts_s(results)
             if pause_s is None:
                 break
             time.sleep(pause_s)
@@ -151,23 +151,23 @@ class Client(BaseClient):
         scheme: SignatureScheme | str,
         key: str,
         context: RequestContext | None,
-        patience: Patience,
+        retries: RetryPolicy,
     ) -> BatchResults:
         channels = len(self._channels)
         calls = _calls.batch_sign_checksums(checksums, scheme, key, context, channels)
 
         def run(call: Call[BatchResults]) -> BatchResults:
             try:
-                channel = self._free.get(timeout=patience.remaining_s)
+                channel = self._free.get(timeout=retries.remaining_s)
             except queue.Empty:  # other batches have them all: gRPC says that time is up
-                return self._run(call, patience.remaining_s)
+                return self._run(call, retries.remaining_s)
             try:
-                return self._run(call, patience.remaining_s, channel)
+                return self._run(call, retries.remaining_s, channel)
             finally:
                 self._free.put(channel)
 
         if len(calls) <= 1:
-            return _calls.joined(self._run(call, patience.remaining_s) for call in calls)
+            return _calls.joined(self._run(call, retries.remaining_s) for call in calls)
         if channels == 1:
             return _calls.joined(map(run, calls))
         with ThreadPoolExecutor(min(channels, len(calls)), thread_name_prefix="privyseal-batch") as threads:
@@ -260,17 +260,17 @@ class Client(BaseClient):
         )
 
     def _run(self, call: Call[T], timeout_s: float | None, channel: int | None = None) -> T:
-        patience, name = self._patience(timeout_s), call_id()
+        retries, name = self._retries(timeout_s), call_id()
         while True:
             try:
                 answer, info = self._method(call, channel).with_call(
-                    call.request, timeout=patience.remaining_s, metadata=(*name, *self._metadata())
+                    call.request, timeout=retries.remaining_s, metadata=(*name, *self._metadata())
                 )
             except grpc.RpcError as error:
                 failure = self._met(error)
-                pause_s = patience.pause_s(failure)
+                pause_s = retries.pause_s(failure)
                 if pause_s is None:
-                    raise patience.last_word(failure) from error
+                    raise retries.final_error(failure) from error
                 channel = None
                 time.sleep(pause_s)
             except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a person sees: words on stderr, results on stdout, colour and progress only where they are of use."""
+"""Output for a person: messages and progress on stderr, results on stdout, colour only on a terminal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import errno
 import os
 import sys
 import time
+from typing import Any
 
 import click
 
 PROGRESS_FROM_S = 0.3
-"""Work that is done sooner than this shows no progress."""
-PROGRESS_EVERY_S = 0.1
+"""Work that takes less time shows no progress."""
 
 
 def _is_terminal() -> bool:
@@ -28,23 +28,23 @@ def _styled(word: str, colour: str) -> str:
 
 
 def complain(sentence: str, *, request_id: str = "") -> None:
-    """Say what is wrong, in one line on stderr."""
+    """Print an error, in one line on stderr."""
     known_as = f" (request {request_id})" if request_id else ""
     click.echo(f"{_styled('Error:', 'red')} {_one_line(sentence)}{known_as}", err=True)
 
 
 def warn(sentence: str) -> None:
-    """Say what may be wrong, in one line on stderr."""
+    """Print a warning, in one line on stderr."""
     click.echo(f"{_styled('Warning:', 'yellow')} {_one_line(sentence)}", err=True)
 
 
 def say(sentence: str) -> None:
-    """Say something to a person, on stderr."""
+    """Print a message, in one line on stderr."""
     click.echo(_one_line(sentence), err=True)
 
 
 def result(text: str) -> None:
-    """Write a result to stdout, whatever the terminal's encoding, and flush it."""
+    """Write a result to stdout in UTF-8, whatever the terminal's encoding, and flush it."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
     stream = sys.stdout.buffer
@@ -56,30 +56,36 @@ def _one_line(sentence: str) -> str:
     return "".join(c if c.isprintable() else " " for c in sentence)
 
 
-class ProgressLine:
-    """A line on a terminal's stderr that says how far a long work is. A context manager; called with the bytes done."""
+class Progress:
+    """A progress bar on a terminal's stderr for work that takes long. A context manager; call it with the bytes done.
 
-    def __init__(self, verb: str, total_bytes: int, *, wanted: bool) -> None:
-        self._verb = verb
+    `finish` ends it, so that a result does not begin on its line.
+    """
+
+    def __init__(self, label: str, total_bytes: int, *, wanted: bool) -> None:
+        self._label = label
         self._total_bytes = max(total_bytes, 1)
         self._wanted = wanted and _is_terminal()
-        self._next_s = time.monotonic() + PROGRESS_FROM_S
-        self._shown = False
+        self._from_s = time.monotonic() + PROGRESS_FROM_S
+        self._bar: Any = None  # click exports no type for it
 
     def __call__(self, done_bytes: int) -> None:
-        now_s = time.monotonic()
-        if self._wanted and now_s >= self._next_s:
-            self._next_s = now_s + PROGRESS_EVERY_S
-            self._shown = True
-            percent = min(100, 100 * done_bytes // self._total_bytes)
-            sys.stderr.write(f"\r{self._verb} {percent:3d} %")
-            sys.stderr.flush()
+        if self._bar is None and self._wanted and time.monotonic() >= self._from_s:
+            self._bar = click.progressbar(
+                length=self._total_bytes, label=self._label, file=sys.stderr, show_eta=False, width=30
+            )
+            self._bar.__enter__()
+        if self._bar is not None:
+            self._bar.update(min(done_bytes, self._total_bytes) - self._bar.pos)
 
-    def __enter__(self) -> ProgressLine:
+    def finish(self) -> None:
+        """End the bar's line, and show no other."""
+        bar, self._bar, self._wanted = self._bar, None, False
+        if bar is not None:
+            bar.__exit__(None, None, None)
+
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._wanted = False
-            sys.stderr.write("\r" + " " * (len(self._verb) + len(" 100 %")) + "\r")
-            sys.stderr.flush()
+        self.finish()

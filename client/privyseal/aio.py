@@ -25,7 +25,7 @@ from privyseal._base import (
 from privyseal._calls import BatchResults, Call
 from privyseal._channel import ChannelPlan
 from privyseal._failures import request_id
-from privyseal._retry import Patience, passing
+from privyseal._retry import RetryPolicy, retryable
 from privyseal.errors import PrivysealError, ServiceError
 from privyseal.model import Key, RequestContext, SessionKey, SignatureScheme, SignedChecksum, WrappedKey, WrapScheme
 
@@ -103,14 +103,14 @@ class Client(BaseClient):
         timeout_s: float | None = None,
     ) -> BatchResults:
         """Sign any number of checksums: see `privyseal.Client.batch_sign_checksums`."""
-        patience = Patience(self._timeout_s(timeout_s), known=True)
+        retries = RetryPolicy(self._timeout_s(timeout_s), known=True)
 
         async def sign(some: Sequence[bytes]) -> BatchResults:
-            return await self._batch(some, scheme, self._key(key), self._context(context), patience)
+            return await self._batch(some, scheme, self._key(key), self._context(context), retries)
 
         results = await sign(checksums)
-        while again := passing(results):
-            pause_s = patience.pause_of_parts_s(results)
+        while again := retryable(results):
+            pause_s = retries.pause_of_parts_s(results)
             if pause_s is None:
                 break
             await asyncio.sleep(pause_s)
@@ -128,19 +128,19 @@ class Client(BaseClient):
         scheme: SignatureScheme | str,
         key: str,
         context: RequestContext | None,
-        patience: Patience,
+        retries: RetryPolicy,
     ) -> BatchResults:
         calls = _calls.batch_sign_checksums(checksums, scheme, key, context, len(self._channels))
         if len(calls) <= 1:
-            return _calls.joined([await self._run(call, patience.remaining_s) for call in calls])
+            return _calls.joined([await self._run(call, retries.remaining_s) for call in calls])
 
         async def run(call: Call[BatchResults]) -> BatchResults:
             taken = asyncio.ensure_future(self._free.get())
             try:
-                await asyncio.wait([taken], timeout=patience.remaining_s)
+                await asyncio.wait([taken], timeout=retries.remaining_s)
                 # Without one, other batches have them all: gRPC says that time is up.
                 channel = taken.result() if taken.done() else None
-                return await self._run(call, patience.remaining_s, channel)
+                return await self._run(call, retries.remaining_s, channel)
             finally:
                 if not taken.cancel():
                     self._free.put_nowait(taken.result())
@@ -211,18 +211,18 @@ class Client(BaseClient):
         return await self._run(_calls.get_checkpoint(), timeout_s)
 
     async def _run(self, call: Call[T], timeout_s: float | None, channel: int | None = None) -> T:
-        patience, name = self._patience(timeout_s), call_id()
+        retries, name = self._retries(timeout_s), call_id()
         while True:
             metadata = (*name, *await self._metadata())
             try:
-                pending = self._method(call, channel)(call.request, timeout=patience.remaining_s, metadata=metadata)
+                pending = self._method(call, channel)(call.request, timeout=retries.remaining_s, metadata=metadata)
                 answer = await pending
                 trailing = await pending.trailing_metadata()
             except grpc.RpcError as error:
                 failure = self._met(error)
-                pause_s = patience.pause_s(failure)
+                pause_s = retries.pause_s(failure)
                 if pause_s is None:
-                    raise patience.last_word(failure) from error
+                    raise retries.final_error(failure) from error
                 channel = None
                 await asyncio.sleep(pause_s)
             except aio.UsageError as error:

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from privyseal.v1 import signing_pb2 as pb
 from privyseal_service.domain.caller import IdentityError, Peer
 from privyseal_service.identity.jwks import KeySetError, parse_key_set
-from tests.attacks.conftest import Target, config
 from tests.support.farm import BUILD, farm_store
 from tests.support.pki import CA
 from tests.support.service import RunningService, secure_channel
+from tests.support.targets import Target, config
 from tests.support.tokens import jwk, key_set, rsa_key, token
 
 METHODS = ("WrapSessionKey", "SignChecksum", "BatchSignChecksums", "UnwrapSessionKey")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.attacks.conftest import Target, config
-from tests.attacks.test_identity import SIGN
 from tests.support.farm import farm_store
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA
 from tests.support.processes import until
 from tests.support.service import RunningService
+from tests.support.targets import SIGN, Target, config
 
 SILENT = 1000
 

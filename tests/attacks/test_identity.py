@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,27 +11,16 @@ import grpc
 import pytest
 from cryptography import x509
 
-from privyseal.v1 import signing_pb2 as pb
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.api.tls import TlsError, load_tls
 from privyseal_service.config.loading import parse_config
-from tests.attacks.conftest import Target
 from tests.support.farm import BUILD, farm_config
 from tests.support.pki import CA, DAY, SERVER, Issued
 from tests.support.service import secure_channel
+from tests.support.targets import SIGN, Target, code, shown
 from tests.support.tokens import rsa_key, token
 
 NOW = datetime.datetime.now(datetime.UTC)
-SIGN = pb.SignChecksumRequest(
-    key="capgo", checksum=hashlib.sha256(b"zip").digest(), scheme=pb.SIGNATURE_SCHEME_CAPGO_V3
-)
-
-
-def code(call: Callable[[], object]) -> str:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    assert isinstance(caught.value, grpc.Call)
-    return str(caught.value.code().name)
 
 
 def signed_by(target: Target, shown: Issued | None) -> str:
@@ -150,10 +138,6 @@ def test_headers_that_name_somebody(target: Target) -> None:
     ]
     nobody = target.signing(target.ca.issue(uris=["spiffe://example/low"]))
     assert code(lambda: nobody.SignChecksum(SIGN, timeout=10, metadata=metadata)) == "PERMISSION_DENIED"
-
-
-def shown(text: str) -> list[tuple[str, str]]:
-    return [("authorization", f"Bearer {text}")]
 
 
 def test_a_token_that_is_replayed_after_its_end_while_others_are_good(target: Target) -> None:

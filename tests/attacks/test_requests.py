@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from privyseal.v1 import keys_pb2 as keys_pb
 from privyseal.v1 import signing_pb2 as pb
 from privyseal_service.config.loading import parse_config
-from tests.attacks.conftest import Target, config
-from tests.attacks.test_identity import SIGN, code, shown
 from tests.support.farm import BUILD
 from tests.support.service import secure_channel
+from tests.support.targets import SIGN, Target, code, config, shown
 from tests.support.tokens import token
 
 DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(b"contract").digest()

@@ -1,4 +1,4 @@
-"""Callers that never stop: they sign with the SDK, verify every signature with pyca, and keep what they met."""
+"""Callers that sign all the time with the SDK, verify every signature with pyca, and keep the results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Met:
-    """One answer: when it came (`time.monotonic()`), how long it took, what it was: "ok", or the code and reason."""
+class Result:
+    """One result: when it came (`time.monotonic()`), how long it took, and "ok" or the code and reason."""
 
     at_s: float
     took_s: float
@@ -33,9 +33,9 @@ class Met:
 
 
 class Callers(Background):
-    """Threads that call a service without a pause; a context manager.
+    """Threads that call a service all the time; a context manager.
 
-    `capgo` callers wrap session keys and sign checksums, one by one and in batches; others sign RSASSA.
+    With `capgo` they wrap session keys and sign checksums, one by one and in batches; otherwise they sign RSASSA.
     """
 
     def __init__(
@@ -53,26 +53,21 @@ class Callers(Background):
         self._pause_s = pause_s
         self._lock = threading.Lock()
         super().__init__(partial(self._run, place) for place in range(number))
-        self.met: list[Met] = []
+        self.results: list[Result] = []
         self.answers: set[str] = set()
         self.wrong: list[str] = []
         self.signed = 0
 
     def since(self, when_s: float) -> collections.Counter[str]:
-        """What was met since then, by how often."""
+        """Count the results since then."""
         with self._lock:
-            return collections.Counter(each.what for each in self.met if each.at_s >= when_s)
-
-    def first_ok(self, after_s: float) -> float | None:
-        """When the first good answer came to a call that was made, or went on, after that."""
-        with self._lock:
-            return next((each.at_s for each in self.met if each.what == "ok" and each.at_s >= after_s), None)
+            return collections.Counter(each.what for each in self.results if each.at_s >= when_s)
 
     def steady_since(self, after_s: float, number: int) -> float | None:
-        """When the first of `number` good answers in a row came, all after that."""
-        run: list[Met] = []
+        """Return when the first of `number` successes in a row came after that; None if there were none."""
+        run: list[Result] = []
         with self._lock:
-            later = [each for each in self.met if each.at_s >= after_s]
+            later = [each for each in self.results if each.at_s >= after_s]
         for each in later:
             run = [*run, each] if each.what == "ok" else []
             if len(run) == number:
@@ -80,18 +75,18 @@ class Callers(Background):
         return None
 
     def unrecorded(self, recorded: Callable[[], set[str]]) -> set[str]:
-        """The SHA-256 of every result that has come and is not among those on record. Those that are, are forgotten."""
+        """Return the SHA-256 of every signature that was received and is not recorded. All are forgotten then."""
         with self._lock:
-            come = set(self.answers)
-        found = recorded()  # read after the answers had come: each must be there by now
+            received = set(self.answers)
+        found = recorded()  # read after the answers were received: each must be recorded by now
         with self._lock:
-            self.answers -= come
-        return come - found
+            self.answers -= received
+        return received - found
 
     def forget(self) -> None:
-        """Keep memory flat over hours: nothing that was met is asked for any more."""
+        """Drop the results, so that memory stays flat over hours."""
         with self._lock:
-            self.met.clear()
+            self.results.clear()
 
     def _run(self, place: int) -> None:
         works: Sequence[Callable[[Client], list[bytes]]] = (
@@ -111,7 +106,7 @@ class Callers(Background):
                     signatures, what = [], type(error).__name__
                 now_s = time.monotonic()
                 with self._lock:
-                    self.met.append(Met(now_s, now_s - begun_s, what))
+                    self.results.append(Result(now_s, now_s - begun_s, what))
                     self.signed += what == "ok"
                     self.answers.update(hashlib.sha256(each).hexdigest() for each in signatures)
                 self.ending.wait(self._pause_s if what == "ok" else 0.02)

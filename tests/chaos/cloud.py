@@ -1,4 +1,4 @@
-"""The cloud key stores down, slow, throttling and corrupting: the fakes of the conformance suite behind the service."""
+"""Cloud key stores that are down, slow, throttling or corrupting: the fakes of the conformance suite."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from privyseal_service.domain.operations import SignatureScheme
 from tests.chaos.callers import Callers
-from tests.chaos.judge import Verdict, _at_rest, _grown, _recovered
-from tests.chaos.stage import Program, Trail, connect, free_port, held, until
+from tests.chaos.judge import Verdict, at_rest, growth, recovery_s
+from tests.chaos.stage import Program, Trail, connect, free_port, held
 from tests.conformance.stores import STORES, Fault, StoreUnderTest
+from tests.support.processes import until
 from tests.support.programs import configuration, write_pki
 
 CLOUDS = ("gcpkms", "awskms")
@@ -20,7 +21,7 @@ _SCHEME = SignatureScheme.RSASSA_PKCS1_V1_5_SHA256
 
 
 def cloud_verdicts(words: str, rng: random.Random, folder: Path) -> Iterator[Verdict]:
-    """Each fault of each store."""
+    """Run each fault of each store."""
     for cloud in CLOUDS:
         faults = [fault for fault, does in _FAULTS.items() if words in f"{cloud} {does}"]
         if faults:
@@ -67,13 +68,13 @@ def _judge(
     begun_s = time.monotonic()
     with store.failing(fault):
         time.sleep(rng.uniform(1, 3))
-    recovered_s = _recovered(callers, time.monotonic())
-    after = _at_rest(lambda: held(program.processes, None), lambda now: not _grown(before, now))
+    recovered_s = recovery_s(callers, time.monotonic())
+    after = at_rest(lambda: held(program.processes, None), lambda now: not growth(before, now))
     unrecorded = callers.unrecorded(trail.recorded)
     saw = dict(callers.since(begun_s))
     verdict = Verdict(name, saw, recovered_s, 2.0, before, after, len(callers.wrong), len(unrecorded))
-    verdict.faults += _grown(before, after)
+    verdict.faults += growth(before, after)
     if callers.wrong or unrecorded:
-        verdict.faults.append("a signature left that was wrong or not on record")
+        verdict.faults.append("a wrong or unrecorded signature was returned")
     callers.forget()
     return verdict

@@ -1,4 +1,4 @@
-"""Runs a scenario under callers that never stop, and says what became of it: for each the same questions."""
+"""Runs a scenario under callers that sign all the time, and judges the result by the same questions each time."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from dataclasses import dataclass, field
 
 from tests.chaos.callers import Callers
 from tests.chaos.scenarios import Case
-from tests.chaos.stage import Held, Stage, until
+from tests.chaos.stage import Held, Stage
+from tests.support.processes import until
 
 PATIENCE_S = 60.0
-"""How long a recovery may take on any machine; how long it should take is `Case.bound_s`."""
+"""How long a recovery may take on a slow machine; `Case.bound_s` is how long it should take."""
 _CALM = 20
 _MEMORY_MIB = 48.0
-"""Memory that allocators keep, per process, whatever was freed."""
+"""Freed memory that allocators may keep, for each process."""
 _DESCRIPTORS = 8
-"""Connections that are being made or closed, files that are being read."""
+"""Connections that are being opened or closed, and files that are being read."""
 
 
 @dataclass
 class Verdict:
-    """What became of one scenario."""
+    """The result of one scenario."""
 
     name: str
     saw: dict[str, int]
@@ -37,7 +38,7 @@ class Verdict:
 
     @property
     def in_time(self) -> bool:
-        """Whether callers were served again as soon as they should be."""
+        """Whether the service recovered within the bound."""
         return self.recovered_s <= self.bound_s
 
     def __str__(self) -> str:
@@ -52,34 +53,35 @@ class Verdict:
 
 
 def judge(case: Case, stage: Stage, callers: Callers, rng: random.Random) -> Verdict:
-    """Run one scenario. Raises AssertionError when the service does not come back at all."""
+    """Run one scenario. Raises AssertionError when the service does not recover."""
     _settle(stage, callers)
     before = stage.held()
     begun_s, stage.ended_s, ends = time.monotonic(), None, len(stage.program.codes)
     with case.scenario(stage, rng):
         pass
-    mended_s = time.monotonic()
-    recovered_s = _recovered(callers, mended_s) + mended_s - (stage.ended_s or mended_s)
+    ended_s = time.monotonic()
+    recovered_s = recovery_s(callers, ended_s) + ended_s - (stage.ended_s or ended_s)
     _settle(stage, callers)
     saw = callers.since(begun_s)
-    after = _at_rest(stage.held, lambda now: not _grown(before, now))
+    after = at_rest(stage.held, lambda now: not growth(before, now))
     unrecorded = callers.unrecorded(stage.trail.recorded)
     verdict = Verdict(
         case.name, dict(saw), recovered_s, case.bound_s, before, after, len(callers.wrong), len(unrecorded)
     )
     verdict.codes = stage.program.codes[ends:]
-    verdict.faults += _grown(before, after)
+    verdict.faults += growth(before, after)
     if callers.wrong:
-        verdict.faults.append("a wrong signature left the service")
+        verdict.faults.append("a wrong signature was returned")
     if unrecorded:
-        verdict.faults.append("a signature left without its record")
+        verdict.faults.append("a signature was returned without its record")
     if not case.hurts and set(saw) != {"ok"}:
         verdict.faults.append("callers noticed")
     callers.forget()
     return verdict
 
 
-def _recovered(callers: Callers, ended_s: float) -> float:
+def recovery_s(callers: Callers, ended_s: float) -> float:
+    """Return the seconds from the end of the cause to the first of several successes in a row."""
     found: list[float] = []
 
     def served() -> bool:
@@ -93,15 +95,15 @@ def _recovered(callers: Callers, ended_s: float) -> float:
 
 
 def _settle(stage: Stage, callers: Callers) -> None:
-    """Wait until all processes are there and nothing but good answers has come for a while."""
+    """Wait until all processes run and only successes have come for a while."""
     wanted = max(1, stage.number_of_workers + 1) if stage.number_of_workers else 1
     until(lambda: len(stage.program.processes) == wanted, PATIENCE_S, "every process")
     since_s = time.monotonic()
     until(lambda: callers.steady_since(since_s, _CALM) is not None, PATIENCE_S, "calm")
 
 
-def _grown(before: Held, after: Held) -> list[str]:
-    """What is not back where it was."""
+def growth(before: Held, after: Held) -> list[str]:
+    """Return what has grown, in sentences."""
     grown = []
     if after.memory_mib > before.memory_mib + _MEMORY_MIB * before.processes:
         grown.append(f"memory grew from {before.memory_mib:.0f} to {after.memory_mib:.0f} MiB")
@@ -114,11 +116,11 @@ def _grown(before: Held, after: Held) -> list[str]:
     return grown
 
 
-def _at_rest(look: Callable[[], Held], fine: Callable[[Held], bool]) -> Held:
-    """What is held once it is fine, or after a while in which it was not."""
+def at_rest(measure: Callable[[], Held], acceptable: Callable[[Held], bool]) -> Held:
+    """Return the resources once they are acceptable, or after ten seconds."""
     end_s = time.monotonic() + 10
     while True:
-        now = look()
-        if fine(now) or time.monotonic() > end_s:
+        now = measure()
+        if acceptable(now) or time.monotonic() > end_s:
             return now
         time.sleep(0.1)

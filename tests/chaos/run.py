@@ -1,4 +1,4 @@
-"""All scenarios, one after another: `python -m tests.chaos.run [--seed N] [-k WORDS]`. The last line sums up."""
+"""All scenarios, one after another: `python -m tests.chaos.run [--seed N] [-k WORDS]`. The last line is a summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chaos.stage import Stage
 
 
 def verdicts(workers: int, cases: list[Case], rng: random.Random, folder: Path) -> Iterator[Verdict]:
-    """Every case on one service, which is not started anew between them."""
+    """Run every case on one service, which is not restarted in between."""
     with (
         Stage(folder / f"workers-{workers}", workers=workers) as stage,
         Callers(stage.client, stage.public_key) as callers,
@@ -28,8 +28,8 @@ def verdicts(workers: int, cases: list[Case], rng: random.Random, folder: Path) 
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 when every scenario ended as it should, in time."""
-    parser = argparse.ArgumentParser(description="Break the service in every way known, and see it come back.")
+    """Run the scenarios; return 0 when each recovered in time and without a fault."""
+    parser = argparse.ArgumentParser(description="Break the service in every known way, and check that it recovers.")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeat a run")
     parser.add_argument("-k", dest="words", default="", help="only scenarios whose name has these words")
     parser.add_argument("--folder", type=Path, help="keep what the services write, logs among it, in this folder")
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
             run += 1
             bad += bool(verdict.faults) or not verdict.in_time
             print(verdict, flush=True)
-    print(f"chaos: {run} scenarios, {bad} not as they should be, seed {options.seed}", flush=True)
+    print(f"chaos: {run} scenarios, {bad} failed, seed {options.seed}", flush=True)
     return 1 if bad or not run else 0
 
 

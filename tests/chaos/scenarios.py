@@ -1,4 +1,4 @@
-"""What goes wrong, one function each: break something, wait, mend it. The judge is in `judge.py`."""
+"""Faults, one function each: break something, wait, repair it. `judge.py` judges the results."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.stage import Stage, until
-from tests.support.processes import lives
+from tests.chaos.stage import Stage
+from tests.support.processes import lives, until
 from tests.support.shim import Ckr
 
 Scenario = Callable[[Stage, random.Random], contextlib.AbstractContextManager[None]]
-"""A context manager: entered, the cause begins; left, it has ended."""
+"""A context manager: the cause begins when it is entered, and has ended when it is left."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scenario by its name. `bound_s` is how soon after the cause's end callers are served again, without anybody's
-    doing; `hurts` is whether callers may see errors at all."""
+    """A scenario and its name. `bound_s` is how soon after the end of the cause the service must have recovered without
+    help; `hurts` is whether callers may see errors."""
 
     name: str
     scenario: Scenario
@@ -33,9 +33,9 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
-"""Those of a token behind the shim, for one process and for workers."""
+"""The scenarios of a token behind the shim, for one process and for workers."""
 WORKER_CASES: dict[str, Case] = {}
-"""Those that need workers."""
+"""The scenarios that need workers."""
 
 
 def _case(
@@ -54,8 +54,8 @@ def _pause(rng: random.Random, low_s: float = 0.5, high_s: float = 2.5) -> None:
     time.sleep(rng.uniform(low_s, high_s))
 
 
-def _on_cue(code: int, *, once: int = 0) -> Callable[[Stage, random.Random], Iterator[None]]:
-    """Every C_Sign answers this, or `once` so many of them."""
+def _c_sign_answers(code: int, *, once: int = 0) -> Callable[[Stage, random.Random], Iterator[None]]:
+    """Return a scenario in which every C_Sign answers with this code; with `once`, only so many."""
 
     def fail(stage: Stage, rng: random.Random) -> Iterator[None]:
         stage.shim.fail("C_Sign", code, times=once or -1, lie=rng.random() < 0.5)
@@ -89,16 +89,16 @@ for _code in (
     Ckr.DATA_LEN_RANGE,
     Ckr.KEY_FUNCTION_NOT_PERMITTED,
 ):
-    _case(name=f"every C_Sign answers {_code.name}")(_on_cue(_code))
+    _case(name=f"every C_Sign answers {_code.name}")(_c_sign_answers(_code))
 
 for _code in (Ckr.SESSION_HANDLE_INVALID, Ckr.USER_NOT_LOGGED_IN, Ckr.GENERAL_ERROR, Ckr.FUNCTION_FAILED):
-    _case(name=f"one C_Sign answers {_code.name}", hurts=False)(_on_cue(_code, once=1))
-_case(name="one C_Sign answers DEVICE_REMOVED")(_on_cue(Ckr.DEVICE_REMOVED, once=1))
+    _case(name=f"one C_Sign answers {_code.name}", hurts=False)(_c_sign_answers(_code, once=1))
+_case(name="one C_Sign answers DEVICE_REMOVED")(_c_sign_answers(Ckr.DEVICE_REMOVED, once=1))
 
 
 @_case()
 def the_token_answers_nothing_but_errors(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """As a network HSM that is down: nothing can be opened either, in this process or in another."""
+    """As a network HSM that is down: no process can open anything either."""
     for function in ("C_Sign", "C_SignInit", "C_OpenSession", "C_GetTokenInfo", "C_Login", "C_FindObjectsInit"):
         stage.shim.fail(function, Ckr.DEVICE_ERROR)
     yield
@@ -134,7 +134,7 @@ def every_c_sign_hangs(stage: Stage, rng: random.Random) -> Iterator[None]:
 
 @_case(bound_s=10.0)
 def one_c_sign_hangs_for_ever(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """The cause ends at once, and the call never comes back: its process has to go."""
+    """The cause ends immediately, but the call never returns: its process must be replaced."""
     del rng
     before, stage.ended_s = set(stage.program.processes), time.monotonic()
     stage.shim.hang("C_Sign", times=1)
@@ -163,7 +163,7 @@ def signatures_come_out_wrong(stage: Stage, rng: random.Random) -> Iterator[None
 
 @_case()
 def descriptors_are_used_up(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """No process of the service may open another one, and strangers take what connections there are."""
+    """No process of the service may open another file, and other clients take the remaining connections."""
     before = _limit(stage, resource.RLIMIT_NOFILE, 3)
     host, _, port = stage.address.rpartition(":")
     strangers = []
@@ -179,7 +179,7 @@ def descriptors_are_used_up(stage: Stage, rng: random.Random) -> Iterator[None]:
 
 @_case()
 def the_disk_under_the_audit_trail_is_full(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """No process of the service can write a byte more to any file. tests/integration/audit has a small file system."""
+    """No process of the service can write another byte to a file. tests/integration/audit uses a small file system."""
     before = _limit(stage, resource.RLIMIT_FSIZE, 1)
     yield
     _pause(rng)
@@ -187,7 +187,7 @@ def the_disk_under_the_audit_trail_is_full(stage: Stage, rng: random.Random) -> 
 
 
 def _limit(stage: Stage, which: int, soft: int) -> int:
-    """Set a limit for every process of the service, and return what it was. Those that are started later inherit it."""
+    """Set a limit of every process of the service, also of later ones, and return the old one."""
     before = resource.prlimit(stage.program.pid, which)[0]
     for pid in stage.program.processes:
         with contextlib.suppress(ProcessLookupError):
@@ -197,7 +197,7 @@ def _limit(stage: Stage, which: int, soft: int) -> int:
 
 @_case(hurts=False)
 def the_clock_jumps(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """Forward and back, as when somebody sets it, or the machine was asleep."""
+    """Forward and back, as when the clock is set, or the machine was suspended."""
     for off_s in (rng.randrange(60, 7200), -rng.randrange(60, 7200), rng.randrange(60, 7200)):
         stage.clock.jump(off_s)
         _pause(rng, 0.5, 1)
@@ -207,7 +207,7 @@ def the_clock_jumps(stage: Stage, rng: random.Random) -> Iterator[None]:
 
 @_case(bound_s=2.0)
 def the_program_is_killed(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """With workers it is the supervisor; none of them outlives it. Starting the program again is part of the cause."""
+    """With workers it is the supervisor, and they end with it. The restart of the program is part of the cause."""
     del rng
     workers = stage.program.workers
     number = len(stage.program.codes)
@@ -233,13 +233,13 @@ def a_worker_is_killed(stage: Stage, rng: random.Random) -> Iterator[None]:
 
 @_case(WORKER_CASES)
 def every_worker_is_killed(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """Starting the first of them again is part of the cause."""
+    """The restart of the first worker is part of the cause."""
     del rng
     killed = stage.program.workers
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     yield
-    until(lambda: not any(lives(pid) for pid in killed), what="the workers' end")  # until then they seem to listen
+    until(lambda: not any(lives(pid) for pid in killed), what="the workers' end")  # until then they still listen
     until(lambda: _listens(stage), what="a worker that listens again")
 
 

@@ -1,7 +1,7 @@
-"""Mixed load with random faults for as long as wanted: `python -m tests.chaos.soak --minutes N [--seed N]`.
+"""Mixed load with random faults for a given time: `python -m tests.chaos.soak --minutes N [--seed N]`.
 
-The service is one process, and no fault ends it, so that whatever it loses would show. The last lines say whether
-memory, descriptors, sessions and threads stayed flat, with figures.
+The service is one process, and no fault ends it, so that a leak shows. The last lines report whether memory,
+descriptors, sessions and threads stayed flat, with figures.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MEASURES: dict[str, tuple[Callable[[Held], float], float]] = {
     "sessions": (lambda held: held.sessions, 0.0),
     "threads": (lambda held: held.threads, 2.0),
 }
-"""What is measured, and how much more of it is still flat."""
+"""What is measured, and which growth still counts as flat."""
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 when all was flat and every scenario ended as it should."""
+    """Run the soak; return 0 when all stayed flat and every scenario recovered without a fault."""
     parser = argparse.ArgumentParser(description="Load the service and break it for a long time.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeat a run")
@@ -59,16 +59,16 @@ def main(arguments: list[str]) -> int:
         signed, codes = callers.signed, list(stage.program.codes)
     flat = report(samples)
     print(
-        f"soak: {len(samples)} faults, {signed} answers, {bad} faults not as they should be, "
+        f"soak: {len(samples)} faults, {signed} answers, {bad} failed, "
         f"{len(codes)} ends of the process, seed {options.seed}: {'flat' if flat else 'NOT FLAT'}"
     )
     return 0 if flat and not bad and not codes else 1
 
 
 def report(samples: Sequence[Held]) -> bool:
-    """Print a line for each measure; whether all are flat. The first quarter warms up, so its end is the beginning."""
+    """Print a line for each measure; return whether all are flat. The first quarter is warm-up and does not count."""
     if len(samples) < 8:
-        print(f"soak: {len(samples)} faults are too few to say what is flat; take more minutes")
+        print(f"soak: {len(samples)} faults are too few to judge growth; use more minutes")
         return False
     quarter = len(samples) // 4
     all_flat = True

@@ -1,4 +1,4 @@
-"""A real `privyseal-server` on a token that fails on cue, somebody who starts it again, and what its processes hold."""
+"""A real `privyseal-server` on a token with injected faults, a process manager for it, and the resources it uses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +33,7 @@ _PEM = VECTORS / "capgo-v3" / "private.pem"
 
 @dataclass(frozen=True)
 class Held:
-    """What the service's processes hold, all together."""
+    """The resources that the service's processes use together."""
 
     memory_mib: float
     descriptors: int
@@ -49,18 +48,8 @@ class Held:
         )
 
 
-def until(true: Callable[[], object], patience_s: float = 60.0, what: str = "it") -> None:
-    """Wait for something to become true."""
-    end_s = time.monotonic() + patience_s
-    while not true():
-        if time.monotonic() > end_s:
-            raise AssertionError(f"{what} did not come about in {patience_s:g} s")
-        time.sleep(0.02)
-
-
 def free_port() -> int:
-    """A port of the loopback that nobody has now, nor is given to a socket that asks for any: a service that is started
-    again finds it free."""
+    """Return a free loopback port outside the ephemeral range, so that it is still free when a service is restarted."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(lowest // 2, lowest)
@@ -70,7 +59,7 @@ def free_port() -> int:
 
 
 class Program:
-    """`privyseal-server serve`, started again whenever it ends by itself, as systemd or a container's runtime does."""
+    """`privyseal-server serve`, restarted whenever it ends, as systemd or a container runtime does."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
@@ -80,7 +69,7 @@ class Program:
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self.codes: list[int] = []
-        """How it ended each time."""
+        """Its exit codes, in order."""
 
     def __enter__(self) -> Program:
         self._thread.start()
@@ -122,7 +111,7 @@ class Program:
 
     @property
     def log(self) -> str:
-        """All that it said on standard error."""
+        """Its standard error."""
         return (self._folder / "server.log").read_text()
 
     @property
@@ -137,22 +126,22 @@ class Program:
         return children(self.pid)
 
     def hang_up(self) -> None:
-        """Have it read its configuration again."""
+        """Send SIGHUP, so that it reloads its configuration."""
         os.kill(self.pid, signal.SIGHUP)
 
     @property
     def processes(self) -> list[int]:
-        """All of them."""
+        """The main process and its workers."""
         return [self.pid, *self.workers]
 
 
 def descriptors(pid: int) -> int:
-    """How many files a process has open. Of a service's processes, which forbid a look at them, root alone may know."""
+    """Count the open files of a process. Only root may do so for the service, whose processes are not dumpable."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def held(pids: Iterable[int], shim: FaultShim | None) -> Held:
-    """What these processes hold."""
+    """Measure the resources of these processes."""
     memory, open_files, threads, processes = 0, 0, 0, 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -172,7 +161,7 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.ended_s: float | None = None
-        """When the cause of a scenario ended, where that was before the scenario itself."""
+        """When the cause of a scenario ended, if that was before the end of the scenario."""
         self.trail = Trail(folder)
         self.number_of_workers = workers
         self.token: SoftHsmToken = make_token(folder / "hsm", "chaos")
@@ -207,7 +196,7 @@ class Stage:
         return connect(self.folder, self.address, timeout_s)
 
     def held(self) -> Held:
-        """What the service's processes hold now."""
+        """Measure the resources of the service's processes."""
         return held(self.program.processes, self.shim)
 
 
@@ -229,32 +218,32 @@ def connect(folder: Path, address: str, timeout_s: float = 10.0) -> Client:
     )
 
 
-_LOOKS = 20
+_READS = 20
 
 
 class Trail:
-    """Reads what the audit trail has more than at the last look: hours of it are not read again and again."""
+    """Reads only what was appended to the audit trail since the last read, so that a run of hours stays cheap."""
 
     def __init__(self, folder: Path) -> None:
         self._segments = folder / "audit" / "segments"
         self._read: dict[Path, int] = {}
-        self._looks: deque[set[str]] = deque(maxlen=_LOOKS)
+        self._reads: deque[set[str]] = deque(maxlen=_READS)
 
     def recorded(self) -> set[str]:
-        """The SHA-256, in hex, of every result that has left in the last looks: a client may ask for the rest of a
-        batch for as long as its deadline allows, and tells of the first part only then."""
+        """Return the SHA-256, in hex, of every result that the last reads found: a client reports the first part of a
+        batch only after the rest, which may take until its deadline."""
         new: set[str] = set()
         for file in self._segments.glob("*/*.jsonl"):
             with file.open("rb") as lines:
                 lines.seek(self._read.get(file, 0))
                 for line in lines:
                     if not line.endswith(b"\n"):
-                        break  # it is being written, or its worker was killed
+                        break  # it is still being written, or its worker was killed
                     self._read[file] = self._read.get(file, 0) + len(line)
                     with contextlib.suppress(ValueError):  # the end of a worker that was killed may be torn
                         new.update(_results(json.loads(line)))
-        self._looks.append(new)
-        return set().union(*self._looks)
+        self._reads.append(new)
+        return set().union(*self._reads)
 
 
 def _results(record: Mapping[str, object]) -> Iterator[str]:

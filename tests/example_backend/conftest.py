@@ -14,12 +14,11 @@ import pytest
 
 from tests.conformance.stores import StoreUnderTest
 from tests.example_backend.store import labagent
+from tests.support.example_backend import EXAMPLE
 
 pytest.register_assert_rewrite(
     *(f"tests.conformance.{name}" for name in ("cases", "backend_cases", "adapters", "samples"))
 )
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "backend"
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 
 from privyseal import SignatureScheme, WrapScheme
 from tests.conformance.stores import vector_answers
-from tests.example_backend.conftest import EXAMPLE
 from tests.example_backend.store import agent
+from tests.support.example_backend import EXAMPLE
 from tests.support.programs import VECTORS, configuration, privyseal_server, serving, write_pki
 
 SCHEMES = ("capgo", "capgo-v2", "capgo-v3")

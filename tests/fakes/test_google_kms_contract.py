@@ -28,8 +28,9 @@ from google.cloud.kms_v1 import KeyManagementServiceClient, types
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from privyseal_backends.google_kms import attestation, open_store
+from privyseal_backends.google_kms import attestation
 from privyseal_backends.google_kms.facts import KeyFacts
+from privyseal_backends.google_kms.store import open_store
 from privyseal_backends.interface import Mechanism, Origin, Protection, PublicKey, Signature, SigningInput
 from tests.fakes.google_kms import RING, FakeKms
 

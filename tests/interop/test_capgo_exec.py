@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import subprocess
 import zipfile
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ import pytest
 
 from tests.fakes.signing_server import Fault
 from tests.interop.capgo_api.server import API_KEY, APP_ID, CapgoApi
+from tests.support import exec_program as program
 from tests.support.capgo_cli import install, make_app
+from tests.support.capgo_release import web_app
 from tests.support.programs import serving_vectors
-from tests.unit.exec import program
-from tests.unit.exec.signers import VECTORS
+from tests.support.signers import VECTORS
 
 pytestmark = pytest.mark.usefixtures("with_node")
 
@@ -39,21 +39,6 @@ def services(tmp_path_factory):
         program.service(tmp_path_factory.mktemp("v3"), (VECTORS / "capgo-v3" / "private.pem").read_bytes()) as v3,
     ):
         yield {"capgo-v2": v2, "capgo-v3": v3}
-
-
-def web_app():
-    """A small app: text that shrinks, bytes that do not, an empty file, folders."""
-    chance = random.Random(0)
-    files = {f"assets/part-{index}.js": f"export const part = {index};\n".encode() for index in range(8)}
-    files |= {
-        "index.html": b"<!doctype html><p>Hello</p>\n" * 600,
-        "main.js": b"CapacitorUpdater.notifyAppReady()\n",
-        "assets/deep/er/style.css": b"body { margin: 0 }\n" * 1000,
-        "assets/picture.bin": chance.randbytes(20_000),
-        "assets/small.bin": chance.randbytes(16),
-        "empty.txt": b"",
-    }
-    return files
 
 
 @dataclass

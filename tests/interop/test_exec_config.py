@@ -12,7 +12,7 @@ import pytest
 from privyseal.errors import InputError
 from privyseal.exec import app
 from tests.support.capgo_cli import install, make_app
-from tests.unit.exec.signers import VECTORS
+from tests.support.signers import VECTORS
 
 pytestmark = pytest.mark.usefixtures("with_node")
 

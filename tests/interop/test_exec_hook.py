@@ -17,7 +17,7 @@ import pytest
 
 from privyseal.exec import child
 from privyseal.exec.agent import Agent
-from tests.unit.exec.signers import VECTORS, SoftwareSigner
+from tests.support.signers import VECTORS, SoftwareSigner
 
 pytestmark = pytest.mark.usefixtures("with_node")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.interop.capgo_api.server import API_KEY, CapgoApi
-from tests.interop.test_capgo_exec import web_app
+from tests.support import exec_program as program
 from tests.support.capgo_cli import make_app
+from tests.support.capgo_release import web_app
 from tests.support.programs import serving_vectors
-from tests.unit.client.release_support import read_app, write_app
-from tests.unit.exec import program
-from tests.unit.exec.signers import VECTORS
+from tests.support.releases import read_app, write_app
+from tests.support.signers import VECTORS
 
 pytestmark = pytest.mark.usefixtures("with_node")
 

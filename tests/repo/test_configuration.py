@@ -12,8 +12,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from privyseal_backends.aws_kms import address as aws_kms
-from privyseal_backends.google_kms.address import Settings as GoogleKmsSettings
+from privyseal_backends.aws_kms.address import Connection
+from privyseal_backends.aws_kms.settings import Settings as AwsKmsSettings
+from privyseal_backends.google_kms.settings import Settings as GoogleKmsSettings
 from privyseal_backends.pkcs11.settings import Settings as Pkcs11Settings
 from privyseal_service.config.changes import mark_of
 from privyseal_service.config.keys import MinimumCustody
@@ -68,12 +69,12 @@ def tables() -> dict[str, dict[str, tuple[str, ...]]]:
         if name not in ELSEWHERE:
             model = get_args(field.annotation)[0] if many else field.annotation
             found[f"[[{name}]]" if many else f"[{name}]"] = of_model(model)
-    aws = of_settings(aws_kms.Settings)
+    aws = of_settings(AwsKmsSettings)
     del aws["defaults"]
     google = of_settings(GoogleKmsSettings) | {"endpoint": ("`cloudkms.googleapis.com`",)}
     return found | {
         "[stores.pkcs11]": of_settings(Pkcs11Settings),
-        "[stores.awskms]": of_settings(aws_kms.Connection) | aws,
+        "[stores.awskms]": of_settings(Connection) | aws,
         "[stores.gcpkms]": google,
     }
 

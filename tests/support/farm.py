@@ -22,7 +22,7 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_backends.interface import Purpose
 from tests.fakes.software_store import SoftwareStore
 from tests.support.pki import CA
-from tests.support.service import RunningService, secure_channel
+from tests.support.service import GRPC_SERVERS, RunningService, secure_channel
 
 BUILD = "spiffe://example/build/ci"
 CHECKSUM = hashlib.sha256(b"zip").digest()
@@ -115,11 +115,13 @@ def farm_store(rsa_key: rsa.RSAPrivateKey) -> SoftwareStore:
     return store
 
 
-@pytest.fixture(scope="session")
-def session_farm(ca: CA, rsa_key: rsa.RSAPrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+@pytest.fixture(scope="session", params=GRPC_SERVERS)
+def session_farm(
+    request: pytest.FixtureRequest, ca: CA, rsa_key: rsa.RSAPrivateKey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Farm]:
     folder = tmp_path_factory.mktemp("farm")
     store = farm_store(rsa_key)
-    with RunningService(farm_config(ca, folder), store.backends) as running:
+    with RunningService(farm_config(ca, folder), store.backends, grpc_server=request.param) as running:
         client = ca.issue(uris=[BUILD])
         with secure_channel(running.address(), ca, client) as channel:
             yield Farm(running, store, ca, channel)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def until(true: Callable[[], object], patience_s: float = 90.0) -> None:
-    """Wait for something to become true."""
-    end_s = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < end_s, "it did not become true"
+def until(condition: Callable[[], object], timeout_s: float = 90.0, what: str = "the condition") -> None:
+    """Wait until the condition is true. Raises AssertionError at the timeout."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end_s:
+            raise AssertionError(f"{what} did not come about in {timeout_s:g} s")
         time.sleep(0.02)
 
 

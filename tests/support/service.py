@@ -20,6 +20,10 @@ from tests.support.pki import CA, Issued
 
 _T = TypeVar("_T")
 
+GRPC_SERVERS = ("core", "aio")
+GRPC_SERVER = "PRIVYSEAL_TEST_GRPC"
+"""The environment variable with `server.grpc` for the services of tests that do not set it."""
+
 
 class Decisions:
     """A recorder that keeps what it is told, and fails when told to."""
@@ -59,9 +63,15 @@ class RunningService:
     """A service from its configuration (as TOML gives it), started and stopped by `with`."""
 
     def __init__(
-        self, data: Mapping[str, Any], backends: Callable[[str], OpenStore], *, folder: Path = Path("/nonexistent")
+        self,
+        data: Mapping[str, Any],
+        backends: Callable[[str], OpenStore],
+        *,
+        folder: Path = Path("/nonexistent"),
+        grpc_server: str | None = None,
     ) -> None:
-        self._config = parse_config(dict(data), "server.toml", folder)
+        server = {"grpc": grpc_server or os.environ.get(GRPC_SERVER, "auto"), **data.get("server", {})}
+        self._config = parse_config({**data, "server": server}, "server.toml", folder)
         self._backends = backends
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service")

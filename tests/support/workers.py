@@ -41,7 +41,10 @@ def sign(client: Client) -> None:
 
 
 class Builds(Background):
-    """Builds that sign without a pause, each over a connection of its own; what they met is in `errors`."""
+    """Builds that sign all the time, each over a connection of its own; `errors` has what they met.
+
+    They pause for a moment between signatures, so that the machine has time left to start workers.
+    """
 
     def __init__(self, serving: Serving, number: int = 4) -> None:
         self.signed = 0
@@ -57,7 +60,7 @@ class Builds(Background):
                     self.signed += 1
                 except Exception as error:
                     self.errors.append(error)
-                    time.sleep(0.01)
+                time.sleep(0.02)
 
     def go_on(self, signatures: int = 20) -> None:
         """Wait for so many more signatures."""

@@ -1,10 +1,9 @@
-"""Where a key is and who asks for it: the `awskms:` URI and the settings `[stores.awskms]`, read without any I/O."""
+"""Where a key is and whose credentials use it: the `awskms:` URI, read without any I/O."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
@@ -70,28 +69,6 @@ class KeyAddress:
         return self.key_id.startswith("alias/") or arn.endswith(f":key/{self.key_id}")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """`[stores.awskms]`. Times are in seconds.
-
-    `region`, `endpoint`, `sts_endpoint`, `profile`, `role` and `fips` are what a key's URI does not say (`defaults`).
-    `connections` (1 to 512) is how many calls are in flight to one endpoint with one identity, and `group_connections`
-    how many of them one group of inputs may take. `connect_timeout_s` and `read_timeout_s` (0.05 to 60) bound one
-    attempt, `open_timeout_s` (0.05 to 600) the opening of a key. `quota_per_s` is the most Sign and Decrypt calls a
-    second that the service's processes make together for one account in one Region, an equal part each; without it
-    there is no limit. `probe` asks AWS KMS when a key is opened whether the credentials may use it.
-    """
-
-    defaults: Connection = Connection()
-    connections: int = 32
-    group_connections: int = 8
-    connect_timeout_s: float = 1.0
-    read_timeout_s: float = 3.0
-    open_timeout_s: float = 10.0
-    quota_per_s: float | None = None
-    probe: bool = True
-
-
 def endpoint_fault(url: str) -> str:
     """What is wrong with an endpoint, as the end of a sentence; empty when it can be used.
 
@@ -145,7 +122,7 @@ def _unquote(text: str) -> str:
         _refuse_uri("a percent-encoding in an awskms URI is not UTF-8")
 
 
-def parse_uri(uri: str, settings: Settings) -> KeyAddress:
+def parse_uri(uri: str, defaults: Connection) -> KeyAddress:
     """Read `awskms:///KEY?region=…&endpoint=…&sts_endpoint=…&profile=…&role=…&fips=true|false`.
 
     What the URI says wins over the settings. Raises `CallerError` for anything else than that form; the sentence never
@@ -167,7 +144,6 @@ def parse_uri(uri: str, settings: Settings) -> KeyAddress:
     region = arn["region"] if arn else ""
     if region and fields.get("region", region) != region:
         _refuse_uri("the region in the query is not the one in the ARN", "leave the query's region out")
-    defaults = settings.defaults
     connection = Connection(
         region=region or fields.get("region", defaults.region),
         endpoint=fields.get("endpoint", defaults.endpoint),
@@ -184,11 +160,11 @@ def _read_query(query: str) -> dict[str, str]:
     for part in query.split("&") if query else []:
         name, equals, value = part.partition("=")
         name, value = _unquote(name), _unquote(value)
-        if name not in _FIELDS:
-            _refuse_uri("an awskms URI has a query field that is not known", f"known are {', '.join(_FIELDS)}")
+        if name not in FIELDS:
+            _refuse_uri("an awskms URI has a query field that is not known", f"known are {', '.join(FIELDS)}")
         if name in fields:
             _refuse_uri(f"an awskms URI gives {name} twice", "give it once")
-        fault = _FIELDS[name](value) if equals else "is empty"
+        fault = FIELDS[name](value) if equals else "is empty"
         if fault:
             _refuse_uri(f"{name} in an awskms URI {fault}", "mend it, or leave it out")
         fields[name] = value
@@ -211,7 +187,7 @@ def _fips_fault(value: str) -> str:
     return "" if value in {"true", "false"} else "is not true or false"
 
 
-_FIELDS = {
+FIELDS = {
     "region": _region_fault,
     "endpoint": endpoint_fault,
     "sts_endpoint": endpoint_fault,
@@ -220,51 +196,14 @@ _FIELDS = {
     "fips": _fips_fault,
 }
 
-_NUMBERS = {
+NUMBERS = {
     "connect_timeout_s": (0.05, 60.0),
     "read_timeout_s": (0.05, 60.0),
     "open_timeout_s": (0.05, 600.0),
     "quota_per_s": (0.1, 1_000_000.0),
 }
-_COUNTS = {"connections": (1, 512), "group_connections": (1, 512)}
-_FLAGS = ("fips", "probe")
-
-
-def _refuse_setting(name: str, wanted: str) -> NoReturn:
-    raise OperatorError("settings", f"{name} in [stores.awskms] {wanted}", "mend it, or leave it out")
-
-
-def parse_settings(settings: Mapping[str, object]) -> Settings:
-    """Read `[stores.awskms]`. Raises `OperatorError` for an unknown or an unfit setting."""
-    defaults: dict[str, str | bool] = {}
-    own: dict[str, float | int | bool] = {}
-    for name, value in settings.items():
-        if name in _FLAGS:
-            if not isinstance(value, bool):
-                _refuse_setting(name, "is not true or false")
-            (defaults if name in _FIELDS else own)[name] = value
-        elif name in _FIELDS:
-            fault = _FIELDS[name](value) if isinstance(value, str) else "is not a text"
-            if fault:
-                _refuse_setting(name, fault)
-            defaults[name] = str(value)
-        elif name in _NUMBERS or name in _COUNTS:
-            own[name] = _number(name, value)
-        else:
-            known = ", ".join(sorted({*_FIELDS, *_FLAGS, *_NUMBERS, *_COUNTS}))
-            raise OperatorError("settings", f"[stores.awskms] does not know {name!r}", f"known are {known}")
-    return Settings(Connection(**defaults), **own)  # type: ignore[arg-type]  # each was checked above
-
-
-def _number(name: str, value: object) -> float | int:
-    least, most = _NUMBERS.get(name) or _COUNTS[name]
-    whole = name in _COUNTS
-    wanted = f"is not a {'whole ' if whole else ''}number from {least:g} to {most:g}"
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        _refuse_setting(name, wanted)
-    if not least <= value <= most:
-        _refuse_setting(name, wanted)
-    return value
+COUNTS = {"connections": (1, 512), "group_connections": (1, 512)}
+FLAGS = ("fips", "probe")
 
 
 def check_endpoint(url: str, what: str) -> None:

@@ -21,14 +21,14 @@ from privyseal_backends.interface import Mechanism, OperatorError, PublicKey
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-    from privyseal_backends.aws_kms.lane import Lane
+    from privyseal_backends.aws_kms.executor import Executor
 
 _DIGEST = bytes(32)
 _SESSION_KEY = bytes(16)
 
 
 async def probe(
-    lane: Lane, arn: str, public_key: PublicKey, mechanisms: Collection[Mechanism], deadline_s: float
+    lane: Executor, arn: str, public_key: PublicKey, mechanisms: Collection[Mechanism], deadline_s: float
 ) -> Mapping[Mechanism, str]:
     """A sentence for each of the mechanisms that the credentials may not use; a policy may allow some and not others.
 

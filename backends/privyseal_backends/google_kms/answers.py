@@ -10,8 +10,8 @@ from collections.abc import Callable
 import google_crc32c
 from google.cloud.kms_v1 import types
 
+from privyseal_backends.google_kms.errors import integrity
 from privyseal_backends.google_kms.facts import Attestation, KeyFacts
-from privyseal_backends.google_kms.failures import integrity
 from privyseal_backends.interface import Mechanism, PublicKey, SigningInput
 from privyseal_backends.verification import verify
 

@@ -15,20 +15,26 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from types import MappingProxyType
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.hashes import SHA256
 
+from privyseal_backends.google_kms.attestation_chain import (
+    Chain,
+    ChainError,
+    check_owner,
+    manufacturer_chain,
+    read_certificates,
+    reading,
+    rsa_key,
+)
 from privyseal_backends.google_kms.facts import Attestation, KeyFacts
 from privyseal_backends.interface import PublicKey
 
@@ -184,139 +190,36 @@ def _number(value: bytes | None) -> int | None:
     return int.from_bytes(value, "big") if value else None
 
 
-class _ChainError(Exception):
-    """Why a chain does not hold, as a clause."""
-
-
-_MALFORMED = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """A certificate is parsed field by field, when a field is asked for: any may turn out to be malformed."""
-    try:
-        yield
-    except _MALFORMED:
-        raise _ChainError("a certificate cannot be read") from None
-
-
-def _certificates(chain: Iterable[str]) -> list[x509.Certificate]:
-    found = [cert for pem in chain for cert in x509.load_pem_x509_certificates(pem.encode())]
-    if not found:
-        raise _ChainError("no certificate came with the attestation")
-    return found
-
-
-def _public_key(certificate: x509.Certificate) -> RSAPublicKey:
-    key = certificate.public_key()
-    if not isinstance(key, RSAPublicKey) or key.key_size < 2048:
-        raise _ChainError("a certificate's key is not RSA of 2048 bits or more")
-    return key
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    return _public_key(certificate).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _check_certificate(certificate: x509.Certificate, now: datetime) -> None:
-    _public_key(certificate)
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        name = certificate.subject.rfc4514_string()
-        raise _ChainError(f"the certificate {name!r} is valid to {certificate.not_valid_after_utc:%Y-%m-%d} alone")
-    if not isinstance(certificate.signature_hash_algorithm, SHA256 | SHA384 | SHA512):
-        raise _ChainError("a certificate is signed with a weak hash")
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (*_MALFORMED, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _root_of(certificate: x509.Certificate, roots: Iterable[x509.Certificate], now: datetime) -> x509.Certificate:
-    """The supplied root that issued `certificate`. A manufacturer issues its root again, with the same key, before the
-    old one ends: one that is still valid is preferred."""
-    issuers = [root for root in roots if _issued(certificate, root)]
-    if not issuers:
-        raise _ChainError("it does not end in a root certificate of attestation_roots")
-    latest = max(issuers, key=lambda root: root.not_valid_after_utc)
-    _check_certificate(latest, now)
-    return latest
-
-
-@dataclass(frozen=True)
-class _Chain:
-    root: x509.Certificate
-    card: x509.Certificate
-    partition: x509.Certificate
-
-
-def _manufacturer_chain(attestation: Attestation, roots: Iterable[x509.Certificate], now: datetime) -> _Chain:
-    """Partition, card, root: exactly this shape, since the certificates themselves carry no constraints."""
-    certificates = _certificates(attestation.manufacturer_chain)
-    if len(certificates) not in (2, 3):
-        raise _ChainError("it is not a partition's and a card's certificate")
-    partition, card = certificates[:2]
-    for certificate in (partition, card):
-        _check_certificate(certificate, now)
-    if not _issued(partition, card):
-        raise _ChainError("the card's certificate did not issue the partition's")
-    return _Chain(_root_of(card, roots, now), card, partition)
-
-
-def _owner_chain(attestation: Attestation, roots: Iterable[x509.Certificate], now: datetime) -> _Chain:
-    """Google's root certifies the card and the partition, each directly."""
-    card = _certificates(attestation.owner_card_chain)[0]
-    partition = _certificates(attestation.owner_partition_chain)[0]
-    for certificate in (card, partition):
-        _check_certificate(certificate, now)
-    root = _root_of(card, roots, now)
-    if _spki(_root_of(partition, roots, now)) != _spki(root):
-        raise _ChainError("the card and the partition have two roots")
-    return _Chain(root, card, partition)
-
-
-def _check_owner(attestation: Attestation, roots: Iterable[x509.Certificate], now: datetime, made: _Chain) -> _Chain:
-    owner = _owner_chain(attestation, roots, now)
-    if _spki(owner.root) == _spki(made.root):
-        raise _ChainError("it ends in the manufacturer's root and not in Google's own")
-    if _spki(owner.card) != _spki(made.card) or _spki(owner.partition) != _spki(made.partition):
-        raise _ChainError("Google's certificates are of another card or partition than the manufacturer's")
-    return owner
-
-
 def _check_chains(
     attestation: Attestation, roots: tuple[x509.Certificate, ...], now: datetime
-) -> tuple[list[Check], _Chain | None]:
+) -> tuple[list[Check], Chain | None]:
     if not roots:
         sentence = "no root certificates were configured (attestation_roots)"
         return [Check(about, Outcome.NOT_DONE, sentence) for about in (MANUFACTURER, OWNER)], None
     try:
-        with _reading():
-            made = _manufacturer_chain(attestation, roots, now)
+        with reading():
+            made = manufacturer_chain(attestation, roots, now)
             root = made.root.subject.rfc4514_string()
-    except _ChainError as error:
+    except ChainError as error:
         return [
             Check(MANUFACTURER, Outcome.FAILED, f"the manufacturer's chain does not hold: {error}"),
             Check(OWNER, Outcome.NOT_DONE, "Google's chain, since the manufacturer's does not hold"),
         ], None
     checks = [Check(MANUFACTURER, Outcome.PASSED, f"the partition's and the card's certificates lead to {root!r}")]
     try:
-        with _reading():
-            owner = _check_owner(attestation, roots, now, made)
+        with reading():
+            owner = check_owner(attestation, roots, now, made)
             root = owner.root.subject.rfc4514_string()
-    except _ChainError as error:
+    except ChainError as error:
         return [*checks, Check(OWNER, Outcome.FAILED, f"Google's chain does not hold: {error}")], made
     return [*checks, Check(OWNER, Outcome.PASSED, f"{root!r} certifies the same card and partition")], made
 
 
-def _check_signature(statement: Statement, attestation: Attestation, chain: _Chain | None) -> Check:
+def _check_signature(statement: Statement, attestation: Attestation, chain: Chain | None) -> Check:
     try:
-        with _reading():
-            key = _public_key(chain.partition if chain else _certificates(attestation.manufacturer_chain)[0])
-    except _ChainError as error:
+        with reading():
+            key = rsa_key(chain.partition if chain else read_certificates(attestation.manufacturer_chain)[0])
+    except ChainError as error:
         return Check(SIGNATURE, Outcome.NOT_DONE, f"the attestation's signature: {error}")
     try:
         key.verify(statement.signature, statement.signed, PKCS1v15(), SHA256())
@@ -398,11 +301,3 @@ def check(facts: KeyFacts, public_key: PublicKey, roots: tuple[x509.Certificate,
         _NEVER_DONE,
     )
     return Report(checks, statement)
-
-
-def load_roots(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """The root certificates of a PEM file. Raises ValueError when there is none, or one cannot be read."""
-    try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except x509.InvalidVersion as error:
-        raise ValueError(str(error)) from None

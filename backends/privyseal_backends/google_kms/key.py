@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from privyseal_backends.google_kms import answers
-from privyseal_backends.google_kms.calls import Answer
-from privyseal_backends.google_kms.connection import Connection
+from privyseal_backends.google_kms.credentials import Connection
+from privyseal_backends.google_kms.errors import Verb, wrong_ciphertext
+from privyseal_backends.google_kms.executor import Answer
 from privyseal_backends.google_kms.facts import KeyFacts
-from privyseal_backends.google_kms.failures import Verb, wrong_ciphertext
 from privyseal_backends.interface import (
     BackendError,
     CallerError,
@@ -40,7 +40,7 @@ def store_closed() -> UnavailableError:
     return UnavailableError("store", "the connection to Cloud KMS was closed", "open the key again")
 
 
-class GoogleKey:
+class GoogleKmsKey:
     """A key version that signs, or has no use at all: then every input is refused with the reason."""
 
     def __init__(
@@ -125,7 +125,7 @@ class GoogleKey:
         return CallerError("mechanism", self._description.refusals[mechanism])
 
 
-class GoogleDecryptionKey(GoogleKey):
+class GoogleKmsDecryptionKey(GoogleKmsKey):
     """A key version that decrypts."""
 
     async def decrypt(self, ciphertext: bytes, mechanism: Mechanism, deadline_s: float) -> Plaintext:

@@ -15,14 +15,16 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import Certificate
 
 from privyseal_backends.google_kms import answers, attestation
-from privyseal_backends.google_kms.address import Endpoint, KeyAddress, Settings, parse_key_uri, parse_settings
+from privyseal_backends.google_kms.address import Endpoint, KeyAddress, parse_uri
+from privyseal_backends.google_kms.attestation_chain import load_roots
 from privyseal_backends.google_kms.capability import Capability, capability
-from privyseal_backends.google_kms.connection import Connection, connect
+from privyseal_backends.google_kms.concurrency_limit import deadline_passed
+from privyseal_backends.google_kms.credentials import Connection, connect
 from privyseal_backends.google_kms.custody import HSM_LEVELS, assess
+from privyseal_backends.google_kms.errors import Verb, integrity
 from privyseal_backends.google_kms.facts import KeyFacts
-from privyseal_backends.google_kms.failures import Verb, integrity
-from privyseal_backends.google_kms.key import GoogleDecryptionKey, GoogleKey, store_closed
-from privyseal_backends.google_kms.slots import deadline_passed
+from privyseal_backends.google_kms.key import GoogleKmsDecryptionKey, GoogleKmsKey, store_closed
+from privyseal_backends.google_kms.settings import Settings, parse_settings
 from privyseal_backends.interface import (
     PURPOSES,
     Custody,
@@ -94,7 +96,7 @@ def _assess(facts: KeyFacts, public_key: PublicKey, roots_file: str | None) -> C
     roots: tuple[Certificate, ...] = ()
     if roots_file and facts.protection_level in HSM_LEVELS:
         try:
-            roots = attestation.load_roots(Path(roots_file).read_bytes())
+            roots = load_roots(Path(roots_file).read_bytes())
         except (OSError, ValueError):
             raise OperatorError(
                 "settings",
@@ -105,7 +107,7 @@ def _assess(facts: KeyFacts, public_key: PublicKey, roots_file: str | None) -> C
     return assess(facts, report, roots_configured=roots_file is not None)
 
 
-class GoogleKeyStore:
+class GoogleKmsStore:
     """Key versions in Google Cloud KMS.
 
     **URI.** `gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N`, always with the version.
@@ -152,9 +154,9 @@ class GoogleKeyStore:
         if self._uses == 0 and self._idle is not None:
             self._idle.set()
 
-    async def open_key(self, uri: str, fingerprint: str | None = None) -> GoogleKey:
+    async def open_key(self, uri: str, fingerprint: str | None = None) -> GoogleKmsKey:
         """Find the key version and learn what it is; see `KeyStore`. Takes `open_timeout_s` at the longest."""
-        address = parse_key_uri(uri)
+        address = parse_uri(uri)
         self.begin()
         try:
             return await self._open(address, fingerprint, time.monotonic() + self._settings.open_timeout_s)
@@ -164,7 +166,7 @@ class GoogleKeyStore:
         finally:
             self.end()
 
-    async def _open(self, address: KeyAddress, fingerprint: str | None, deadline_s: float) -> GoogleKey:
+    async def _open(self, address: KeyAddress, fingerprint: str | None, deadline_s: float) -> GoogleKmsKey:
         connection = await self._connection(address, deadline_s)
         client, caller = connection.client, connection.caller
         version = await caller.call(
@@ -188,7 +190,7 @@ class GoogleKeyStore:
         custody = await asyncio.to_thread(_assess, facts, public_key, self._settings.attestation_roots)
         description = KeyDescription(facts.name, public_key, can.mechanisms, can.refusals, custody)
         decrypts = any(PURPOSES[mechanism] is Purpose.DECRYPTION for mechanism in can.mechanisms)
-        kind = GoogleDecryptionKey if decrypts else GoogleKey
+        kind = GoogleKmsDecryptionKey if decrypts else GoogleKmsKey
         return kind(connection, self, facts, description, self._settings.concurrency)
 
     async def _connection(self, address: KeyAddress, deadline_s: float) -> Connection:
@@ -237,6 +239,6 @@ class GoogleKeyStore:
                 await made.close()
 
 
-def open_store(settings: Mapping[str, object]) -> GoogleKeyStore:
+def open_store(settings: Mapping[str, object]) -> GoogleKmsStore:
     """The entry point. Raises `OperatorError` for an unknown or unfit setting (`parse_settings`); does no I/O."""
-    return GoogleKeyStore(parse_settings(settings))
+    return GoogleKmsStore(parse_settings(settings))

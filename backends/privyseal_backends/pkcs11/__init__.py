@@ -10,17 +10,3 @@ to see the private key and to use it; making a key needs a token that lets its u
 
 Settings stand in `[stores.pkcs11]`, see `settings.Settings`. Modules for Linux and macOS are supported.
 """
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-
-from privyseal_backends.pkcs11.settings import parse_settings
-from privyseal_backends.pkcs11.store import Pkcs11Store
-
-__all__ = ["Pkcs11Store", "open_store"]
-
-
-def open_store(settings: Mapping[str, object]) -> Pkcs11Store:
-    """The backend's entry point; see `privyseal_backends.interface.OpenStore`."""
-    return Pkcs11Store(parse_settings(settings))

@@ -30,8 +30,8 @@ from privyseal_backends.interface import (
     Purpose,
     SigningInput,
 )
+from privyseal_backends.pkcs11.address import KeyAddress
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
-from privyseal_backends.pkcs11.key import check_same, sign, try_decryption
 from privyseal_backends.pkcs11.objects import (
     MAPPER,
     find_objects,
@@ -40,7 +40,7 @@ from privyseal_backends.pkcs11.objects import (
     read_attributes,
     read_public_key,
 )
-from privyseal_backends.pkcs11.uri import Pkcs11Uri
+from privyseal_backends.pkcs11.token_key import check_same, sign, try_decryption
 from privyseal_backends.verification import verify
 
 _Template: TypeAlias = dict[Attribute, Any]
@@ -107,7 +107,7 @@ def parse_private_key(der: bytes, purpose: Purpose) -> ImportedKey:
     return ImportedKey(key)
 
 
-def generate(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, modulus_bits: int) -> Pkcs11Uri:
+def generate(token: pkcs11.Token, uri: KeyAddress, purpose: Purpose, modulus_bits: int) -> KeyAddress:
     """Generate a key pair and prove it. Returns the URI with the new key's CKA_ID. The token is logged in."""
     named = _named(uri)
 
@@ -133,7 +133,7 @@ def generate(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, modulus_bits
     return named
 
 
-def put(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, imported: ImportedKey) -> Pkcs11Uri:
+def put(token: pkcs11.Token, uri: KeyAddress, purpose: Purpose, imported: ImportedKey) -> KeyAddress:
     """Create the key's two objects and prove it. Returns the URI with its CKA_ID. The token is logged in."""
     named = _named(uri)
     common = {Attribute.KEY_TYPE: KeyType.RSA, Attribute.ID: named.object_id, Attribute.LABEL: named.object_label}
@@ -155,7 +155,7 @@ def put(token: pkcs11.Token, uri: Pkcs11Uri, purpose: Purpose, imported: Importe
     return named
 
 
-def remove(token: pkcs11.Token, named: Pkcs11Uri) -> None:
+def remove(token: pkcs11.Token, named: KeyAddress) -> None:
     """Destroy the objects of a key that was just made. Raises `PKCS11Error`."""
     with _session(token) as session:
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
@@ -164,7 +164,7 @@ def remove(token: pkcs11.Token, named: Pkcs11Uri) -> None:
 
 
 def _make(
-    token: pkcs11.Token, uri: Pkcs11Uri, named: Pkcs11Uri, make: Callable[[pkcs11.Session], None], doing: str
+    token: pkcs11.Token, uri: KeyAddress, named: KeyAddress, make: Callable[[pkcs11.Session], None], doing: str
 ) -> None:
     """Make a key where nothing has its name. When that fails, remove whatever was made of it, on another session, since
     the one that failed may be of no use; and say so when that fails too."""
@@ -197,7 +197,7 @@ def _session(token: pkcs11.Token) -> Iterator[pkcs11.Session]:
             session.close()
 
 
-def _named(uri: Pkcs11Uri) -> Pkcs11Uri:
+def _named(uri: KeyAddress) -> KeyAddress:
     return replace(uri, object_id=uri.object_id or secrets.token_bytes(_ID_BYTES))
 
 
@@ -222,7 +222,7 @@ def _without(template: _Template, names: frozenset[Attribute]) -> _Template:
     return {name: value for name, value in template.items() if name not in names}
 
 
-def _check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> None:
+def _check_free(session: pkcs11.Session, uri: KeyAddress, named: KeyAddress) -> None:
     """Raise `OperatorError` when an object of that label, or of that CKA_ID, is on the token already."""
     for part in (replace(uri, object_id=None), replace(named, object_label=None)):
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
@@ -234,7 +234,7 @@ def _check_free(session: pkcs11.Session, uri: Pkcs11Uri, named: Pkcs11Uri) -> No
                 )
 
 
-def _prove(session: pkcs11.Session, named: Pkcs11Uri, purpose: Purpose, expected: PublicKey | None) -> None:
+def _prove(session: pkcs11.Session, named: KeyAddress, purpose: Purpose, expected: PublicKey | None) -> None:
     """Find the new key as it will be found, check its attributes, and use it once."""
     handle = find_private_key(session, replace(named, object_id=None))  # another of that label is refused here
     attributes = read_attributes(handle)

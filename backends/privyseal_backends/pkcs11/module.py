@@ -1,229 +1,36 @@
-"""Load a PKCS#11 module once in this process, initialise it for threads, and count who is inside it.
-
-python-pkcs11 calls `C_Initialize(NULL)`, which promises that the process has one thread. `ThreadSafeLib` passes
-CKF_OS_LOCKING_OK instead (PKCS#11 base specification 2.40, 5.4). docs/decisions/0002-thread-safe-pkcs11.md has the
-reasons for each turn that it takes.
-"""
+"""A PKCS#11 module of this process: who uses it, which calls are inside it, and its new start."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import sysconfig
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import ClassVar, Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
-from pkcs11._pkcs11 import lib as stock_lib
 from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.backoff import Backoff
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
-from privyseal_backends.pkcs11.errors import Fault, Meaning, meaning, meaning_of_code
+from privyseal_backends.pkcs11.address import KeyAddress
+from privyseal_backends.pkcs11.binding import CodeError, ThreadSafeLib, load_entry, meaning_of
+from privyseal_backends.pkcs11.errors import Fault, meaning_of_code
+from privyseal_backends.pkcs11.module_listener import Attachment, ModuleListener
 from privyseal_backends.pkcs11.process_lock import turn
-from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _log = logging.getLogger(__name__)
 
-_CKF_OS_LOCKING_OK = 0x02
-_CKR_OK = 0x00
-_CKR_CANT_LOCK = 0x0A
 _CKR_ALREADY_INITIALIZED = 0x191
 _START_ATTEMPTS = 4
 _START_BACKOFF = Backoff(0.05, 0.2)
-_CKU_USER = 1
 
 LOOK_FOR_HANGS_EVERY_S = 0.25
 CALL_LIMIT_S = 30.0
 """Seconds that a call may be inside a module where its caller has no limit of its own."""
 _SHORTEST_STEADY_S, _LONGEST_STEADY_S, _STEADY_TIMES = 1.0, 15.0, 50.0
-
-
-class _InitializeArgs(ctypes.Structure):
-    """CK_C_INITIALIZE_ARGS: no mutex functions of our own, the flags, and the vendor's string."""
-
-    _fields_: ClassVar = [
-        ("mutex_functions", ctypes.c_void_p * 4),
-        ("flags", ctypes.c_ulong),
-        ("reserved", ctypes.c_char_p),
-    ]
-
-
-class _FunctionList(ctypes.Structure):
-    """The head of CK_FUNCTION_LIST: its version, then the first 20 of 68 functions."""
-
-    _fields_: ClassVar = [
-        ("version", ctypes.c_ubyte * 2),
-        ("initialize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.POINTER(_InitializeArgs))),
-        ("finalize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)),
-        ("others", ctypes.c_void_p * 16),
-        ("login", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong)),
-        ("logout", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong)),
-    ]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """The module's function list as its own C_GetFunctionList gives it, and whether it gives a new one each time."""
-
-    functions: _FunctionList
-    private_lists: bool
-
-
-def _entry(path: str) -> _Entry:
-    """Load the module. Its symbols other than C_GetFunctionList are not used: some modules export no other."""
-    try:
-        get_list = ctypes.CDLL(path).C_GetFunctionList
-    except OSError as error:
-        raise OperatorError("module", f"cannot load {path}: {error}", "check module-path and its permissions") from None
-    except AttributeError:
-        raise OperatorError("module", f"{path} is not a PKCS#11 module", "check module-path") from None
-    get_list.restype = ctypes.c_ulong
-    first, second = ctypes.POINTER(_FunctionList)(), ctypes.POINTER(_FunctionList)()
-    for pointer in (first, second):
-        code = get_list(ctypes.byref(pointer))
-        if code != _CKR_OK or not pointer:
-            raise OperatorError("module", f"{path} gives no function list", "check module-path")
-    same = ctypes.addressof(first.contents) == ctypes.addressof(second.contents)
-    return _Entry(first.contents, private_lists=not same)
-
-
-class ThreadSafeLib(stock_lib):
-    """A module as python-pkcs11 sees it, initialised for threads.
-
-    The base class keeps a private "initialised" flag that a subclass cannot set, so its own finalize, reinitialize and
-    unload would never call C_Finalize; all of them are replaced. The object lives as long as the process: slots, tokens
-    and sessions copy its raw pointer.
-    """
-
-    def __init__(self, path: str, entry: _Entry, reserved: str | None) -> None:
-        self._entry = entry
-        self._started = False
-        self.reserved = reserved
-        self.one_at_a_time = False
-        # The base class calls unload() when the object goes, which at the end of a process may come after its methods.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
-        try:
-            super().__init__(path)  # calls initialize(), then C_GetInfo through python-pkcs11's own list
-        except PKCS11Error:
-            if self._started:
-                self.finalize()
-            raise
-
-    def __new__(cls, path: str, entry: _Entry, reserved: str | None) -> ThreadSafeLib:  # noqa: ARG004
-        """Give the base class, which loads the module here already, its one argument."""
-        return super().__new__(cls, path)  # type: ignore[call-arg]  # its stub has no __new__
-
-    def initialize(self) -> None:
-        """Call C_Initialize. Raises `CodeError` or, for a module of p11-kit, `PKCS11Error`."""
-        if self._entry.private_lists:
-            # p11-kit's proxy and client hand out a list with a state of its own at each call, so the one inside this
-            # object has to be used. They lock by themselves whatever they are told.
-            super().initialize()
-            self._started = True
-            return
-        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
-        if self.reserved is not None:
-            arguments.reserved = self.reserved.encode()
-        code = self._entry.functions.initialize(ctypes.byref(arguments))
-        if code == _CKR_CANT_LOCK:
-            arguments.flags = 0
-            code = self._entry.functions.initialize(ctypes.byref(arguments))
-            self.one_at_a_time = True
-        if code != _CKR_OK:
-            raise CodeError(code)
-        self._started = True
-
-    def finalize(self) -> None:
-        """Call C_Finalize. Nothing may be inside the module: several crash otherwise."""
-        self._started = False
-        if self._entry.private_lists:
-            super().finalize()
-            return
-        code = self._entry.functions.finalize(None)
-        if code != _CKR_OK:
-            raise CodeError(code)
-
-    @property
-    def logs_in(self) -> bool:
-        """Whether `log_in` and `log_out` work: not for a module of p11-kit, whose list here is not that in there."""
-        return not self._entry.private_lists
-
-    def log_in(self, session: int, pin: str) -> None:
-        """Call C_Login for the user on a session, by its handle. Raises `CodeError`.
-
-        `Token.open` with a PIN does so too, and leaves a session behind whenever the login fails.
-        """
-        secret = pin.encode()
-        buffer = ctypes.create_string_buffer(secret, len(secret))
-        try:
-            code = self._entry.functions.login(session, _CKU_USER, buffer, len(secret))
-        finally:
-            ctypes.memset(buffer, 0, len(secret))
-        if code != _CKR_OK:
-            raise CodeError(code)
-
-    def log_out(self, session: int) -> None:
-        """Call C_Logout on a session, by its handle. Raises `CodeError`."""
-        code = self._entry.functions.logout(session)
-        if code != _CKR_OK:
-            raise CodeError(code)
-
-    def reinitialize(self) -> None:
-        """Finalise and initialise."""
-        self.finalize()
-        self.initialize()
-
-    def unload(self) -> None:
-        """Do nothing: the module stays mapped as long as the process lives."""
-
-
-class CodeError(Exception):
-    """A return value that is not CKR_OK, of a function that is called here and not by python-pkcs11."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(meaning_of_code(code).name)
-        self.code = code
-
-
-def meaning_of(error: CodeError | PKCS11Error) -> Meaning:
-    """What a return value means, whoever asked for it."""
-    return meaning_of_code(error.code) if isinstance(error, CodeError) else meaning(error)
-
-
-class Attachment(Protocol):
-    """What hangs on a module and ends before it does. `close` raises nothing but `PKCS11Error` and `CodeError`."""
-
-    @property
-    def in_use(self) -> bool:
-        """Whether it holds something that would be lost with the module's state."""
-
-    def close(self) -> None:
-        """End it."""
-
-    def forget(self) -> None:
-        """Drop what it holds without a call: the module's state is void."""
-
-
-class Tenant(Protocol):
-    """Who lives on a module, and hears what becomes of it, on whichever thread it happens."""
-
-    @property
-    def well(self) -> bool:
-        """Whether it has what it needs of the module."""
-
-    def renewed(self) -> None:
-        """The module was begun anew, or could not be, and nobody else is let in yet. All sessions, handles and logins
-        are void."""
-
-    def hangs(self) -> None:
-        """A call is inside for longer than it may be. Told again and again while that is so."""
 
 
 T = TypeVar("T", bound=Attachment)
@@ -259,7 +66,7 @@ class Module:
         self.path = path
         self.refusals: dict[Hashable, OperatorError] = {}
         """What a token answered to a login that is not to be tried again, by what names the token."""
-        self.latched: tuple[tuple[Pkcs11Uri, OperatorError], ...] = ()
+        self.latched: tuple[tuple[KeyAddress, OperatorError], ...] = ()
         """What tokens, by a URI that names them, answered to a login of another process."""
         self._pid = os.getpid()
         self._users = 0
@@ -273,9 +80,9 @@ class Module:
         self._lib: ThreadSafeLib | None = None
         self._reserved: str | None = None
         self._attached: dict[Hashable, Attachment] = {}
-        self._tenants: set[Tenant] = set()
+        self._listeners: set[ModuleListener] = set()
         self._running = False
-        self._renewer: int | None = None
+        self._starter: int | None = None
         self._start_until_s: float | None = None
         self._generation = 0
         self._begun_s = 0.0
@@ -311,13 +118,13 @@ class Module:
     def enter(self, call: _Call) -> None:
         """Let a call in, when nobody begins the module anew. Raises `BackendError`."""
         self.check_process()
-        renewing = self._renewer is not None and self._renewer == threading.get_ident()
-        turn = None if renewing else self._turn
+        starting = self._starter is not None and self._starter == threading.get_ident()
+        turn = None if starting else self._turn
         if turn is not None:
             turn.acquire()
         with self._lock:
-            if self._renewer is not None and not renewing:
-                self._state.wait_for(lambda: self._renewer is None)
+            if self._starter is not None and not starting:
+                self._state.wait_for(lambda: self._starter is None)
             if self._running:
                 call.until_s = time.monotonic() + call.limit_s
                 self._calls.add(call)
@@ -332,7 +139,7 @@ class Module:
             self._calls.remove(call)
             if self._waiting_for_idle and not self._calls:
                 self._state.notify_all()
-        if self._turn is not None and self._renewer != threading.get_ident():
+        if self._turn is not None and self._starter != threading.get_ident():
             self._turn.release()
 
     def _wait_until_idle(self, timeout_s: float) -> bool:
@@ -385,13 +192,13 @@ class Module:
                 return
             self._begin_anew(timeout_s)
 
-    def renew(self, generation: int, *, idle_s: float, start_s: float) -> bool:
+    def reinitialize(self, generation: int, *, idle_s: float, start_s: float) -> bool:
         """Begin the module of that generation anew, in place: wait `idle_s` at most until no call is inside, finalise,
         initialise, and tell every tenant, before anybody else is let in. When that takes longer than `start_s`, it
         counts as hanging.
 
         Returns False when a call stayed inside: nothing was done then. Does nothing when somebody did so already.
-        Raises `BackendError` when the module does not initialise; it is tried again by the next `renew`.
+        Raises `BackendError` when the module does not initialise; it is tried again by the next `reinitialize`.
         """
         with self._opening:
             if generation != self._generation or not self._users:
@@ -408,14 +215,14 @@ class Module:
     def _close_gate(self, idle_s: float) -> bool:
         """Let nobody else in, and wait until nobody is inside; False when somebody stayed, and the gate is open."""
         with self._state:
-            self._renewer = threading.get_ident()
+            self._starter = threading.get_ident()
             if self._wait_until_idle(idle_s):
                 return True
             self._open_gate()
             return False
 
     def _open_gate(self) -> None:
-        self._renewer = None
+        self._starter = None
         self._state.notify_all()
 
     def _begin_anew(self, start_s: float) -> None:
@@ -433,36 +240,36 @@ class Module:
                 self._start()
             finally:
                 self._start_until_s = None
-                for tenant in tuple(self._tenants):
-                    tenant.renewed()
+                for listener in tuple(self._listeners):
+                    listener.reinitialized()
         finally:
             self._start_until_s = None
             self._took_s = time.monotonic() - since_s
             with self._state:
                 self._open_gate()
 
-    def join(self, tenant: Tenant) -> None:
+    def subscribe(self, listener: ModuleListener) -> None:
         """Tell a tenant from now on what becomes of the module."""
         with self._state:
-            first = not self._tenants
-            self._tenants = self._tenants | {tenant}
+            first = not self._listeners
+            self._listeners = self._listeners | {listener}
             if first:
                 self._ended = threading.Event()
         if first:
             threading.Thread(
-                target=self._look_for_hangs, args=(self._ended,), name="privyseal-watch", daemon=True
+                target=self._watch_for_hangs, args=(self._ended,), name="privyseal-watch", daemon=True
             ).start()
 
-    def part(self, tenant: Tenant) -> None:
+    def unsubscribe(self, listener: ModuleListener) -> None:
         """Tell the tenant nothing more."""
         with self._state:
-            self._tenants = self._tenants - {tenant}
-            if not self._tenants:
+            self._listeners = self._listeners - {listener}
+            if not self._listeners:
                 self._ended.set()
 
-    def others_well(self, tenant: Tenant) -> bool:
+    def others_healthy(self, listener: ModuleListener) -> bool:
         """Whether another tenant would be disturbed when the module is begun anew."""
-        return any(other.well for other in self._tenants if other is not tenant)
+        return any(other.healthy for other in self._listeners if other is not listener)
 
     @property
     def bears_another_start(self) -> bool:
@@ -471,12 +278,12 @@ class Module:
         pause_s = min(_LONGEST_STEADY_S, max(_SHORTEST_STEADY_S, _STEADY_TIMES * self._took_s))
         return time.monotonic() - self._begun_s >= pause_s
 
-    def _look_for_hangs(self, ended: threading.Event) -> None:
+    def _watch_for_hangs(self, ended: threading.Event) -> None:
         # Not on the condition of the calls: each of them would wake it.
         while not ended.wait(LOOK_FOR_HANGS_EVERY_S):
             if self.overdue:
-                for tenant in tuple(self._tenants):
-                    tenant.hangs()
+                for listener in tuple(self._listeners):
+                    listener.call_hangs()
 
     def attach(self, key: Hashable, make: Callable[[], T]) -> T:
         """What hangs on the module under `key`, made at the first time, closed before the module is finalised."""
@@ -485,7 +292,7 @@ class Module:
                 self._attached[key] = make()
             return cast("T", self._attached[key])
 
-    def latch(self, uri: Pkcs11Uri, error: OperatorError) -> None:
+    def latch(self, uri: KeyAddress, error: OperatorError) -> None:
         """Let nobody log in to the token of `uri` any more."""
         with self._state:
             self.latched = (*self.latched, (uri, error))
@@ -527,7 +334,7 @@ class Module:
             self._lib.reserved = self._reserved
             self._lib.initialize()
             return
-        entry = _entry(self.path)
+        entry = load_entry(self.path)
         if entry.private_lists and self._reserved is not None:
             raise OperatorError(
                 "module", f"{self.path} belongs to p11-kit and takes no init string", "remove it from `init_strings`"
@@ -578,67 +385,3 @@ class Module:
             attached.close()
         except (CodeError, PKCS11Error) as error:
             _log.warning("%s answered %s when asked to log out", self.path, meaning_of(error).name)
-
-
-class ModuleRegistry:
-    """Every module of this process by its file, since a module has one state a process however often it is opened."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._modules: dict[str, Module] = {}
-
-    def acquire(self, path: str, reserved: str | None) -> Module:
-        """The module at `path`, initialised and counted in; `Module.release` counts out. Raises `BackendError`."""
-        module = self.at(path)
-        module.acquire(reserved)
-        return module
-
-    def at(self, path: str) -> Module:
-        """The module at `path`, as it is: it may not be loaded yet."""
-        real = str(Path(path).resolve())
-        with self._lock:
-            return self._modules.setdefault(real, Module(real))
-
-
-MODULES = ModuleRegistry()
-"""This process's modules. PKCS#11 keeps a module's state by process, so this has to as well; a module whose last user
-has gone is finalised, and nothing remains here but its name and its code."""
-
-
-def locate(uri: Pkcs11Uri) -> str:
-    """The file of the URI's module (RFC 7512, 2.3). `module-path` is the file, or a folder in which to look for
-    `module-name`; a name alone is looked for where distributions put modules. Raises `OperatorError`."""
-    if uri.module_path is not None:
-        path = Path(uri.module_path)
-        if not path.is_dir():
-            if not path.exists():
-                raise OperatorError("module", f"there is no module {path}", "install it, or correct module-path")
-            return str(path)
-        if uri.module_name is None:
-            raise OperatorError("module", f"the module-path {path} is a folder", "name the file in it")
-        folders: tuple[Path, ...] = (path,)
-    else:
-        folders = _module_folders()
-    name = Path(uri.module_name or "").name
-    for folder in folders:
-        for file in (folder / f"{name}.so", folder / f"lib{name}.so"):
-            if file.exists():
-                return str(file)
-    places = ", ".join(map(str, folders))
-    raise OperatorError("module", f"no module named {name} is in {places}", "give its file in module-path")
-
-
-def _module_folders() -> tuple[Path, ...]:
-    triplet = sysconfig.get_config_var("MULTIARCH")
-    libraries = (f"/usr/lib/{triplet}",) if triplet else ()
-    return tuple(
-        Path(library) / folder
-        for library in (*libraries, "/usr/lib64", "/usr/lib", "/usr/local/lib")
-        for folder in ("pkcs11", "softhsm", ".")
-    )
-
-
-def init_string(path: str, init_strings: Mapping[str, str]) -> str | None:
-    """The vendor's string for C_Initialize that the settings have for the module at `path`."""
-    real = Path(path).resolve()
-    return next((text for name, text in init_strings.items() if Path(name).resolve() == real), None)

@@ -23,7 +23,7 @@ from pkcs11.exceptions import (
 from pkcs11.mechanisms import KeyType
 
 from privyseal_backends.interface import OperatorError, PublicKey
-from privyseal_backends.pkcs11.uri import Pkcs11Uri
+from privyseal_backends.pkcs11.address import KeyAddress
 
 _BATCH = 10
 _ULONG = struct.Struct("L")
@@ -133,7 +133,7 @@ def _read(key: pkcs11.Object, attribute: Attribute) -> Any:
         return None
 
 
-def key_template(uri: Pkcs11Uri, kind: ObjectClass) -> Mapping[Attribute, Any]:
+def key_template(uri: KeyAddress, kind: ObjectClass) -> Mapping[Attribute, Any]:
     """What an object that the URI names looks like."""
     template: dict[Attribute, Any] = {Attribute.CLASS: kind}
     if uri.object_label is not None:
@@ -158,7 +158,7 @@ def find_objects(session: pkcs11.Session, template: Mapping[Attribute, Any]) -> 
             search.__exit__(None, None, None)
 
 
-def find_private_key(session: pkcs11.Session, uri: Pkcs11Uri) -> pkcs11.PrivateKey:
+def find_private_key(session: pkcs11.Session, uri: KeyAddress) -> pkcs11.PrivateKey:
     """The one RSA private key that the URI names. Raises `OperatorError` when there is none or more than one."""
     found = find_objects(session, key_template(uri, ObjectClass.PRIVATE_KEY))
     if not found:
@@ -179,7 +179,7 @@ def find_private_key(session: pkcs11.Session, uri: Pkcs11Uri) -> pkcs11.PrivateK
     return key
 
 
-def read_public_key(session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri) -> PublicKey:
+def read_public_key(session: pkcs11.Session, key: pkcs11.Object, uri: KeyAddress) -> PublicKey:
     """The public key of a private key: from its own attributes or, where those do not hold all of it, from the public
     object with the same CKA_ID. Raises `OperatorError` where neither tells.
 
@@ -202,7 +202,7 @@ def read_public_key(session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri)
 
 
 def _beside(
-    session: pkcs11.Session, key: pkcs11.Object, uri: Pkcs11Uri, modulus: bytes | None
+    session: pkcs11.Session, key: pkcs11.Object, uri: KeyAddress, modulus: bytes | None
 ) -> set[tuple[bytes, bytes]]:
     """Modulus and exponent of the public objects beside a private key; those with its modulus, where it shows that."""
     template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.KEY_TYPE: KeyType.RSA}

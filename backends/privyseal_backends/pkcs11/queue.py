@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from privyseal_backends.interface import BackendError, DeadlineError, Mechanism, Plaintext, Signature, SigningInput
-from privyseal_backends.pkcs11.key import TokenKey
+from privyseal_backends.pkcs11.token_key import TokenKey
 
 
 @dataclass(frozen=True)

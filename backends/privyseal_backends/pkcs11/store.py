@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pkcs11
@@ -18,106 +18,30 @@ from privyseal_backends.interface import (
     KeyDescription,
     Mechanism,
     OperatorError,
-    Plaintext,
     Protection,
     PublicKey,
     Purpose,
-    Signature,
-    SigningInput,
-    SigningResult,
     UnavailableError,
 )
 from privyseal_backends.pkcs11 import creation
+from privyseal_backends.pkcs11.address import KeyAddress, parse_uri
 from privyseal_backends.pkcs11.capability import KeyFacts, adds_digest_info, assess, may_decrypt, read_mechanisms
 from privyseal_backends.pkcs11.custody import custody, find_protection
 from privyseal_backends.pkcs11.errors import Fault, backend_error, meaning
-from privyseal_backends.pkcs11.healing import Hold, TokenLink
-from privyseal_backends.pkcs11.key import TokenKey, check_same, try_decryption, unfit_ciphertext
-from privyseal_backends.pkcs11.module import MODULES, Module, init_string, locate
+from privyseal_backends.pkcs11.executor import Executor
+from privyseal_backends.pkcs11.key import Pkcs11DecryptionKey, Pkcs11Key
+from privyseal_backends.pkcs11.locate import init_string, locate
+from privyseal_backends.pkcs11.module import Module
+from privyseal_backends.pkcs11.module_registry import MODULES
 from privyseal_backends.pkcs11.objects import KeyAttributes, find_private_key, read_attributes, read_public_key
-from privyseal_backends.pkcs11.queue import Batch, Decryption, Operation, Result
-from privyseal_backends.pkcs11.settings import Settings
-from privyseal_backends.pkcs11.signing import SigningThreads
+from privyseal_backends.pkcs11.settings import Settings, parse_settings
 from privyseal_backends.pkcs11.threads import Abandoned, on_thread
 from privyseal_backends.pkcs11.token import TokenInfo, TokenLogin, describe_token, find_token, login_on
-from privyseal_backends.pkcs11.uri import Pkcs11Uri, parse
+from privyseal_backends.pkcs11.token_connection import TokenConnection
+from privyseal_backends.pkcs11.token_key import TokenKey, check_same, try_decryption
+from privyseal_backends.pkcs11.token_state import TokenLease
 
 _LOOK_AGAIN_S = (0.05, 0.15)
-
-
-class Pkcs11Key:
-    """An open key that signs. See `privyseal_backends.interface.Key`."""
-
-    def __init__(self, key: TokenKey, description: KeyDescription, threads: SigningThreads) -> None:
-        self._key = key
-        self._description = description
-        self._threads = threads
-        self._link = threads.link
-
-    @property
-    def description(self) -> KeyDescription:
-        """What the key is."""
-        return self._description
-
-    @property
-    def parallel_inputs(self) -> int:
-        """What the token's signing threads take up at once; see `Parallel`."""
-        return self._threads.parallel_inputs
-
-    def observe(self, tell: Callable[[BackendError | None], None]) -> None:
-        """Follow the token; see `Observed`."""
-        self._link.observe(self._key, tell)
-
-    def forget(self) -> None:
-        """Leave the key alone from now on; see `Observed`."""
-        self._link.forget(self._key)
-
-    async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:
-        """Sign each input; see `Key.sign`."""
-        able = self._description.mechanisms
-        fit = [each for each in inputs if each.mechanism in able]
-        done = iter(await self._perform(fit, deadline_s))
-        results: list[SigningResult] = []
-        for each in inputs:
-            result = next(done) if each.mechanism in able else self._refused(each.mechanism)
-            assert isinstance(result, (Signature, BackendError))
-            results.append(result)
-        return results
-
-    def _refused(self, mechanism: Mechanism) -> CallerError:
-        return CallerError("mechanism", f"the key has no {mechanism.value}", self._description.refusals[mechanism])
-
-    async def _perform(self, operations: Sequence[Operation], deadline_s: float) -> Sequence[Result]:
-        if not operations:
-            return ()
-        try:
-            self._link.module.check_process()
-        except OperatorError as error:
-            return [error] * len(operations)
-        refusal = self._link.refusal(self._key)
-        if refusal is not None:
-            return [refusal] * len(operations)
-        batch = Batch(self._key, operations, deadline_s)
-        if not self._threads.put(batch):
-            closed = UnavailableError("module", "the key store was closed", "open the key again")
-            return [closed] * len(operations)
-        return await batch.results()
-
-
-class Pkcs11DecryptionKey(Pkcs11Key):
-    """An open key that was made for decryption. See `privyseal_backends.interface.Decrypter`."""
-
-    async def decrypt(self, ciphertext: bytes, mechanism: Mechanism, deadline_s: float) -> Plaintext:
-        """Decrypt; see `Decrypter.decrypt`."""
-        if mechanism not in self.description.mechanisms:
-            raise self._refused(mechanism)
-        if len(ciphertext) != self.description.public_key.modulus_bytes:
-            raise unfit_ciphertext()
-        (result,) = await self._perform((Decryption(mechanism, ciphertext),), deadline_s)
-        if isinstance(result, BackendError):
-            raise result
-        assert isinstance(result, Plaintext)
-        return result
 
 
 @dataclass(frozen=True)
@@ -145,7 +69,7 @@ class Pkcs11Store:
         self._settings = settings
         self._lock = threading.Lock()
         self._modules: list[Module] = []
-        self._threads: dict[Hashable, SigningThreads] = {}
+        self._threads: dict[Hashable, Executor] = {}
         self._new_process = False
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._closed = False
@@ -160,13 +84,13 @@ class Pkcs11Store:
 
     def latch(self, uri: str, error: OperatorError) -> None:
         """See `Latching.latch`."""
-        parsed = parse(uri)
+        parsed = parse_uri(uri)
         with contextlib.suppress(OperatorError):  # through a module that is not there nobody logs in
             MODULES.at(locate(parsed)).latch(parsed, error)
 
     async def open_key(self, uri: str, fingerprint: str | None = None) -> Pkcs11Key:
         """Open the key; see `KeyStore.open_key`."""
-        parsed = parse(uri)
+        parsed = parse_uri(uri)
         timeout_s = self._settings.open_timeout_s
 
         def work(abandoned: Abandoned) -> Pkcs11Key:
@@ -200,10 +124,10 @@ class Pkcs11Store:
         timeout_s = self._settings.close_timeout_s
 
         def finish(_: Abandoned) -> None:
-            hung = any(each.link.hung for each in threads.values())
+            hung = any(each.connection.hangs for each in threads.values())
             until_s = time.monotonic() + (0.0 if hung else timeout_s)
             for each in threads.values():
-                each.link.close()
+                each.connection.close()
                 each.close()
             for each in threads.values():
                 each.join(until_s)
@@ -214,7 +138,7 @@ class Pkcs11Store:
         with contextlib.suppress(UnavailableError):
             await on_thread(finish, "close the key store", 2 * timeout_s)
 
-    def _open(self, uri: Pkcs11Uri, fingerprint: str | None) -> Pkcs11Key:
+    def _open(self, uri: KeyAddress, fingerprint: str | None) -> Pkcs11Key:
         with self._place(uri) as place, place.login.session(uri.pin_source, self._settings) as session:
             handle = find_private_key(session, uri)
             public_key = read_public_key(session, handle, uri)
@@ -227,8 +151,8 @@ class Pkcs11Store:
             key = TokenKey(exact, public_key, attributes)
             return kind(key, description, self._signing_threads(place, key))
 
-    async def _make(self, uri: str, make: Callable[[pkcs11.Token, Pkcs11Uri], Pkcs11Uri]) -> Pkcs11Key:
-        parsed = parse(uri)
+    async def _make(self, uri: str, make: Callable[[pkcs11.Token, KeyAddress], KeyAddress]) -> Pkcs11Key:
+        parsed = parse_uri(uri)
         if parsed.object_label is None:
             raise CallerError("URI", "the PKCS#11 URI does not name the new key", "add object=LABEL")
 
@@ -242,7 +166,7 @@ class Pkcs11Store:
         return await on_thread(work, "make a key", self._settings.create_timeout_s)
 
     @contextlib.contextmanager
-    def _place(self, uri: Pkcs11Uri) -> Iterator[_Place]:
+    def _place(self, uri: KeyAddress) -> Iterator[_Place]:
         """Where the key is to be, with this thread counted into the module."""
         path = locate(uri)
         module = MODULES.acquire(path, init_string(path, self._settings.init_strings))
@@ -258,7 +182,7 @@ class Pkcs11Store:
                     return
             place = self._log_in(module, uri)  # the module was begun anew meanwhile, for another token
 
-    def _find(self, module: Module, uri: Pkcs11Uri) -> _Place:
+    def _find(self, module: Module, uri: KeyAddress) -> _Place:
         """Find the token and log in, with a second and a third look: a process that initialises SoftHSM at the moment
         when another one does may see no token in it, or one that does not work, until it initialises it again."""
         for pause_s in _LOOK_AGAIN_S:
@@ -273,10 +197,10 @@ class Pkcs11Store:
             if module.generation == generation and module.bears_another_start:
                 # Other tokens are in use, and a module may not show one that has come since it was initialised.
                 idle_s, start_s = self._settings.hang_after_s, self._settings.open_timeout_s
-                module.renew(generation, idle_s=idle_s, start_s=start_s)
+                module.reinitialize(generation, idle_s=idle_s, start_s=start_s)
         return self._log_in(module, uri)
 
-    def _log_in(self, module: Module, uri: Pkcs11Uri) -> _Place:
+    def _log_in(self, module: Module, uri: KeyAddress) -> _Place:
         with module.call():
             generation = module.generation
             token = find_token(module, uri)
@@ -293,7 +217,7 @@ class Pkcs11Store:
         module.release(0.0)
         raise UnavailableError("module", "the key store was closed", "open another one")
 
-    def _signing_threads(self, place: _Place, key: TokenKey) -> SigningThreads:
+    def _signing_threads(self, place: _Place, key: TokenKey) -> Executor:
         protection, _ = find_protection(place.info)
         sessions = self._settings.sessions
         number = self._settings.threads or (
@@ -303,10 +227,12 @@ class Pkcs11Store:
             if self._closed:
                 raise UnavailableError("module", "the key store was closed", "open another one")
             if place.token_id not in self._threads:
-                hold = Hold(place.token, place.generation, place.login, place.login.epoch)
-                link = TokenLink(place.module, hold, key.uri, self._settings, new_process=self._new_process)
-                self._threads[place.token_id] = SigningThreads(link, self._settings, threads=number)
-            self._threads[place.token_id].link.adopt(key)
+                lease = TokenLease(place.token, place.generation, place.login, place.login.epoch)
+                connection = TokenConnection(
+                    place.module, lease, key.uri, self._settings, new_process=self._new_process
+                )
+                self._threads[place.token_id] = Executor(connection, self._settings, threads=number)
+            self._threads[place.token_id].connection.add_key(key)
             return self._threads[place.token_id]
 
 
@@ -357,3 +283,8 @@ def _trial(handle: pkcs11.PrivateKey, mechanism: Mechanism, public_key: PublicKe
             raise
         return what.name
     return ""
+
+
+def open_store(settings: Mapping[str, object]) -> Pkcs11Store:
+    """Open the store: the backend's entry point, see `privyseal_backends.interface.OpenStore`."""
+    return Pkcs11Store(parse_settings(settings))

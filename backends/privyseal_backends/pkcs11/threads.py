@@ -1,4 +1,4 @@
-"""Run what blocks on a thread of its own, and wait for it from the event loop."""
+"""Run blocking work on its own thread, and wait for it on the event loop."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from privyseal_backends.interface import LostError
+from privyseal_backends.interface import ProcessRestartRequired
 
 T = TypeVar("T")
 
 
 class Abandoned:
-    """Tells work on a thread that nobody waits for it any more."""
+    """A flag for work on a thread: its caller does not wait any more."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def set(self) -> None:
-        """Nobody waits any more."""
+        """Set the flag."""
         self._event.set()
 
     def __bool__(self) -> bool:
@@ -28,11 +28,11 @@ class Abandoned:
 
 
 async def on_thread(work: Callable[[Abandoned], T], doing: str, timeout_s: float) -> T:
-    """What `work` returns or raises. Raises `LostError` when it is not done within `timeout_s` seconds: the thread may
-    hang in the module, or wait for one that does.
+    """Return what `work` returns, or raise what it raises. Raises `ProcessRestartRequired` when it takes longer than
+    `timeout_s` seconds: the thread may hang in the module, or wait for a thread that does.
 
-    The thread is a daemon and not of an executor's pool: a module that hangs must neither take a place in the pool for
-    ever nor keep the process from ending. `work` is told when nobody waits for it.
+    The thread is a daemon and not one of a pool: a module that hangs must neither occupy a place in the pool forever
+    nor keep the process from ending. `work` gets a flag that is set when its caller does not wait any more.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -41,7 +41,7 @@ async def on_thread(work: Callable[[Abandoned], T], doing: str, timeout_s: float
     def run() -> None:
         try:
             answer = work(abandoned)
-        except BaseException as error:  # noqa: BLE001 - it goes on to the caller
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
             _tell(loop, done, error=error)
         else:
             _tell(loop, done, answer=answer)
@@ -50,7 +50,7 @@ async def on_thread(work: Callable[[Abandoned], T], doing: str, timeout_s: float
     try:
         return await asyncio.wait_for(done, timeout_s)
     except TimeoutError:
-        raise LostError(
+        raise ProcessRestartRequired(
             "module", f"it did not answer within {timeout_s:g} s when asked to {doing}", "check the module's own log"
         ) from None
     finally:
@@ -72,6 +72,5 @@ def _tell(
         else:
             done.set_result(answer)  # type: ignore[arg-type]  # None is an answer of a T that is None
 
-    # A closed loop has nobody waiting in it.
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(settle)

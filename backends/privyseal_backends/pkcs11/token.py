@@ -19,13 +19,14 @@ from pkcs11.constants import SlotFlag, TokenFlag
 from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
+from privyseal_backends.pkcs11.address import KeyAddress
+from privyseal_backends.pkcs11.binding import CodeError, meaning_of
 from privyseal_backends.pkcs11.errors import Fault, Meaning, backend_error, meaning
-from privyseal_backends.pkcs11.module import CodeError, Module, meaning_of
+from privyseal_backends.pkcs11.module import Module
 from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.pin import Pin, read_pin
 from privyseal_backends.pkcs11.process_lock import take_turn
 from privyseal_backends.pkcs11.settings import Settings
-from privyseal_backends.pkcs11.uri import Pkcs11Uri
 
 _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
@@ -75,7 +76,7 @@ def describe_token(module: Module, token: pkcs11.Token) -> TokenInfo:
     )
 
 
-def find_token(module: Module, uri: Pkcs11Uri) -> pkcs11.Token:
+def find_token(module: Module, uri: KeyAddress) -> pkcs11.Token:
     """The one token that the URI names. Call it inside `module.call()`.
 
     Raises `OperatorError` when there is none or more than one, and `UnavailableError` when a slot that might hold it
@@ -122,7 +123,7 @@ def _tokens(module: Module) -> tuple[list[pkcs11.Token], list[str]]:
     return tokens, broken
 
 
-def _matches(token: pkcs11.Token, uri: Pkcs11Uri) -> bool:
+def _matches(token: pkcs11.Token, uri: KeyAddress) -> bool:
     wanted_and_found = (
         (uri.token, token.label),
         (uri.serial, _serial(token)),
@@ -135,7 +136,7 @@ def _matches(token: pkcs11.Token, uri: Pkcs11Uri) -> bool:
     return all(wanted is None or wanted == found for wanted, found in wanted_and_found)
 
 
-def _check_library(module: Module, uri: Pkcs11Uri) -> None:
+def _check_library(module: Module, uri: KeyAddress) -> None:
     library = module.lib
     for name, wanted, found in (
         ("library-manufacturer", uri.library_manufacturer, library.manufacturer_id),
@@ -147,7 +148,7 @@ def _check_library(module: Module, uri: Pkcs11Uri) -> None:
             raise OperatorError("module", f"the {name} of {module.path} is {is_}, not as its URI says", "correct one")
 
 
-def _ambiguous(uri: Pkcs11Uri, tokens: list[pkcs11.Token]) -> OperatorError:
+def _ambiguous(uri: KeyAddress, tokens: list[pkcs11.Token]) -> OperatorError:
     serials = {_serial(token) for token in tokens}
     if len(serials) == len(tokens):
         remedy = f"add serial= to the URI, one of {', '.join(sorted(serials))}"

@@ -6,14 +6,14 @@ import importlib
 
 import click
 
-from privyseal import __version__
+from privyseal._version import __version__
 
 _COMMANDS = {
     "audit": "privyseal.commands.audit:audit",
     "bundle": "privyseal.commands.bundle:bundle",
     "checksum": "privyseal.commands.checksum:checksum",
     "completion": "privyseal.commands.completion:completion",
-    "exec": "privyseal.exec.command:exec_command",
+    "exec": "privyseal.commands.exec:exec_command",
     "key": "privyseal.commands.key:key",
     "sign": "privyseal.commands.sign:sign",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from privyseal._terminal import ProgressLine, result, say
+from privyseal._terminal import Progress, result, say
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
 from privyseal.commands._context import bundle_version_option, context_from, record_options
 from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
@@ -104,6 +104,7 @@ def encrypt(
         def deliver(sealed: SealedBundle) -> None:
             answer = {"checksum": sealed.checksum, "filename": filename, "ivSessionKey": sealed.iv_session_key}
             lines = "\n".join(f"{name}: {value}" for name, value in answer.items())
+            progress.finish()
             try:
                 result(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else lines)
             except OSError as error:
@@ -112,7 +113,7 @@ def encrypt(
                     remedy="seal again",
                 ) from None
 
-        with ProgressLine(f"Sealing {zip_path}", _size(zip_path), wanted=not as_json) as progress:
+        with Progress(f"Sealing {zip_path}", _size(zip_path), wanted=not as_json) as progress:
             sealed = seal_bundle(
                 open_signer,
                 Path(zip_path),
@@ -159,7 +160,7 @@ def decrypt(
 
     public_key = read_public_key(public_key_path)
     filename = output or f"{encrypted_path}_decrypted.zip"
-    with ProgressLine(f"Opening {encrypted_path}", _size(encrypted_path), wanted=True) as progress:
+    with Progress(f"Opening {encrypted_path}", _size(encrypted_path), wanted=True) as progress:
         plain_checksum = open_bundle(
             Path(encrypted_path),
             iv_session_key=iv_session_key,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from privyseal._terminal import ProgressLine, result, say, warn
+from privyseal._terminal import Progress, result, say, warn
 from privyseal.commands._connection import connection_options, key_option, open_client, settings_from
 from privyseal.commands._context import context_from, record_options
 from privyseal.commands._formats import format_options, public_key_option, read_public_key, scheme_of
@@ -89,7 +89,7 @@ def seal(
             keeper.client = stack.enter_context(open_client(settings, timeout_s, context))
             return keeper.client
 
-        with ProgressLine(f"Sealing {folder}", 100, wanted=not as_json) as progress:
+        with Progress(f"Sealing {folder}", 100, wanted=not as_json) as progress:
             release = seal_folder(
                 open_signer,
                 folder,
@@ -210,7 +210,7 @@ def open_(*, update_path: Path, public_key_path: Path, output: Path, base_url: s
     folder = update_path.absolute().parent
     # A release's own folder has the same answer as the folder that it is in.
     root = folder.parent if folder.name == update.version and base_url is None else folder
-    with ProgressLine(f"Opening {update_path}", 100, wanted=True) as progress:
+    with Progress(f"Opening {update_path}", 100, wanted=True) as progress:
         opened = open_release(
             update,
             root,

@@ -2,7 +2,6 @@
 
 The parts:
 
-command.py   the command line, and the order of things
 words.py     what the words of the command say: which runtime, which Capgo command, whether a signature is due
 app.py       the app's folder: its configured public key, and private keys that should not be there
 agent.py     the signing agent on a Unix socket, which decides what may be signed

@@ -7,14 +7,12 @@ import binascii
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privyseal import capgo
 from privyseal.errors import ConfigurationError, InputError
@@ -25,7 +23,6 @@ CONFIG_NAMES = ("capacitor.config.ts", "capacitor.config.js", "capacitor.config.
 _CONFIG_SCRIPT = Path(__file__).parent / "config.mjs"
 _EVALUATION_TIMEOUT_S = 60.0
 _LARGEST_ANSWER_BYTES = 64 * 1024
-_LARGEST_KEY_FILE_BYTES = 64 * 1024
 _PKCS1_BEGIN, _PKCS1_END = "-----BEGIN RSA PUBLIC KEY-----", "-----END RSA PUBLIC KEY-----"
 
 
@@ -142,24 +139,3 @@ def _pkcs1_der(pem: str) -> bytes | None:
         return base64.b64decode("".join(text[len(_PKCS1_BEGIN) : -len(_PKCS1_END)].split()), validate=True)
     except (ValueError, binascii.Error):
         return None
-
-
-def private_keys(folder: Path) -> Iterator[Path]:
-    """The files directly in `folder` that hold a private RSA key, encrypted or not, whatever their names."""
-    for path in sorted(folder.iterdir()):
-        with suppress(OSError):  # what this user cannot read, the command cannot sign with
-            if path.is_file() and path.stat().st_size <= _LARGEST_KEY_FILE_BYTES and is_private_key(path.read_bytes()):
-                yield path
-
-
-def is_private_key(data: bytes) -> bool:
-    """Whether `data` holds a private key in PEM, rather than the placeholder or other junk between the markers."""
-    if b"PRIVATE KEY-----" not in data:
-        return False
-    try:
-        load_pem_private_key(data[data.index(b"-----BEGIN") :], password=None)
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-    except TypeError:
-        return True  # encrypted
-    return True

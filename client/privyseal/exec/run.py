@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from privyseal import capgo
+from privyseal import capgo, private_keys
 from privyseal.errors import ConfigurationError, InputError, PrivysealError
 from privyseal.exec import app, child
 from privyseal.exec.agent import Agent
@@ -88,7 +88,7 @@ def check_command(command: Command, words: Sequence[str]) -> None:
         )
     if command.uploads and command.has_option("--no-key"):
         raise InputError("--no-key uploads the bundle unsigned", remedy="take the option away, or run without exec")
-    if any(app.is_private_key(os.fsencode(word)) for word in words):
+    if any(private_keys.is_private_key(os.fsencode(word)) for word in words):
         raise InputError(
             "there is a private key among the words of the command",
             remedy="take the option away: the placeholder is found where the Capgo CLI looks for a key",
@@ -97,7 +97,7 @@ def check_command(command: Command, words: Sequence[str]) -> None:
 
 def look_at_app(command: Command, options: Options, environ: Mapping[str, str]) -> app.AppConfig | None:
     """Read the app's configuration and look for private keys. Raises PrivysealError."""
-    for key_file in app.private_keys(options.folder):
+    for key_file in private_keys.private_keys(options.folder):
         caution(f"{key_file} holds a private key, which this machine should not have", strict=options.strict)
     # The CLI reads the public key from the file that --capacitor-config names in `bundle encrypt` alone.
     named = command.option("--capacitor-config") if command.encrypts else None

@@ -33,7 +33,7 @@ class SigningServiceStub:
 
     Errors are gRPC codes with google.rpc details:
       INVALID_ARGUMENT     a field has the wrong length or value; BadRequest names each field
-      UNAUTHENTICATED      the caller did not prove who it is
+      UNAUTHENTICATED      the caller was not authenticated
       PERMISSION_DENIED    no grant allows this, or there is no such key: word for word the same answer
       FAILED_PRECONDITION  the key exists and the caller may use it, but it cannot do that; ErrorInfo says what can
       RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to try again
@@ -67,7 +67,7 @@ class SigningServiceAsyncStub(SigningServiceStub):
 
     Errors are gRPC codes with google.rpc details:
       INVALID_ARGUMENT     a field has the wrong length or value; BadRequest names each field
-      UNAUTHENTICATED      the caller did not prove who it is
+      UNAUTHENTICATED      the caller was not authenticated
       PERMISSION_DENIED    no grant allows this, or there is no such key: word for word the same answer
       FAILED_PRECONDITION  the key exists and the caller may use it, but it cannot do that; ErrorInfo says what can
       RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to try again
@@ -97,7 +97,7 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors are gRPC codes with google.rpc details:
       INVALID_ARGUMENT     a field has the wrong length or value; BadRequest names each field
-      UNAUTHENTICATED      the caller did not prove who it is
+      UNAUTHENTICATED      the caller was not authenticated
       PERMISSION_DENIED    no grant allows this, or there is no such key: word for word the same answer
       FAILED_PRECONDITION  the key exists and the caller may use it, but it cannot do that; ErrorInfo says what can
       RESOURCE_EXHAUSTED   too much at once; RetryInfo says when to try again

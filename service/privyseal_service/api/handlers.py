@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from privyseal.v1 import audit_pb2, keys_pb2, signing_pb2
 from privyseal_service.api.audit_handlers import AuditHandlers
 from privyseal_service.api.audit_queries import AuditCalls
-from privyseal_service.api.core_server import Call
+from privyseal_service.api.server import Call
 from privyseal_service.api.wire import (
     STATUS_CODES,
     Method,

@@ -1,7 +1,7 @@
-"""The standard health service (grpc.health.v1): it speaks of the server and its services alone, never of a key.
+"""The standard health service (grpc.health.v1): it reports on the server and its services, never on a key.
 
-Readiness is the health of "" (the server) and of SigningService: SERVING while decisions can be put on record and any
-key serves. Liveness is the health of `live`: SERVING until the stop, since no restart brings a key store back.
+Readiness is the health of "" (the server) and of SigningService: SERVING while decisions can be recorded and at least
+one key serves. Liveness is the health of `live`: SERVING until the stop, since a restart does not recover a key store.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 PROBLEMS = "privyseal-problems"
-"""The trailing metadata of a Check: how many things are wrong that do not stop the service."""
+"""The trailing metadata of a Check: the number of active issues that do not stop the service."""
 
 LIVE = "live"
-"""The name under which liveness is asked for."""
+"""The service name for liveness."""
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Health of "" (the server), of `live` and of each service; `of_keys` names those that are of no use without a key.
-    Unlike the stock servicer it ends its watches when the service stops, so that none of them holds the stop.
+    """Health of "" (the server), of `live` and of each service; `of_keys` names the services that need a key.
+    Unlike the stock servicer it ends its watches when the service stops, so that none of them delays the stop.
 
-    `problems` are sentences by what they are about: the service serves all the same. A Check is told how many there
-    are, and whoever owns the process reads them here.
+    `problems` are the active issues, sentences by subject, that do not stop the service. A Check reports only their
+    number.
     """
 
     def __init__(self, services: list[str], of_keys: frozenset[str] = frozenset()) -> None:
@@ -41,38 +41,38 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def serve(self) -> None:
-        """SERVING from now on."""
+        """Report SERVING from now on."""
         self._serving = True
-        self._tell()
+        self._notify()
 
-    def records(self, safe: bool) -> None:  # noqa: FBT001 - there is nothing else to say
-        """Whether decisions can be put on record: while they cannot, nothing is served."""
+    def records(self, safe: bool) -> None:  # noqa: FBT001 - its only argument
+        """Set whether decisions can be recorded: while they cannot, no call is served."""
         self._recording = safe
-        self._tell()
+        self._notify()
 
-    def keys(self, serve: bool) -> None:  # noqa: FBT001 - there is nothing else to say
-        """Whether any key serves."""
+    def keys(self, serve: bool) -> None:  # noqa: FBT001 - its only argument
+        """Set whether any key serves."""
         if serve != self._keys_serve:
             self._keys_serve = serve
-            self._tell()
+            self._notify()
 
     def stop(self) -> None:
-        """NOT_SERVING for good; every watch is told so and ends."""
+        """Report NOT_SERVING for good; every watch reports it and ends."""
         self._serving = False
         self._stopping = True
-        self._tell()
+        self._notify()
 
     @property
     def recording(self) -> bool:
-        """Whether decisions can be put on record."""
+        """Whether decisions can be recorded."""
         return self._recording
 
     @property
     def ready(self) -> bool:
-        """What a Check of "" says."""
+        """Whether a Check of "" reports SERVING."""
         return self._serving and self._recording and self._keys_serve
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -87,7 +87,7 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(  # noqa: N802 - the service's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """The health of one service. NOT_FOUND for a name that the server does not serve."""
+        """Return the health of one service. NOT_FOUND for a name that the server does not serve."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
         context.set_trailing_metadata(((PROBLEMS, str(len(self.problems))),))
@@ -98,9 +98,9 @@ class Health(health_pb2_grpc.HealthServicer):
         request: health_pb2.HealthCheckRequest,
         context: Any,  # noqa: ARG002 - the service's signature
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The health of one service now and whenever it changes. SERVICE_UNKNOWN for a name that is not served."""
+        """Yield the health of one service now and at each change. SERVICE_UNKNOWN for a name that is not served."""
         while True:
-            # Both before the answer: what changes while it is sent is the next answer.
+            # Both are read before the answer, so that a change while it is sent gives another answer.
             changed, stopping = self._changed, self._stopping
             yield self._answer(request.service)
             if stopping:

@@ -1,7 +1,7 @@
-"""One listener: its gRPC server, its certificate as the files are now, and how its callers are known.
+"""One listener: its gRPC server, its certificate as in the files now, and how its callers are identified.
 
-Each is a gRPC server of its own, since gRPC does not tell a handler over which port a call came, and every listener has
-its own way to learn who calls.
+Each listener has its own gRPC server: a handler cannot learn over which port a call came, and each listener identifies
+its callers in its own way.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from privyseal_service.api.core_server import Server
 from privyseal_service.api.handlers import Handlers
+from privyseal_service.api.server import Server, log_call
+from privyseal_service.api.server_choice import ServerType
 from privyseal_service.api.tls import TlsError, TlsMaterial, load_tls, tls_files
 from privyseal_service.domain.caller import DeniedCertificates, Identifier, InsecureIdentifier
 from privyseal_service.identity.certificates import CertificateIdentifier
@@ -32,21 +33,21 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 MOST_REQUEST_BYTES = 128 * 1024
-"""2,000 checksums are 68 kB, and a context 8 kB at most."""
+"""2,000 checksums are 68 kB, and a context is at most 8 kB."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What all listeners know callers by, beside their own CAs."""
+    """What all listeners identify callers by, besides their own CAs."""
 
     denied: DeniedCertificates
     issuers: tuple[Issuer, ...]
 
 
 class Listener:
-    """One address that is served. What is wrong with its files when they change leaves what there was.
+    """One address that is served. Files that change and cannot be used leave the old ones in effect.
 
-    The event loop owns it; gRPC's own threads read nothing of it but the certificate for the next handshake.
+    The event loop owns it; gRPC's own threads read only the certificate for the next handshake.
     """
 
     def __init__(self, config: ListenerConfig, tls: TlsMaterial | None, trust: Trust, issues: ActiveIssues) -> None:
@@ -57,20 +58,23 @@ class Listener:
         self._issues = issues
         self._about = f"listener {config.address}"
         self._watch = _watch(config, tls)
-        self._for_handshakes = _for_handshakes(tls) if tls else None
-        self._taken = self._for_handshakes
+        self._material = _for_handshakes(tls) if tls else None
+        self._taken = self._material
         self._handlers: Handlers
         self.server: Server
 
-    def build(self, server_config: ServerConfig, path: CallPath, audit: AuditCalls | None) -> None:
-        """Make the server, and bind it to its address. Raises ListenError."""
+    def build(
+        self, server_type: ServerType, server_config: ServerConfig, path: CallPath, audit: AuditCalls | None
+    ) -> None:
+        """Create the server, and bind it to its address. Raises ListenError."""
         if self._tls is None:
             _LOG.warning(
-                "THE LISTENER AT %s HAS NO TLS AND ASKS NOBODY WHO THEY ARE: every process of this machine is "
-                "local:insecure to it; use it for development alone",
+                "THE LISTENER AT %s HAS NO TLS AND NO AUTHENTICATION: every process of this machine is "
+                "local:insecure to it; use it only for development",
                 self.config.address,
             )
-        self.server = Server(_options(server_config))
+        around = log_call if _LOG.isEnabledFor(logging.DEBUG) else None
+        self.server = server_type.make(_options(server_config), around)
         oidc = self.config.auth == "oidc"
         self._handlers = Handlers(path, self._identifier(), server_config.default_deadline_s, audit, reads_header=oidc)
         self.server.add_generic_rpc_handlers(self._handlers.generic_handlers())
@@ -79,7 +83,7 @@ class Listener:
     def _identifier(self) -> Identifier:
         match self.config.auth:
             case "mtls":
-                assert self._tls is not None  # the configuration demands its files
+                assert self._tls is not None  # the configuration requires its files
                 return CertificateIdentifier(
                     self._tls.authorities,
                     allow_common_name=self.config.allow_common_name,
@@ -95,12 +99,12 @@ class Listener:
 
     def _bind(self, address: str) -> str:
         try:
-            if self._for_handshakes is None:
+            if self._material is None:
                 port = self.server.add_insecure_port(address)
             else:
                 credentials = grpc.dynamic_ssl_server_credentials(
-                    self._for_handshakes,
-                    self._fresh,  # type: ignore[arg-type]  # None means: as before
+                    self._material,
+                    self._fresh,  # type: ignore[arg-type]  # None means: unchanged
                     require_client_authentication=self.config.auth == "mtls",
                 )
                 port = self.server.add_secure_port(address, credentials)
@@ -111,35 +115,34 @@ class Listener:
         return f"{address.rpartition(':')[0]}:{port}"
 
     def _fresh(self) -> grpc.ServerCertificateConfiguration | None:
-        """For each handshake, on a thread of gRPC's: what to shake hands with, where that is new."""
-        now = self._for_handshakes
+        """Return new material for handshakes, or None. gRPC calls it for each handshake, on its own thread."""
+        now = self._material
         if now is self._taken:
             return None
         self._taken = now
         return now
 
     def look(self) -> TlsMaterial | None:
-        """What the files hold now, where they have changed and can be used. It reads files: not for the event loop."""
+        """Return the material of files that have changed and can be used. It reads files: not for the event loop."""
         if not self._watch.changed():
             return None
         try:
             return load_tls(self.config)
         except TlsError as error:
-            self._issues.set(self._about, f"{error}; it goes on with what it had", TLS_RELOAD_FAILURES)
+            self._issues.set(self._about, f"{error}; the old material stays in effect", TLS_RELOAD_FAILURES)
             return None
 
     def take(self, tls: TlsMaterial) -> None:
-        """Go on with these: no connection is dropped, and a CA that is gone proves nothing from the next call on."""
+        """Use new material: no connection is dropped, and a removed CA proves nothing from the next call on."""
         self._tls = tls
-        self._for_handshakes = _for_handshakes(tls)
+        self._material = _for_handshakes(tls)
         self._handlers.identifier = self._identifier()
         self._issues.counters.add(TLS_RELOADS)
         self._issues.clear(self._about)
-        _LOG.info("%s goes on with a certificate that is valid until %s", self._about, f"{tls.not_after:%Y-%m-%d}")
+        _LOG.info("%s uses a certificate that is valid until %s", self._about, f"{tls.not_after:%Y-%m-%d}")
 
     def adopt(self, config: ListenerConfig, tls: TlsMaterial | None, trust: Trust) -> None:
-        """Go on with another configuration, of the same address and `auth`. `tls` None leaves the files' content as it
-        is."""
+        """Use another configuration, with the same address and `auth`. `tls` None leaves the material as it is."""
         if tls_files(config) != self._watch.paths:
             self._watch = _watch(config, tls)
         changed = config != self.config or trust != self._trust
@@ -160,7 +163,7 @@ def _watch(config: ListenerConfig, tls: TlsMaterial | None) -> FileWatch:
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Limits on what peers can make the process hold or do (names: grpc/impl/channel_arg_names.h)."""
+    """Return the limits on what peers can make the process hold or do (names: grpc/impl/channel_arg_names.h)."""
     return [
         ("grpc.max_receive_message_length", MOST_REQUEST_BYTES),
         ("grpc.max_metadata_size", 16 * 1024),

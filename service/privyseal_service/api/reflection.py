@@ -1,4 +1,4 @@
-"""Server reflection (grpc.reflection.v1alpha), so that an operator's tools learn the API from the server."""
+"""Server reflection (grpc.reflection.v1alpha), by which an operator's tools read the API from the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.reflection import aio
 
 
 class Reflection(aio.ReflectionServicer):
-    """The stock servicer, whose streams end when the service stops: peers keep them open as long as they like."""
+    """The stock servicer, with streams that end when the service stops: peers may keep them open for any time."""
 
     def __init__(self, services: list[str]) -> None:
         super().__init__(services)
@@ -23,13 +23,13 @@ class Reflection(aio.ReflectionServicer):
     async def ServerReflectionInfo(  # type: ignore[override] # noqa: N802 - the stock stubs miss that it is a generator
         self, request_iterator: AsyncIterable[Any], unused_context: Any
     ) -> AsyncIterator[Any]:
-        """Answer each question of a stream."""
+        """Answer each request of a stream."""
         answers: Any = super().ServerReflectionInfo(self._until_stopped(request_iterator), unused_context)
         async for answer in answers:
             yield answer
 
     async def _until_stopped(self, questions: AsyncIterable[Any]) -> AsyncIterator[Any]:
-        """The questions until there are no more or the service stops: a cancelled handler would leave its call open."""
+        """Yield the requests until they end or the service stops: a cancelled handler would leave its call open."""
         coming = questions.__aiter__()
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:

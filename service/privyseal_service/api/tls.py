@@ -1,7 +1,7 @@
-"""A listener's certificate, key and client CAs: read from their files and checked before anybody connects.
+"""A listener's certificate, key and client CAs: read from their files and checked before any client connects.
 
-gRPC says nothing when it cannot use what it is given, and goes on with what it had: so whatever it might refuse has to
-be found here.
+gRPC reports nothing when it cannot use new files, and continues with the old ones. So this module must find everything
+that gRPC might refuse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 class TlsError(Exception):
     """A file of a listener cannot be used. `part` is "certificate", "key" or "CA"; the text is a sentence without a
-    full stop, `remedy` says what to do."""
+    full stop, `remedy` states what to do."""
 
     def __init__(self, part: str, message: str, remedy: str) -> None:
         super().__init__(f"{part}: {message}; {remedy}")
@@ -38,7 +38,7 @@ class TlsError(Exception):
 
 @dataclass(frozen=True)
 class TlsMaterial:
-    """What a listener serves with. `roots` are the client CAs, PEM; there are none where callers show tokens."""
+    """The material of a listener. `roots` are the client CAs, PEM; there are none where callers use tokens."""
 
     certificate_chain: bytes
     private_key: bytes = field(repr=False)
@@ -46,11 +46,11 @@ class TlsMaterial:
     authorities: tuple[ClientAuthority, ...]
     not_after: datetime.datetime
     seen: tuple[FileState, ...] = field(default=(), compare=False)
-    """What `tls_files` were right before they were read."""
+    """The state of `tls_files` right before they were read."""
 
 
 def tls_files(listener: ListenerConfig) -> tuple[Path, ...]:
-    """The files of a listener."""
+    """Return the files of a listener."""
     named = (listener.certificate, listener.certificate_key, *(ca.file for ca in listener.client_cas))
     return tuple(file for file in named if file is not None)
 
@@ -96,7 +96,7 @@ def _parse(pem: bytes, file: Path, part: str) -> list[x509.Certificate]:
         ) from None
     try:
         for certificate in certificates:
-            # Both are read when they are first asked for, and only then it is known whether they can be.
+            # cryptography parses both lazily: only reading them shows whether they are valid.
             certificate.public_key(), certificate.extensions
     except UNREADABLE as error:
         said = f"{file} holds a certificate that cannot be read ({type(error).__name__})"
@@ -131,7 +131,7 @@ def _check_key(pem: bytes, leaf: x509.Certificate, file: Path, certificate: Path
     try:
         key = load_pem_private_key(pem, None)
     except TypeError:
-        remedy = "store it unencrypted, readable to the service's user alone"
+        remedy = "store it unencrypted, readable only for the service's user"
         raise TlsError("key", f"{file} is encrypted, and the service asks for no password", remedy) from None
     except ValueError:
         raise TlsError(
@@ -143,7 +143,7 @@ def _check_key(pem: bytes, leaf: x509.Certificate, file: Path, certificate: Path
         isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
     ):
         remedy = "use RSA of 2048 bits or more, or EC on P-256 or P-384"
-        raise TlsError("key", f"{file} is of a kind that no TLS of this service serves with", remedy)
+        raise TlsError("key", f"{file} is of a kind that the service does not support", remedy)
     encoding = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*encoding) != leaf.public_key().public_bytes(*encoding):
         remedy = "name the two files that were made together; the service's own certificate comes first in its file"

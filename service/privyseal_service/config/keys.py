@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from privyseal_backends.interface import PURPOSES, CallerError, Export, Origin, Protection
-from privyseal_backends.registry import uri_scheme
+from privyseal_backends.registry import store_uris, uri_scheme
 from privyseal_service.config.fields import KeyName, Live, Model, SchemeField, by_value, folder_of, unique
-from privyseal_service.domain.key_uris import resolve_paths
 from privyseal_service.domain.operations import MECHANISMS, Scheme
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -50,7 +49,7 @@ class KeyConfig(Model):
             uri_scheme(uri)
         except CallerError as error:
             raise ValueError(f"{error.message}; {error.remedy}") from None
-        return resolve_paths(uri, folder_of(info))
+        return store_uris(uri).resolve_paths(uri, folder_of(info))
 
     @field_validator("fingerprint")
     @classmethod

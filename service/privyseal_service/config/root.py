@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from privyseal_backends.registry import uri_scheme
+from privyseal_backends.registry import store_uris, uri_scheme
 from privyseal_service.config.audit import AuditConfig
 from privyseal_service.config.consistency import check_issuers
 from privyseal_service.config.errors import ConfigError
@@ -22,7 +22,6 @@ from privyseal_service.config.listeners import ListenerConfig
 from privyseal_service.config.log import LogConfig
 from privyseal_service.config.metrics import MetricsConfig
 from privyseal_service.config.server import ServerConfig
-from privyseal_service.domain.key_uris import resolve_settings
 from privyseal_service.system.file_watch import FileState
 
 
@@ -48,7 +47,10 @@ class Config(Model):
     def _resolve_stores(
         cls, stores: dict[str, dict[str, JsonValue]], info: ValidationInfo
     ) -> dict[str, dict[str, JsonValue]]:
-        return {scheme: resolve_settings(scheme, settings, folder_of(info)) for scheme, settings in stores.items()}
+        return {
+            scheme: store_uris(scheme).resolve_settings(settings, folder_of(info))
+            for scheme, settings in stores.items()
+        }
 
     @model_validator(mode="after")
     def _check(self) -> Config:

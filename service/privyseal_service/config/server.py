@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ class ServerConfig(Model):
     `workers` is the number of worker processes: by default one for each core; with 0 the process of the command line
     serves. `pin_workers` keeps each worker on a core of its own. `share_port` lets another service of the same user
     listen at the same addresses, for a new release that replaces an old one. A worker that sends no report for
-    `hang_after_s` is replaced.
+    `hang_after_s` is replaced. `grpc` chooses the gRPC server: its core, grpc.aio, or by grpcio's version.
 
     At a stop, health reports NOT_SERVING for `drain_wait_s` before calls are refused, so that load balancers can react;
     then calls in flight have `shutdown_grace_s`. `open_wait_s` is how long the start waits for key stores before it
@@ -36,6 +36,7 @@ class ServerConfig(Model):
     workers: Annotated[Annotated[int, Field(ge=0, le=256)] | None, _WORKERS] = None
     pin_workers: Restart[bool] = False
     share_port: Restart[bool] = False
+    grpc: Restart[Literal["auto", "core", "aio"]] = "auto"
     drain_wait_s: Live[Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]] = 0.0
     hang_after_s: Live[Annotated[float, Field(ge=2, le=3600, allow_inf_nan=False)]] = 5.0
     shutdown_grace_s: Live[Seconds] = 10.0

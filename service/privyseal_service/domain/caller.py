@@ -1,4 +1,4 @@
-"""Who calls: peer, proof, caller, and what a listener needs to identify one."""
+"""Callers: peer, proof, caller, and the interface that identifies one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from privyseal_service.domain.operation_names import Claims
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of a connection: its address, and what TLS was shown (PEM; empty without TLS).
+    """The other end of a connection: its address, and its TLS client certificate (PEM; empty without one).
 
-    `chain` is all that the peer sent, PEM certificates one after another, the peer's own among them. `authorization`
-    are the values of the header of that name, where the listener looks at it.
+    `chain` has every certificate that the peer sent, PEM one after another, including its own. `authorization` has the
+    values of the header of that name, where the listener reads it.
     """
 
     address: str
@@ -26,7 +26,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How a caller proved its name: the method, and what was seen (fingerprints are hex SHA-256 of the DER)."""
+    """How a caller proved its name: the method and its details (fingerprints are hex SHA-256 of the DER)."""
 
     method: str
     details: Mapping[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller whose name was proven, with the claims of its token that matter, if it has one."""
+    """A caller whose name is proven, with the kept claims of its token, if it has one."""
 
     name: str
     proof: Proof
@@ -42,7 +42,7 @@ class Caller:
 
 
 class IdentityError(Exception):
-    """The peer did not prove a name. The text is for the log; `proof` is what was seen of it, if anything."""
+    """The peer did not prove a name. The text is for the log; `proof` has the details that were read, if any."""
 
     def __init__(self, reason: str, proof: Proof | None = None) -> None:
         super().__init__(reason)
@@ -50,25 +50,25 @@ class IdentityError(Exception):
 
 
 class Identifier(Protocol):
-    """How a listener learns who calls."""
+    """Identifies the callers of a listener."""
 
     def identify(self, peer: Peer) -> Caller:
-        """The caller. Raises IdentityError. Called for every call: it must neither wait nor take long."""
+        """Return the caller. Raises IdentityError. It runs for every call, so it must neither wait nor take long."""
 
 
 class InsecureIdentifier:
-    """For a listener without TLS: everybody is `local:insecure`."""
+    """For a listener without TLS: every caller is `local:insecure`."""
 
     _CALLER = Caller(INSECURE, Proof("none"))
 
     def identify(self, peer: Peer) -> Caller:  # noqa: ARG002 - the protocol's argument
-        """The one caller that such a listener knows."""
+        """Return the only caller of such a listener."""
         return self._CALLER
 
 
 @dataclass(frozen=True)
 class DeniedCertificates:
-    """Certificates that prove nothing any more: hex SHA-256 fingerprints of the DER, and serial numbers."""
+    """Certificates that are not accepted any more: hex SHA-256 fingerprints of the DER, and serial numbers."""
 
     fingerprints: frozenset[str] = frozenset()
     serials: frozenset[int] = frozenset()

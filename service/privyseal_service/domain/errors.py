@@ -1,6 +1,6 @@
-"""What a caller is told when a call fails: each error knows its gRPC code, its google.rpc details and its words.
+"""The errors that callers get: each has its gRPC code, its google.rpc details and its message.
 
-Nothing of a key store is ever among them: what a backend said goes to the log.
+None of them contains anything of a key store: the backend's own text goes to the log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from privyseal_backends.interface import (
 )
 
 MOST_VIOLATIONS = 10
-"""Field violations that one answer names; a batch can have 2,000, and trailing metadata holds some 8 KiB."""
+"""The most field violations in one answer; a batch can have 2,000, and trailing metadata holds some 8 KiB."""
 
 
 class Code(enum.IntEnum):
@@ -40,7 +40,7 @@ class Code(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field that holds what no operation takes: its path in the request, and what is wanted."""
+    """One invalid field: its path in the request, and what is required."""
 
     field: str
     wanted: str
@@ -49,8 +49,8 @@ class Violation:
 class ServiceError(Exception):
     """An answer other than OK.
 
-    `message` is for a person: what happened and what to do. `reason` is for a program (google.rpc.ErrorInfo),
-    `metadata` what goes with it. `retry_after_s` becomes a RetryInfo, `violations` a BadRequest.
+    `message` is for a person: what failed and what to do. `reason` is for a program (google.rpc.ErrorInfo), with its
+    `metadata`. `retry_after_s` becomes a RetryInfo, `violations` a BadRequest.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ServiceError(Exception):
 
 
 def invalid(violations: Sequence[Violation]) -> ServiceError:
-    """One or more fields hold what no operation takes."""
+    """One or more fields are invalid."""
     shown = violations[:MOST_VIOLATIONS]
     message = "; ".join(f"{v.field} {v.wanted}" if v.field else v.wanted for v in shown)
     if len(violations) > len(shown):
@@ -82,115 +82,121 @@ def invalid(violations: Sequence[Violation]) -> ServiceError:
 
 
 def unauthenticated() -> ServiceError:
-    """The caller did not prove who it is. Why is in the log alone."""
-    message = "the caller did not prove who it is; the service's log says why, under this request id"
+    """The caller was not authenticated. Only the log has the reason."""
+    message = "the caller could not be authenticated; the service's log has the reason, under this request id"
     return ServiceError(Code.UNAUTHENTICATED, "UNAUTHENTICATED", message)
 
 
 def permission_denied() -> ServiceError:
-    """No grant, or no such key: one answer, word for word, so that nobody learns which keys exist."""
+    """No grant, or no such key: the same answer, word for word, so that no caller learns which keys exist."""
     message = "no grant allows this call, or there is no such key; ask the security team for a grant"
     return ServiceError(Code.PERMISSION_DENIED, "NO_GRANT", message)
 
 
 def cannot(key: str, message: str, schemes: Sequence[str]) -> ServiceError:
-    """The caller may use the key, and the key cannot do that; `schemes` is what it can do for the caller."""
+    """The caller may use the key, but the key cannot do this; `schemes` is what it can do for the caller."""
     metadata = {"key": key, "schemes": ",".join(schemes)}
     return ServiceError(Code.FAILED_PRECONDITION, "KEY_CANNOT", message, metadata=metadata)
 
 
 def blocked(key: str) -> ServiceError:
-    """The key waits for its operator; trying again does not help."""
-    message = f"key {key!r} is blocked until its operator acts; the service's log says why"
+    """The key waits for its operator; a retry does not help."""
+    message = f"key {key!r} is blocked until its operator acts; the service's log has the reason"
     return ServiceError(Code.FAILED_PRECONDITION, "KEY_BLOCKED", message, metadata={"key": key})
 
 
 def frozen(key: str) -> ServiceError:
-    """The security team stopped the key; trying again does not help."""
-    message = f"key {key!r} is frozen by the security team, so it is used for nothing; ask them"
+    """The security team stopped the key; a retry does not help."""
+    message = f"key {key!r} is frozen by the security team and cannot be used; ask them"
     return ServiceError(Code.FAILED_PRECONDITION, "KEY_FROZEN", message, metadata={"key": key})
 
 
 def outside_hours() -> ServiceError:
-    """A grant names the call, and holds at other times."""
-    message = "the grant that names this call holds at other times; ask the security team when"
+    """A grant names the call, but applies at other times."""
+    message = "the grant for this call applies at other times; ask the security team when"
     return ServiceError(Code.PERMISSION_DENIED, "OUTSIDE_HOURS", message)
 
 
 def limited(limit: str, retry_after_s: float, *, ever: bool) -> ServiceError:
-    """A grant has allowed as much as it allows. `ever` is whether the call would be allowed later as it is."""
-    todo = "try again later" if ever else "ask for less in one call"
-    message = f"the grant that names this call allows {limit}, and this would be more; {todo}"
+    """A rate or quota is used up. `ever` is whether the same call can be allowed later."""
+    todo = "try again later" if ever else "send less in one call"
+    message = f"the grant for this call allows {limit}, and this call exceeds it; {todo}"
     return ServiceError(
         Code.RESOURCE_EXHAUSTED, "LIMIT_REACHED", message, metadata={"limit": limit}, retry_after_s=retry_after_s
     )
 
 
 def asked_too_much(per_s: float, retry_after_s: float) -> ServiceError:
-    """A caller without any grant asks more than it may."""
+    """A caller without any grant calls too often."""
     limit = f"{per_s:g} a second"
-    message = f"a caller without any grant may ask {limit} in each worker; ask less, or have a grant made"
+    message = (
+        f"a caller without any grant may make {per_s:g} calls a second in each worker; call less often, or get a grant"
+    )
     return ServiceError(
         Code.RESOURCE_EXHAUSTED, "LIMIT_REACHED", message, metadata={"limit": limit}, retry_after_s=retry_after_s
     )
 
 
 def uncounted(retry_after_s: float) -> ServiceError:
-    """What a grant allows cannot be counted now, so it allows nothing. Why is in the log alone."""
-    message = "what the grant of this call allows cannot be counted now; try again later"
+    """Rate limits cannot be checked now, so nothing is allowed. Only the log has the reason."""
+    message = "rate limits cannot be checked now; try again later"
     return ServiceError(Code.UNAVAILABLE, "LIMITS_UNAVAILABLE", message, retry_after_s=retry_after_s)
 
 
 def away(key: str, retry_after_s: float) -> ServiceError:
-    """The key's store does not answer; the service goes on trying."""
-    message = f"the key store of key {key!r} does not answer now; try again later"
+    """The key's store does not answer; the service keeps trying."""
+    message = f"the key store of key {key!r} is unavailable; try again later"
     return ServiceError(Code.UNAVAILABLE, "KEY_STORE_AWAY", message, metadata={"key": key}, retry_after_s=retry_after_s)
 
 
 def too_busy(key: str, retry_after_s: float) -> ServiceError:
-    """The key's store has too much to do, so that the call could not be served in time."""
-    message = f"the key store of key {key!r} has too much to do; try again later"
+    """The key's store is overloaded, so the call could not be served in time."""
+    message = f"the key store of key {key!r} is overloaded; try again later"
     return ServiceError(
         Code.RESOURCE_EXHAUSTED, "KEY_STORE_BUSY", message, metadata={"key": key}, retry_after_s=retry_after_s
     )
 
 
 def audit_unavailable(retry_after_s: float) -> ServiceError:
-    """The decision cannot be put on record, so nothing may leave. Why is in the log alone."""
-    message = "the audit trail cannot be written now, so the service answers nothing; try again later"
+    """The decision cannot be recorded, so no answer may leave. Only the log has the reason."""
+    message = "the audit trail cannot be written now, so the service answers no call; try again later"
     return ServiceError(Code.UNAVAILABLE, "AUDIT_UNAVAILABLE", message, retry_after_s=retry_after_s)
 
 
 def not_in_log(message: str) -> ServiceError:
-    """The audit trail has no such record or size, or not yet."""
+    """The audit trail does not have this record or size, or not yet."""
     return ServiceError(Code.NOT_FOUND, "NOT_IN_LOG", message)
 
 
 def log_unreadable(retry_after_s: float) -> ServiceError:
-    """The audit trail's files cannot be read now. Why is in the service's log alone."""
+    """The audit trail's files cannot be read now. Only the log has the reason."""
     message = "the audit trail cannot be read now; try again later"
     return ServiceError(Code.UNAVAILABLE, "LOG_UNREADABLE", message, retry_after_s=retry_after_s)
 
 
 def too_many_log_calls(retry_after_s: float) -> ServiceError:
-    """More calls of the audit trail wait than it answers in time."""
-    message = "too many calls ask the audit trail at once; try again later"
+    """More calls to the audit trail wait than it can answer in time."""
+    message = "too many calls to the audit trail are waiting; try again later"
     return ServiceError(Code.RESOURCE_EXHAUSTED, "LOG_BUSY", message, retry_after_s=retry_after_s)
 
 
 def another_log(log: str, retry_after_s: float) -> ServiceError:
-    """This replica keeps another log than the one that was asked for."""
-    message = f"this replica keeps the log {log}; try again, so that another replica answers"
+    """This replica has another log than the requested one."""
+    message = f"this replica has the log {log}; try again, so that another replica answers"
     return ServiceError(Code.UNAVAILABLE, "ANOTHER_LOG", message, metadata={"log": log}, retry_after_s=retry_after_s)
 
 
 def internal(request_id: str) -> ServiceError:
-    """A fault of the service: nothing but the request id leaves."""
-    return ServiceError(Code.INTERNAL, "INTERNAL", f"internal error; its log entry has the request id {request_id}")
+    """An internal error: the caller gets only the request id."""
+    return ServiceError(
+        Code.INTERNAL,
+        "INTERNAL",
+        f"internal error; the service's log has the details, under the request id {request_id}",
+    )
 
 
 def from_backend(error: BackendError, key: str, request_id: str) -> ServiceError:
-    """What the caller is told of a backend's error, in the service's words alone."""
+    """Return the error that a caller gets for a backend's error, without the backend's own text."""
     match error:
         case BusyError():
             return too_busy(key, error.retry_after_s)

@@ -1,4 +1,4 @@
-"""Why a grant allows a call or does not: one sentence for each grant, by the rules that decide on real calls. Pure."""
+"""Why each grant allows a call or not, in one sentence, by the rules that decide on real calls. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one grant says: whether it allows the call, and why or why not."""
+    """The verdict of one grant: whether it allows the call, and why."""
 
     grant: Grant
     allows: bool
@@ -34,8 +34,8 @@ class Verdict:
 
 
 def explain(grants: Sequence[Grant], question: Question) -> list[Verdict]:
-    """What each grant says, in the configuration's order; the first that allows is the one that is used, as long as
-    what it counts is not used up."""
+    """Return the verdict of each grant, in the configuration's order. The first one that allows the call is used,
+    unless its rate or quota is used up."""
     return [_verdict(grant, question) for grant in grants]
 
 
@@ -45,7 +45,7 @@ def _verdict(grant: Grant, question: Question) -> Verdict:
 
 
 def _why_not(grant: Grant, question: Question) -> str:
-    """The first reason against it; empty where there is none."""
+    """Return the first reason against it; empty where there is none."""
     return (
         _why_not_the_caller(grant, question) or _why_not_the_operation(grant, question) or _why_not_now(grant, question)
     )

@@ -1,5 +1,5 @@
-"""Who may do what: deny by default. A call is allowed when one grant names its caller, key, operation and scheme, and
-all that the grant asks for beside that holds: claims, context, time. What it counts is looked at last, elsewhere.
+"""Who may do what; everything else is denied. A grant allows a call when it names the caller, key, operation and scheme
+and its other conditions hold: claims, context, time. Its rate and quota are checked last, in `limits`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from privyseal_service.domain.patterns import PathPattern
 from privyseal_service.domain.time_window import Hours
 
 CONTEXT_FIELDS = ("app_id", "bundle_version", "source_revision", "build_url")
-"""What of a request's context a grant can ask for."""
+"""The fields of a request's context that a grant can require."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRule:
-    """A claim that must be there, with a value that one of the patterns selects."""
+    """A required claim, with a value that one of the patterns selects."""
 
     claim: str
     patterns: tuple[PathPattern, ...]
 
     def holds(self, claims: Mapping[str, str]) -> bool:
-        """Whether the claims have it."""
+        """Return whether the claims fulfil the rule."""
         value = claims.get(self.claim)
         return value is not None and any(pattern.matches(value) for pattern in self.patterns)
 
@@ -37,12 +37,12 @@ class Counted(enum.Enum):
     GRANT = "grant"
     """All callers of the grant together."""
     CALLER = "caller"
-    """Each caller by itself."""
+    """Each caller separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many inputs (session keys, checksums) in every window of so many seconds; `text` as it was written."""
+    """At most `amount` inputs (session keys, checksums) in every window of `window_s` seconds; `text` as configured."""
 
     amount: int
     window_s: int
@@ -50,7 +50,7 @@ class Rate:
 
 
 class Obstacle(enum.Enum):
-    """Why a grant that names caller, key, operation and scheme does not allow a call all the same."""
+    """Why a grant that names caller, key, operation and scheme does not allow a call."""
 
     HOURS = "hours"
     CONTEXT = "context"
@@ -58,12 +58,12 @@ class Obstacle(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """These callers may do these operations with these keys. `schemes` None means all that a key is enrolled for.
+    """These callers may do these operations with these keys. `schemes` None means every scheme of the key.
 
-    A grant of `list-records` has no keys: it is about the records of the whole replica. `claims` must all hold of the
-    caller's token, `context` names the fields of a request's context that must not be empty, `hours` is when the grant
-    holds. `rate` and `daily_quota` (inputs a day, UTC) are what it counts. `priority` is for the queue at a key store:
-    see `weight`. `origin` is the file that it was read from.
+    A grant of `list-records` has no keys: it applies to the records of the whole replica. The caller's token must
+    fulfil all `claims`. `context` names the fields of a request's context that must not be empty. The grant applies
+    only during `hours`. `rate` and `daily_quota` (inputs a day, UTC) limit it. `priority` orders the queue at a key
+    store, see `weight`. `origin` is the file that it was read from.
     """
 
     name: str
@@ -82,32 +82,32 @@ class Grant:
 
     @property
     def plain(self) -> bool:
-        """Whether it asks for nothing beside caller, key, operation and scheme."""
+        """Whether it has no conditions besides caller, key, operation and scheme."""
         return self.hours is None and not self.context
 
     @property
     def weight(self) -> float:
-        """The share of a busy key store that a caller has under it, against 1 at priority 0: ten more doubles it."""
+        """The caller's relative share of a busy key store: 1 at priority 0, doubled by each ten more."""
         return float(2 ** (self.priority / 10))
 
     @property
     def counts(self) -> bool:
-        """Whether it allows only so much."""
+        """Whether it has a rate or a quota."""
         return self.rate is not None or self.daily_quota is not None
 
     def names_caller(self, caller: str, claims: Claims = ()) -> bool:
-        """Whether the grant is for the caller of this name, with these claims."""
+        """Return whether the grant names this caller with these claims."""
         if not any(pattern.matches(caller) for pattern in self.callers):
             return False
         known = dict(claims) if self.claims else {}
         return all(rule.holds(known) for rule in self.claims)
 
     def allows(self, operation: Operation, scheme: Scheme) -> bool:
-        """Whether the grant is for the operation and the scheme."""
+        """Return whether the grant names the operation and the scheme."""
         return operation in self.operations and (self.schemes is None or scheme in self.schemes)
 
     def obstacle(self, context: object, now_s: float) -> Obstacle | None:
-        """What stands against it, of a request with this context (whose fields are attributes) at this time."""
+        """Return what keeps the grant from allowing a request with this context (its fields are attributes) now."""
         if self.hours is not None and not self.hours.hold(now_s):
             return Obstacle.HOURS
         if not all(getattr(context, name) for name in self.context):
@@ -116,12 +116,12 @@ class Grant:
 
 
 def allowing(grants: Iterable[Grant], operation: Operation, scheme: Scheme) -> Grant | None:
-    """The first of the grants that is for the operation and the scheme."""
+    """Return the first grant that names the operation and the scheme."""
     return next((grant for grant in grants if grant.allows(operation, scheme)), None)
 
 
 class Grants:
-    """All grants of a configuration. Never changes: a reload makes another."""
+    """All grants of a configuration. Immutable: a reload makes a new object."""
 
     _MOST_CACHED = 4096
 
@@ -130,8 +130,8 @@ class Grants:
         self._by_caller: dict[tuple[str, Claims], dict[str, tuple[Grant, ...]]] = {}
 
     def of_caller(self, caller: str, claims: Claims = ()) -> dict[str, tuple[Grant, ...]]:
-        """The keys that the caller has any grant on, by name in order, and the grants that name caller and key, in the
-        configuration's order."""
+        """Return the keys that the caller has a grant on, sorted by name, each with the grants that name caller and
+        key, in the configuration's order."""
         known = self._by_caller.get((caller, claims))
         if known is None:
             mine = [grant for grant in self._grants if grant.names_caller(caller, claims)]
@@ -143,7 +143,7 @@ class Grants:
         return known
 
     def listing_records(self, caller: str, claims: Claims = (), now_s: float = 0.0) -> Grant | None:
-        """The first grant that lets the caller read the records of the audit trail at this time."""
+        """Return the first grant that allows the caller to read the records of the audit trail now."""
         mine = (grant for grant in self._grants if Operation.LIST_RECORDS in grant.operations)
         return next(
             (g for g in mine if g.names_caller(caller, claims) and (g.hours is None or g.hours.hold(now_s))), None

@@ -6,8 +6,8 @@ import enum
 
 
 class Operation(enum.Enum):
-    """What a call asks for. Grants name the first four; who has any grant on a key may see it, and whoever has a name
-    may ask the audit trail for proofs."""
+    """The operation of a call. Grants name the first four. A caller with any grant on a key may see the key, and every
+    identified caller may get proofs from the audit trail."""
 
     __hash__ = object.__hash__  # as in `Mechanism`
 
@@ -27,4 +27,4 @@ GRANTABLE = (Operation.WRAP_SESSION_KEY, Operation.SIGN_CHECKSUM, Operation.UNWR
 
 
 Claims = tuple[tuple[str, str], ...]
-"""What of a caller's token is kept, by name; nothing for a caller with a certificate."""
+"""The kept claims of a caller's token, by name; empty for a caller with a certificate."""

@@ -1,4 +1,4 @@
-"""The typed operations: pure functions from (scheme, input) to what a key signs. Nothing else reaches a key.
+"""The typed operations: pure functions from (scheme, input) to the input of a key. No other input reaches a key.
 
 The schemes are those of proto/privyseal/v1/signing.proto; their values here are the names that the configuration and
 the command lines use.
@@ -55,7 +55,7 @@ MECHANISMS: Mapping[Scheme, Mechanism] = MappingProxyType(
         SignatureScheme.RSASSA_PSS_SHA256: Mechanism.PSS_SHA256,
     }
 )
-"""What each scheme asks of a private key."""
+"""The mechanism of a private key that each scheme needs."""
 
 MODULUS_BITS: Mapping[Mechanism, frozenset[int]] = MappingProxyType(
     {
@@ -66,7 +66,7 @@ MODULUS_BITS: Mapping[Mechanism, frozenset[int]] = MappingProxyType(
         Mechanism.OAEP_SHA1: frozenset({2048, 3072, 4096}),
     }
 )
-"""The key sizes that the service lets each mechanism have."""
+"""The key sizes that the service allows for each mechanism."""
 
 _SESSION_KEY_BYTES: Mapping[WrapScheme, tuple[int, ...]] = MappingProxyType(
     {
@@ -82,7 +82,7 @@ _OAEP_HASHES: Mapping[WrapScheme, type[HashAlgorithm]] = MappingProxyType(
 
 
 class InputError(ValueError):
-    """An input that no operation takes; `field` is its name in the request, the text says what is wanted."""
+    """An invalid input. `field` is its name in the request; the text states what is required."""
 
     def __init__(self, field: str, wanted: str) -> None:
         super().__init__(wanted)
@@ -98,14 +98,15 @@ def check_session_key(scheme: WrapScheme, session_key: bytes) -> None:
 
 
 def session_key_to_sign(session_key: bytes) -> SigningInput:
-    """What wraps a session key for Capgo: a type-1 block over its 16 bytes. Raises InputError on another length."""
+    """Return the input that wraps a session key for Capgo: a type-1 block over its 16 bytes. Raises InputError for any
+    other length."""
     check_session_key(WrapScheme.CAPGO, session_key)
     return SigningInput(Mechanism.TYPE1, session_key)
 
 
 def encrypt_session_key(scheme: WrapScheme, session_key: bytes, public_key: PublicKey) -> bytes:
-    """Wrap a session key of 16, 24 or 32 bytes with RSAES-OAEP (RFC 8017, 7.1.1, empty label). It needs the public key
-    alone, so the key store is not asked. The result is as long as the modulus. Raises InputError on another length."""
+    """Wrap a session key of 16, 24 or 32 bytes with RSAES-OAEP (RFC 8017, 7.1.1, empty label). It needs only the public
+    key, so the key store is not called. The result is as long as the modulus. Raises InputError for another length."""
     check_session_key(scheme, session_key)
     hash_type = _OAEP_HASHES[scheme]
     oaep = padding.OAEP(mgf=padding.MGF1(hash_type()), algorithm=hash_type(), label=None)
@@ -113,13 +114,14 @@ def encrypt_session_key(scheme: WrapScheme, session_key: bytes, public_key: Publ
 
 
 def check_unwrapped(scheme: WrapScheme, session_key: bytes) -> bool:
-    """Whether what a decryption gave has the length of a session key of the scheme."""
+    """Return whether a decrypted value has the length of a session key of the scheme."""
     return len(session_key) in _SESSION_KEY_BYTES[scheme]
 
 
 def checksum_to_sign(scheme: SignatureScheme, checksum: bytes) -> SigningInput:
-    """What signs a checksum (32 bytes, a SHA-256): for Capgo V3 the 32 bytes and for V2 the 48 that base64-decoding its
-    64 hex characters gives, in a type-1 block; else the digest. Raises InputError on another length."""
+    """Return the input that signs a checksum (32 bytes, a SHA-256). It is a type-1 block for Capgo: for V3 over the 32
+    bytes, for V2 over the 48 bytes that base64-decoding of its 64 hex characters gives. For RSASSA it is the digest.
+    Raises InputError for any other length."""
     if len(checksum) != CHECKSUM_BYTES:
         raise InputError("checksum", f"must be the {CHECKSUM_BYTES} bytes of a SHA-256, not {len(checksum)}")
     if scheme is SignatureScheme.CAPGO_V2:

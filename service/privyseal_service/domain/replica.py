@@ -23,5 +23,5 @@ class Source:
 
     @cached_property
     def json(self) -> str:
-        """Its form in a record's head."""
+        """The source as in the head of a record."""
         return f'"replica":"{self.replica}","worker":"{self.worker}"'

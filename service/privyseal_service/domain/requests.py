@@ -1,4 +1,4 @@
-"""What callers ask for, once it was read: typed, and nothing of the wire. Lengths are looked at by the operations."""
+"""Requests of callers after parsing: typed, and independent of the wire. The operations check lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_CHARACTERS = 512
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a caller says that its request is for: recorded, not signed, and not proven."""
+    """What a request is for, according to its caller: recorded, neither signed nor proven."""
 
     app_id: str = ""
     bundle_version: str = ""
@@ -37,7 +37,7 @@ NO_CONTEXT = Context()
 
 @dataclass(frozen=True, slots=True)
 class WrapSessionKey:
-    """Wrap a session key. An empty `key` means the only one that the caller may use."""
+    """Wrap a session key. An empty `key` means the only key that the caller may use."""
 
     operation: ClassVar[Operation] = Operation.WRAP_SESSION_KEY
     key: str
@@ -48,7 +48,7 @@ class WrapSessionKey:
 
 @dataclass(frozen=True, slots=True)
 class SignChecksums:
-    """Sign checksums. In a batch each has a result of its own; else there is one, and its error is the call's."""
+    """Sign checksums. In a batch each has its own result; otherwise there is one, and its error is the call's."""
 
     operation: ClassVar[Operation] = Operation.SIGN_CHECKSUM
     key: str

@@ -1,4 +1,4 @@
-"""When a grant holds: on some days, between two times of day, by the clocks of one place. Pure."""
+"""When a grant applies: on some days, between two times of day, in one time zone. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _DAY_MINUTES = 24 * 60
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """A time window that comes again each week: `days` as numbers (Monday is 0), minutes since midnight from `start`
-    (inclusive) to `end` (exclusive). Where the end is not after the start, the window ends on the day after; its day is
-    the one on which it begins. Times are wall-clock times of `zone`, so a change of clocks moves them along."""
+    """A weekly time window: `days` as numbers (Monday is 0), minutes since midnight from `start` (inclusive) to `end`
+    (exclusive). If the end is not after the start, the window ends on the next day, and its day is the one on which it
+    begins. Times are wall-clock times of `zone` and follow its daylight-saving time."""
 
     days: frozenset[int]
     start: int
@@ -25,7 +25,7 @@ class Hours:
 
     @classmethod
     def parse(cls, days: frozenset[str], hours: str, zone: datetime.tzinfo, zone_name: str) -> Hours:
-        """The window of days as `DAYS` names them and hours as `08:00-18:00`. Raises ValueError."""
+        """Parse a window from days as in `DAYS` and hours as `08:00-18:00`. Raises ValueError."""
         match = _HOURS.fullmatch(hours)
         if not match:
             raise ValueError("must be HH:MM-HH:MM, 00:00 to 24:00")
@@ -35,7 +35,7 @@ class Hours:
         return cls(frozenset(map(DAYS.index, days)), start, end, zone, f"{named} {hours} {zone_name}")
 
     def hold(self, now_s: float) -> bool:
-        """Whether the window is open at a time, in seconds since 1970."""
+        """Return whether the window contains a time, in seconds since 1970."""
         local = datetime.datetime.fromtimestamp(now_s, self.zone)
         minute, day = 60 * local.hour + local.minute, local.weekday()
         if self.start < self.end:

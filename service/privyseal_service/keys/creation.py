@@ -22,8 +22,8 @@ from privyseal_backends.interface import (
     PublicKey,
     Purpose,
 )
-from privyseal_backends.registry import backend, uri_scheme
-from privyseal_service.domain.key_uris import resolve_paths
+from privyseal_backends.registry import backend, store_uris, uri_scheme
+from privyseal_backends.wrappers import capability
 from privyseal_service.domain.operations import MECHANISMS
 from privyseal_service.keys.enrollment import check_enrollment, worded
 from privyseal_service.keys.stores import Stores
@@ -79,7 +79,7 @@ def target_by_name(config: Config, name: str, purpose: Purpose | None) -> Target
 
 def target_by_uri(uri: str, purpose: Purpose | None) -> Target:
     """Return the key that a URI names; relative paths in it are relative to the working folder."""
-    return Target("", resolve_paths(uri, Path.cwd()), purpose or Purpose.TYPE1)
+    return Target("", store_uris(uri).resolve_paths(uri, Path.cwd()), purpose or Purpose.TYPE1)
 
 
 def check_bits(purpose: Purpose, bits: int) -> None:
@@ -127,13 +127,14 @@ async def _store(
     stores = Stores(target.stores, backends)
     try:
         store = stores.store(target.uri)
-        if not isinstance(store, KeyCreator):
+        creator = capability(store, KeyCreator)
+        if creator is None:
             raise CallerError(
                 "backend",
                 f"{uri_scheme(target.uri)} keys cannot be made or imported by this command",
                 "use the provider's own tools, then name the key in the configuration",
             )
-        return (await make(store)).description
+        return (await make(creator)).description
     finally:
         await stores.close()
 

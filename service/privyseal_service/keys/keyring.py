@@ -22,7 +22,7 @@ from privyseal_backends.interface import (
     OperatorError,
     UnavailableError,
 )
-from privyseal_service.domain.key_uris import same_token
+from privyseal_backends.registry import same_store
 from privyseal_service.keys.enrollment import check_enrollment, check_one_purpose
 from privyseal_service.keys.served_key import FIRST_RETRY_S, ServedKey, close_key, may_heal
 from privyseal_service.keys.stores import Stores, open_key
@@ -190,7 +190,7 @@ class Keyring:
         and does not serve now. Where it is not known at all, it may be a slip of the pen."""
         if config.required or not _comes_back(problem) or problem.part == "object":
             return False
-        return any(same_token(key.config.uri, config.uri) and not key.serves for key in self.keys.values())
+        return any(same_store(key.config.uri, config.uri) and not key.serves for key in self.keys.values())
 
     def _wants_opening(self, config: KeyConfig) -> bool:
         """Whether a key of another configuration must be opened to say whether it fits."""

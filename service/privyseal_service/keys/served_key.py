@@ -13,9 +13,9 @@ from privyseal_backends.interface import (
     BackendError,
     BusyError,
     Key,
-    LostError,
     Observed,
     OperatorError,
+    ProcessRestartRequired,
     UnavailableError,
 )
 from privyseal_service.domain import errors
@@ -70,7 +70,7 @@ class ServedKey:
     @property
     def lost(self) -> bool:
         """Whether its store is lost to this process, so that only a new one can serve it."""
-        return isinstance(self.problem, LostError)
+        return isinstance(self.problem, ProcessRestartRequired)
 
     @property
     def state(self) -> KeyState:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from privyseal_service.keys.pin_lockout import Latch
+from privyseal_service.keys.pin_lockout import RefusedPin
 from privyseal_service.system.exit_codes import INTERNAL_ERROR, REFUSED, UNAVAILABLE, USAGE
 from privyseal_service.telemetry.metrics import Numbers, Series, is_series
 
@@ -46,7 +46,7 @@ class Start:
     number: int
     config: Config
     strict: bool
-    latches: tuple[Latch, ...]
+    refused_pins: tuple[RefusedPin, ...]
     core: int | None = None
     workers: int = 1
 
@@ -62,10 +62,10 @@ class Drain:
 
 
 @dataclass(frozen=True)
-class Latched:
+class PinsRefused:
     """Add PINs that tokens refused in another worker."""
 
-    latches: tuple[Latch, ...]
+    refused_pins: tuple[RefusedPin, ...]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ExternalIssue:
     sentence: str
 
 
-Command: TypeAlias = Start | Listen | Drain | Latched | Prepare | Commit | Abort | ExternalIssue
+Command: TypeAlias = Start | Listen | Drain | PinsRefused | Prepare | Commit | Abort | ExternalIssue
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Report:
 
     state: str
     unhealthy: frozenset[str] = frozenset()
-    latches: tuple[Latch, ...] = ()
+    refused_pins: tuple[RefusedPin, ...] = ()
     lost: bool = False
     issues: Mapping[str, str] = field(default_factory=dict)
 
@@ -195,7 +195,7 @@ def encode_event(event: Event) -> bytes:
             fields: dict[str, Any] = {
                 "state": event.state,
                 "unhealthy": sorted(event.unhealthy),
-                "latches": [[latch.uri, latch.message, latch.remedy] for latch in event.latches],
+                "refused_pins": [[refused.uri, refused.message, refused.remedy] for refused in event.refused_pins],
                 "lost": event.lost,
                 "issues": {subject[:_MAX_CHARACTERS]: sentence[:_MAX_CHARACTERS] for subject, sentence in issues},
             }
@@ -219,9 +219,9 @@ def decode_event(line: bytes) -> Event:
         if "numbers" in fields:
             return Measurements(dict(map(_number, fields["numbers"][:MAX_SERIES])))
         unhealthy = frozenset(map(_text, fields["unhealthy"]))
-        latches = tuple(Latch(*map(_text, latch)) for latch in fields["latches"])
+        refused_pins = tuple(RefusedPin(*map(_text, refused)) for refused in fields["refused_pins"])
         issues = {_text(subject): _text(sentence) for subject, sentence in fields["issues"].items()}
-        return Report(_state(fields["state"]), unhealthy, latches, fields["lost"] is True, issues)
+        return Report(_state(fields["state"]), unhealthy, refused_pins, fields["lost"] is True, issues)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise MalformedEventError(f"it sent an event of no known form ({type(error).__name__})") from None
 

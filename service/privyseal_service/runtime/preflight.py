@@ -1,5 +1,5 @@
-"""Would the configuration serve? Each key, each listener, the Redis for rates and the audit trail are looked at as the
-start would, and none hides another."""
+"""Checks whether a configuration would serve, without serving it: each key, each listener, each issuer, the Redis for
+rates, and the audit trail. All are checked, whatever fails."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from privyseal_service.config.root import Config
 
 OPEN_S = 15.0
-"""How long a key store may take to open a key here."""
+"""How long a key store may take to open a key."""
 
 _RENEW = datetime.timedelta(days=14)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One key, one listener, one issuer, what counts or the audit trail: whether it would serve, what is true of it,
-    and, when not, which part failed and the remedy.
+    """The result for one key, listener, issuer, the Redis for rates, or the audit trail: whether it would serve, the
+    facts about it, and, where it would not, which part failed and the remedy.
 
     `part` is one or two words: "module", "token", "PIN", "object", "attribute", "mechanism", "custody", "network",
     "certificate", "key", "CA", "issuer", "limits"; of the audit trail "audit", "folder", "key", "log", "sink". `notes`
-    are sentences on what serves and yet wants a look.
+    are sentences on what would serve and needs attention.
     """
 
     kind: str
@@ -56,25 +56,26 @@ class Finding:
         return not self.part
 
     def line(self) -> str:
-        """The finding for a person, on one line, or one more for each note. An issuer's server may have had a say."""
-        facts = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
+        """Format the finding for a person: a line, and one more for each note. It is escaped: it may repeat what an
+        issuer's server answered."""
+        facts = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in self.facts.items())
         problem = "" if self.ok else f"{self.part}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
-        said = "; ".join(part for part in (problem, facts) if part)
+        text = "; ".join(part for part in (problem, facts) if part)
         notes = "".join(f"\n        note: {escape_unprintable(note)}" for note in self.notes)
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {escape_unprintable(said)}{notes}"
+        return f"{'ok  ' if self.ok else 'FAIL'}  {self.kind} {self.name}: {escape_unprintable(text)}{notes}"
 
     def json(self) -> dict[str, object]:
-        """The finding for a program; `part`, `message` and `remedy` are empty where it would serve."""
+        """Return the finding for a program; `part`, `message` and `remedy` are empty where it would serve."""
         problem = {"part": self.part, "message": self.message, "remedy": self.remedy}
         return {"name": self.name, "ok": self.ok, **self.facts, **problem, "notes": list(self.notes)}
 
 
-def _shown(value: str | int | list[str]) -> str:
+def _text(value: str | int | list[str]) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
 async def check(config: Config, backends: Callable[[str], OpenStore] = backend) -> list[Finding]:
-    """Look at every listener, issuer and key, all keys and issuers at once."""
+    """Check everything; keys and issuers are checked concurrently."""
     stores = Stores(config.stores, backends)
     granted = {key for grant in config.grants for key in grant.keys}
     try:
@@ -88,7 +89,7 @@ async def check(config: Config, backends: Callable[[str], OpenStore] = backend) 
 
 
 def _check_purposes(config: Config, found: Sequence[Finding]) -> Iterator[Finding]:
-    """The findings, with those spoiled that are one RSA key for two purposes."""
+    """Return the findings, where one RSA key for two purposes has failed."""
     pairs = list(zip(config.keys, found, strict=True))
     known = [(key, str(finding.facts["fingerprint"])) for key, finding in pairs if finding.ok]
     for key, finding in pairs:
@@ -104,7 +105,7 @@ def _check_purpose(config: KeyConfig, finding: Finding, known: Sequence[tuple[Ke
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:
-    """All findings for a program."""
+    """Return all findings for a program."""
     kinds = {f"{kind}s": [f.json() for f in findings if f.kind == kind] for kind in ("listener", "issuer", "key")}
     single = {f.kind: f.json() for f in findings if f.kind in {"limits", "audit"}}
     return {"ok": all(finding.ok for finding in findings), **kinds, **single}
@@ -121,7 +122,7 @@ async def _check_key(config: KeyConfig, stores: Stores, *, granted: bool) -> Fin
     except BackendError as error:
         return Finding("key", config.name, facts, error.part, error.message, error.remedy, notes)
     except TimeoutError:
-        silent = UnavailableError("network", f"the key store did not answer within {OPEN_S:g} s", "look at its health")
+        silent = UnavailableError("network", f"the key store did not answer within {OPEN_S:g} s", "check its health")
         return Finding("key", config.name, facts, silent.part, silent.message, silent.remedy, notes)
     return Finding("key", config.name, facts, notes=notes)
 
@@ -140,15 +141,15 @@ def _facts(config: KeyConfig, description: KeyDescription) -> dict[str, str | in
 
 
 async def check_limits(config: LimitsConfig) -> list[Finding]:
-    """Look at the Redis that counts rates and quotas, where there is one. Nothing is counted."""
+    """Check the Redis that counts rates and quotas, where there is one. Nothing is counted."""
     if config.storage is None:
         return []
-    from privyseal_service.limits.limiter import LimitsError, RedisLimiter  # noqa: PLC0415
+    from privyseal_service.limits.limiter import LimitsError, RedisLimiter  # noqa: PLC0415 - only with a Redis
     from privyseal_service.telemetry.active_issues import ActiveIssues  # noqa: PLC0415
-    from privyseal_service.telemetry.metrics import Counters  # noqa: PLC0415 - with a Redis alone
+    from privyseal_service.telemetry.metrics import Counters  # noqa: PLC0415
 
     parts = urlsplit(config.storage)
-    name = f"{parts.hostname}:{parts.port or 6379}"  # without the user's name, which the URL may have
+    name = f"{parts.hostname}:{parts.port or 6379}"  # without the user's name, which may be in the URL
     try:
         limiter = RedisLimiter(config, ActiveIssues(Counters()))
     except LimitsError as error:
@@ -159,23 +160,21 @@ async def check_limits(config: LimitsConfig) -> list[Finding]:
         await limiter.close()
     if answers:
         return [Finding("limits", name, {"when_away": config.when_away})]
-    said = (
-        f"the Redis for rates and quotas does not answer within {config.timeout_s:g} s, or does not take the password"
-    )
+    sentence = f"the Redis for rates and quotas does not answer within {config.timeout_s:g} s, or refuses the password"
     if config.when_away == "allow":
-        return [Finding("limits", name, {"when_away": "allow"}, notes=(f"{said}: calls go through uncounted",))]
-    return [Finding("limits", name, {}, "network", said, "look at its address, its password and the way there")]
+        return [Finding("limits", name, {"when_away": "allow"}, notes=(f"{sentence}: calls are allowed uncounted",))]
+    return [Finding("limits", name, {}, "network", sentence, "check its address, its password and the network")]
 
 
 def check_audit(config: AuditConfig | None) -> Finding:
-    """Look at the audit trail's folder, key, log and sinks. Nothing is written."""
+    """Check the audit trail's folder, key, log and sinks. Nothing is written."""
     if config is None:
         remedy = "add one, with a key that `privyseal-server audit keygen` makes"
         return Finding("audit", "trail", part="audit", message="there is no [audit] table", remedy=remedy)
     if not config.enabled:
-        note = "what is signed is on record in the service's log alone; use it for development alone"
+        note = "signatures are recorded only in the service's log; use this for development only"
         return Finding("audit", "trail", {"enabled": "false"}, notes=(note,))
-    from privyseal_service.audit.preflight import ProblemError, inspect  # noqa: PLC0415 - HTTPS, for its sinks
+    from privyseal_service.audit.preflight import ProblemError, inspect  # noqa: PLC0415 - imports HTTPS, for its sinks
 
     try:
         facts, notes = inspect(config)
@@ -185,7 +184,7 @@ def check_audit(config: AuditConfig | None) -> Finding:
 
 
 def _check_issuer(config: IssuerConfig) -> Finding:
-    from privyseal_service.identity.jwks import KeySetError, parse_key_set  # noqa: PLC0415 - with tokens alone
+    from privyseal_service.identity.jwks import KeySetError, parse_key_set  # noqa: PLC0415 - only with issuers
     from privyseal_service.identity.jwks_sources import SourceError, fetch, read_key_file  # noqa: PLC0415
 
     where = config.jwks_url or str(config.jwks_file)
@@ -195,15 +194,15 @@ def _check_issuer(config: IssuerConfig) -> Finding:
         else:
             keys = read_key_file(config)
     except (SourceError, KeySetError) as error:
-        said = str(error) if isinstance(error, SourceError) else f"what {where} answers {error}"
-        remedy = "look at the address and at the way there" if config.jwks_url else "write the issuer's JWK set there"
-        return Finding("issuer", config.issuer, {"keys_from": where}, "issuer", said, remedy)
+        sentence = str(error) if isinstance(error, SourceError) else f"what {where} answers {error}"
+        remedy = "check the address and the network" if config.jwks_url else "write the issuer's JWK set there"
+        return Finding("issuer", config.issuer, {"keys_from": where}, "issuer", sentence, remedy)
     return Finding("issuer", config.issuer, {"keys_from": where, "keys": len(keys.keys)}, notes=keys.notes)
 
 
 def _check_listener(config: ListenerConfig) -> Finding:
     if config.auth == "none":
-        note = "it has no TLS and asks nobody who they are; use it for development alone"
+        note = "it has no TLS and does not authenticate callers; use it for development only"
         return Finding("listener", config.address, {"auth": config.auth}, notes=(note,))
     try:
         tls = load_tls(config)
@@ -218,8 +217,8 @@ def _check_listener(config: ListenerConfig) -> Finding:
 
 
 def _listener_notes(config: ListenerConfig, not_after: datetime.datetime) -> Iterator[str]:
-    left = not_after - datetime.datetime.now(datetime.UTC)
-    if left < _RENEW:
-        yield f"its certificate expires in {left.days} days; renew it"
+    remaining = not_after - datetime.datetime.now(datetime.UTC)
+    if remaining < _RENEW:
+        yield f"its certificate expires in {remaining.days} days; renew it"
     if config.certificate_key and config.certificate_key.stat().st_mode & 0o077:
         yield f"others can read {config.certificate_key}; chmod 600 it"

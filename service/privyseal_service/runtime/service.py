@@ -18,6 +18,7 @@ from privyseal_service.api.handlers import AUDIT_SERVICE, KEY_SERVICE, SIGNING_S
 from privyseal_service.api.health import HEALTH_SERVICE, Health
 from privyseal_service.api.listener import Listener, Trust
 from privyseal_service.api.reflection import Reflection
+from privyseal_service.api.server_choice import choose_server
 from privyseal_service.api.tls import TlsError, TlsMaterial, load_tls
 from privyseal_service.audit.recorder import AuditRecorder
 from privyseal_service.domain.decisions import Recorder
@@ -177,9 +178,11 @@ class Service:
     async def listen(self) -> None:
         """Accept calls. Raises ListenError."""
         trust = self._trust(self._config)
+        server_type = choose_server(self._config.server.grpc)
+        _LOG.info("%s", server_type.reason)
         for config, material in zip(self._config.listeners, self._tls, strict=True):
             listener = Listener(config, material, trust, self.issues)
-            listener.build(self._config.server, self._path, self._audit)
+            listener.build(server_type, self._config.server, self._path, self._audit)
             add_HealthServicer_to_server(self._health, listener.server)  # type: ignore[arg-type]  # it asks for no more
             add_ServerReflectionServicer_to_server(self._reflection, listener.server)  # type: ignore[no-untyped-call]
             self._listeners.append(listener)

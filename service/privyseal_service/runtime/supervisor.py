@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
-from privyseal_service.keys.pin_lockout import Latches
-from privyseal_service.runtime.messages import ExternalIssue, Latched, Listen, Start
+from privyseal_service.keys.pin_lockout import PinLockout
+from privyseal_service.runtime.messages import ExternalIssue, Listen, PinsRefused, Start
 from privyseal_service.runtime.reload import CONFIGURATION, Reloader
 from privyseal_service.runtime.restarts import RestartDelays
 from privyseal_service.runtime.rollout import Rollout
@@ -74,7 +74,7 @@ class Supervisor:
         self._metrics: list[str] = []
         self._announce = announce
         self._target = worker_count(config)
-        self._latches = Latches()
+        self._lockout = PinLockout()
         self._reservations: list[Reservation] = []
         self._workers: dict[int, WorkerProcess] = {}
         self._slots: dict[int, asyncio.Task[None]] = {}
@@ -274,17 +274,17 @@ class Supervisor:
         config = self._config_for(self._config, number)
         cores = usable_cores()
         core = cores[number % len(cores)] if config.server.pin_workers else None
-        return Start(__version__, number, config, strict, self._latches.all, core, worker_count(self._config))
+        return Start(__version__, number, config, strict, self._lockout.refused, core, worker_count(self._config))
 
     def _config_for(self, config: Config, number: int) -> Config:
         return config_for_worker(config, [each.address for each in self._reservations], number)
 
     def _on_report(self, worker: WorkerProcess) -> None:
         worker.hang_detector.reported(time.monotonic(), self._config.server.hang_after_s)
-        new = tuple(latch for latch in worker.report.latches if self._latches.add(latch))
+        new = tuple(refused for refused in worker.report.refused_pins if self._lockout.add(refused))
         if new:
             for other in self._workers.values():
-                other.send(Latched(new))
+                other.send(PinsRefused(new))
         for each in self._workers.values():
             if each.report.state == "open" and not each.listen_sent and self._may_listen(each):
                 each.listen_sent = True

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from privyseal import __version__
-from privyseal_service.keys.pin_lockout import Latches
+from privyseal_service.keys.pin_lockout import PinLockout
 from privyseal_service.runtime.messages import (
     MAX_EVENT_BYTES,
     Abort,
@@ -18,9 +18,9 @@ from privyseal_service.runtime.messages import (
     Drain,
     Event,
     ExternalIssue,
-    Latched,
     Listen,
     Measurements,
+    PinsRefused,
     Prepare,
     PrepareResult,
     Report,
@@ -104,14 +104,15 @@ class _SharedStores:
 
     def _configured(self, store: KeyStore) -> KeyStore:
         from privyseal_backends.interface import Computing, Metered, ProcessBound  # noqa: PLC0415
+        from privyseal_backends.wrappers import capability  # noqa: PLC0415
 
-        if isinstance(store, ProcessBound):
-            store.prefer_new_process()
-        if isinstance(store, Computing):
-            store.use_cores(max(1, core_count() // self._workers))
-        if isinstance(store, Metered):
-            store.share_quota(self._workers)
-            self._metered.append(store)
+        if (bound := capability(store, ProcessBound)) is not None:
+            bound.prefer_new_process()
+        if (computing := capability(store, Computing)) is not None:
+            computing.use_cores(max(1, core_count() // self._workers))
+        if (metered := capability(store, Metered)) is not None:
+            metered.share_quota(self._workers)
+            self._metered.append(metered)
         return store
 
     def set_workers(self, workers: int) -> None:
@@ -126,7 +127,7 @@ class _Worker:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._latches = Latches(start.latches, tell=lambda _: self._send_report())
+        self._lockout = PinLockout(start.refused_pins, on_refusal=lambda _: self._send_report())
         self._stores = _SharedStores(start.workers)
         self._state = "opening"
         self._listen = asyncio.Event()
@@ -178,7 +179,7 @@ class _Worker:
         from privyseal_backends.registry import backend  # noqa: PLC0415
         from privyseal_service.runtime.service import Service, run_until_stopped  # noqa: PLC0415
 
-        backends = self._latches.guard(self._stores.wrap(backend))
+        backends = self._lockout.guard(self._stores.wrap(backend))
         self._service = Service(self._start.config, backends=backends, on_change=self._send_report)
         self._service_made.set()
         for subject, sentence in self._external_issues.items():
@@ -215,9 +216,9 @@ class _Worker:
                 self._listen.set()
             case Drain():
                 self._stopping.set()
-            case Latched():
-                for latch in command.latches:
-                    self._latches.add(latch)
+            case PinsRefused():
+                for refused in command.refused_pins:
+                    self._lockout.add(refused)
             case Prepare() | Commit() | Abort():
                 await self._change_config(command)
             case ExternalIssue():
@@ -301,7 +302,7 @@ class _Worker:
     def _send_report(self) -> None:
         unhealthy = self._service.unhealthy if self._service is not None else frozenset()
         issues = self._service.active_issues if self._service is not None else {}
-        self._send(Report(self._state, unhealthy, self._latches.all, self._lost, issues))
+        self._send(Report(self._state, unhealthy, self._lockout.refused, self._lost, issues))
 
     def _send_measurements(self) -> None:
         if self._service is not None:

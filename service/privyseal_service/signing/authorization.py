@@ -1,4 +1,4 @@
-"""What a caller may do with a key."""
+"""Decides what a caller may do with a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privyseal_service.domain.requests import SigningRequest
 from privyseal_service.keys.served_key import ServedKey
 
 _MOST_NAMED = 10
-"""Keys that a refusal names: their names have 128 characters at most, and trailing metadata holds some 8 KiB."""
+"""Keys that a refusal names at most: a name has up to 128 characters, and trailing metadata holds some 8 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +31,27 @@ class VisibleKey:
 
 
 def name_list(names: Sequence[str]) -> str:
-    """Names of keys, as many as an answer has room for."""
+    """Return names of keys as text, as many as an answer has room for."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more, which ListKeys shows" if more > 0 else "")
 
 
 def require_able(served: ServedKey, grants: Sequence[Grant], request: SigningRequest) -> None:
-    """Refuse what no grant could allow, since the key was not made or not enrolled for it."""
+    """Raise ServiceError for a request that no grant could allow, since the key was not made or enrolled for it."""
     scheme = request.scheme
     unwrapping = request.operation is Operation.UNWRAP_SESSION_KEY
     if scheme in served.schemes and not (unwrapping and scheme is WrapScheme.CAPGO):
         return
     able = sorted(s.value for s in served.schemes if _fits(request.operation, s) and _allowed(grants, s))
     if unwrapping and scheme is WrapScheme.CAPGO:
-        said = "what is wrapped for capgo is opened with the public key, by anybody: there is nothing to ask a key for"
+        message = (
+            "a session key that was wrapped for capgo is recovered with the public key, so no private key is needed"
+        )
     elif unwrapping and not able:
-        said = f"key {served.name!r} was not made for decryption, so it unwraps nothing"
+        message = f"key {served.name!r} was not made for decryption"
     else:
-        said = f"key {served.name!r} is not enrolled for {scheme.value}; use {' or '.join(able) or 'another key'}"
-    raise errors.cannot(served.name, said, able)
+        message = f"key {served.name!r} is not enrolled for {scheme.value}; use {' or '.join(able) or 'another key'}"
+    raise errors.cannot(served.name, message, able)
 
 
 def _fits(operation: Operation, scheme: Scheme) -> bool:
@@ -63,7 +65,8 @@ def _allowed(grants: Sequence[Grant], scheme: Scheme) -> bool:
 
 
 def require_allowed(grants: Sequence[Grant], request: SigningRequest) -> list[Grant]:
-    """The grants that allow the request, as far as that can be said without counting: at least one."""
+    """Return the grants that allow the request, before their rates and quotas are counted: at least one. Raises
+    ServiceError."""
     named = [grant for grant in grants if grant.allows(request.operation, request.scheme)]
     if not named:
         raise errors.permission_denied()
@@ -78,9 +81,9 @@ def require_allowed(grants: Sequence[Grant], request: SigningRequest) -> list[Gr
         raise errors.outside_hours()
     wanted = named[obstacles.index(Obstacle.CONTEXT)].context
     missing = [name for name in wanted if not getattr(request.context, name)]
-    raise errors.invalid([Violation(f"context.{name}", "must be said: the grant asks for it") for name in missing])
+    raise errors.invalid([Violation(f"context.{name}", "must not be empty: the grant requires it") for name in missing])
 
 
 def visible(served: ServedKey, grants: Sequence[Grant]) -> VisibleKey:
-    """The key with the schemes that these grants allow."""
+    """Return the key with the schemes that these grants allow."""
     return VisibleKey(served, frozenset(scheme for scheme in served.schemes if _allowed(grants, scheme)))

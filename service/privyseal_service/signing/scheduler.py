@@ -28,9 +28,9 @@ from privyseal_backends.interface import (
     SigningInput,
     SigningResult,
 )
+from privyseal_backends.registry import store_uris
 from privyseal_service.domain import errors
 from privyseal_service.domain.errors import ServiceError
-from privyseal_service.domain.key_uris import store_of
 
 MOST_CHUNK = 32
 """Inputs of a batch that go to the store together, at most."""
@@ -375,5 +375,5 @@ class Schedulers:
         """The scheduler of the store that a key's URI names."""
         known = self._by_uri.get(uri)
         if known is None:
-            known = self._by_uri[uri] = self._by_store.setdefault(store_of(uri), Scheduler())
+            known = self._by_uri[uri] = self._by_store.setdefault(store_uris(uri).store_name(uri), Scheduler())
         return known

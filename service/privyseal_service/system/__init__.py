@@ -1,5 +1,4 @@
-"""The machine under the service: sockets, CPUs, process hardening, file watching, token buckets, HTTP with a time
-limit, escaping.
+"""The machine under the service: processes, sockets, pipes, files, CPUs, HTTP with a time limit, escaping, rate limits.
 
 It imports nothing else of the service. Begin with `hardening.py`, which every process calls first.
 """

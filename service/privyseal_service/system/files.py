@@ -1,4 +1,4 @@
-"""The file operations that durability rests on, behind a protocol so that tests make them fail; atomic writes."""
+"""File operations for durable data, behind a protocol so that tests can make them fail, and atomic writes on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER_MODE = 0o700
 
 
 class Files(Protocol):
-    """Writing to a file system. Every method raises OSError and is safe to call from any one thread at a time."""
+    """Writes to a file system. Every method raises OSError and is safe to call from any one thread at a time."""
 
     def create(self, path: Path) -> int:
         """Create a file that does not exist (mode 0600) and return a descriptor that only appends."""
@@ -23,7 +23,7 @@ class Files(Protocol):
         """Write all of `data`. After an error any part of it may have been written."""
 
     def sync(self, descriptor: int) -> None:
-        """Return once what was written is on the device (fdatasync). After an error the file proves nothing."""
+        """Return once what was written is on the device (fdatasync). After an error the file's content is unknown."""
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
@@ -32,7 +32,7 @@ class Files(Protocol):
         """Return once the names in `folder` are on the device."""
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name in the same folder, replacing what had it, in one step."""
+        """Rename a file within its folder in one step, in place of a file that has the name already."""
 
     def remove(self, path: Path) -> None:
         """Remove a file."""

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import quote
 
-from privyseal_backends.aws_kms import AwsKmsKey, AwsKmsStore, open_store
+from privyseal_backends.aws_kms.key import AwsKmsKey
+from privyseal_backends.aws_kms.store import AwsKmsStore, open_store
 from tests.support.ministack import REGION
 
 T = TypeVar("T")

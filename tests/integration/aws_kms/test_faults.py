@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from privyseal_backends.aws_kms import AwsKmsDecryptionKey
+from privyseal_backends.aws_kms.key import AwsKmsDecryptionKey
 from privyseal_backends.interface import (
     BackendError,
     BusyError,

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from privyseal_backends.aws_kms import AwsKmsDecryptionKey
+from privyseal_backends.aws_kms.key import AwsKmsDecryptionKey
 from privyseal_backends.interface import (
     BusyError,
     Key,

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from privyseal_backends.aws_kms import AwsKmsDecryptionKey
+from privyseal_backends.aws_kms.key import AwsKmsDecryptionKey
 from privyseal_backends.interface import (
     CallerError,
     Decrypter,

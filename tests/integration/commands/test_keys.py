@@ -214,7 +214,7 @@ def test_check_looks_at_every_listener(software: Place) -> None:
     ]
     assert report["listeners"][0]["notes"][0].startswith("its certificate expires in ")
     assert report["listeners"][2]["notes"] == [
-        "it has no TLS and asks nobody who they are; use it for development alone"
+        "it has no TLS and does not authenticate callers; use it for development only"
     ]
     assert report["keys"][0]["ok"]
 

@@ -18,6 +18,9 @@ from tests.support.processes import children, until
 from tests.support.service import secure_channel
 from tests.support.serving import CALLER, KEY, SIGN, Place, Serving, configure_software, head, outcome, settled
 
+RELOADED = "the configuration was reloaded"
+"""What the log has when a configuration is in force."""
+
 FROZEN = KEY + 'state = "frozen"\n'
 
 
@@ -29,9 +32,9 @@ def reload(serving: Serving, **how: object) -> None:
 
 def take_up(serving: Serving, **how: object) -> None:
     """Reload, and wait until the configuration is in force."""
-    before = serving.log.count("the configuration was read again")
+    before = serving.log.count(RELOADED)
     reload(serving, **how)
-    until(lambda: serving.log.count("the configuration was read again") > before)
+    until(lambda: serving.log.count(RELOADED) > before)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from privyseal_backends.google_kms import GoogleKeyStore, open_store
-from privyseal_backends.google_kms.key import GoogleKey
+from privyseal_backends.google_kms.key import GoogleKmsKey
+from privyseal_backends.google_kms.store import GoogleKmsStore, open_store
 from privyseal_backends.interface import Mechanism, SigningInput
 from tests.fakes.google_kms import FakeKms
 
@@ -45,7 +45,7 @@ def digest(mechanism: Mechanism = Mechanism.PKCS1_V1_5_SHA256) -> SigningInput:
 
 
 @asynccontextmanager
-async def store(**settings: Any) -> AsyncIterator[GoogleKeyStore]:
+async def store(**settings: Any) -> AsyncIterator[GoogleKmsStore]:
     """A store that is closed in the end."""
     made = open_store({"attempt_timeout_s": 5, **settings})
     try:
@@ -57,7 +57,7 @@ async def store(**settings: Any) -> AsyncIterator[GoogleKeyStore]:
 @asynccontextmanager
 async def opened(
     fake: FakeKms, algorithm: str = PKCS1, level: str = "SOFTWARE", **settings: Any
-) -> AsyncIterator[GoogleKey]:
+) -> AsyncIterator[GoogleKmsKey]:
     """A new key of the fake, open. The calls that opening made are forgotten."""
     name = fake.add(algorithm, level)
     async with store(**settings) as made:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from google.auth.exceptions import RefreshError, TransportError
 
-from privyseal_backends.google_kms import open_store
+from privyseal_backends.google_kms.store import open_store
 from privyseal_backends.interface import OperatorError, UnavailableError
 from tests.fakes.google_kms import FakeKms
 from tests.fakes.google_kms.hsm import rsa_key
@@ -29,7 +29,7 @@ NAME = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
 ACCOUNT = "signer@privyseal-test.iam.gserviceaccount.com"
 OPEN = """
 import asyncio, sys
-from privyseal_backends.google_kms import open_store
+from privyseal_backends.google_kms.store import open_store
 
 async def main():
     store = open_store({"credentials_file": sys.argv[2]} if sys.argv[2] else {})

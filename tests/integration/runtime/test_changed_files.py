@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.telemetry.metrics import TLS_RELOAD_FAILURES, TLS_RELOADS
 from tests.support.farm import BUILD, SIGN
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, Issued, of_an_unknown_curve
 from tests.support.refusals import refused
 from tests.support.service import RunningService, secure_channel

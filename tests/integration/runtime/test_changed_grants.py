@@ -15,6 +15,7 @@ from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from privyseal_service.domain.decisions import Outcome
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import CHECKSUM, SIGN, batch, farm_store, limited
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, Issued
 from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel

@@ -22,6 +22,7 @@ from privyseal_service.keys.keyring import KeyringError
 from privyseal_service.runtime.reload import UnusableError
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import CHECKSUM, SIGN, batch, eventually, frozen, limited
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, Issued
 from tests.support.refusals import refused
 from tests.support.service import RunningService, secure_channel

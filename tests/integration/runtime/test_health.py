@@ -21,6 +21,7 @@ from privyseal_backends.interface import BackendError, OperatorError, Unavailabl
 from privyseal_service.keys.served_key import KeyState, ServedKey
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import BUILD, SIGN, Farm
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA
 from tests.support.refusals import Refusal, refused
 from tests.support.service import RunningService, secure_channel

@@ -19,6 +19,7 @@ from privyseal_service.config.errors import ConfigError
 from privyseal_service.system.sockets import ListenError
 from tests.fakes.software_store import SoftwareStore
 from tests.support.farm import BUILD, SIGN, Farm, farm_config
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, DAY, SERVER
 from tests.support.refusals import refused
 from tests.support.service import RunningService, secure_channel

@@ -13,6 +13,7 @@ import pytest
 
 from privyseal.v1.signing_pb2_grpc import SigningServiceStub
 from tests.support.farm import BUILD, SIGN
+from tests.support.grpc_servers import grpc_server  # noqa: F401 - an autouse fixture
 from tests.support.pki import CA, Issued
 from tests.support.refusals import refused
 from tests.support.service import RunningService, secure_channel

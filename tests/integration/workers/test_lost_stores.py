@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from privyseal import Client, SignatureScheme
 from privyseal.errors import DeadlineExceededError, ServiceError
-from tests.chaos.stage import Stage, free_port, until
+from tests.chaos.stage import Stage, free_port
+from tests.support.processes import until
 from tests.support.programs import AUDIT_LOG, CALLER, VECTORS, privyseal_server
 from tests.support.shim import Ckr
 from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token
@@ -65,7 +67,7 @@ class Farm:
         (self.stage.folder / "server.toml").write_text("\n".join(lines))
 
     def reload(self) -> None:
-        """Have it taken up, and wait until it is."""
+        """Reload the configuration, and wait until it is in force."""
         before = self.stage.program.log.count("the configuration was reloaded")
         self.stage.program.hang_up()
         until(lambda: self.stage.program.log.count("the configuration was reloaded") > before, what="the reload")
@@ -98,12 +100,14 @@ def answer(client: Client, key: str, scheme: SignatureScheme = SignatureScheme.C
 
 
 def everywhere(connect: Callable[[], Client], key: str, scheme: SignatureScheme = SignatureScheme.CAPGO_V3) -> set[str]:
-    """The answers over many connections: workers share the port, and a connection belongs to one."""
-    answers = set()
-    for _ in range(12):
+    """The answers over many connections, side by side: workers share the port, and a connection belongs to one."""
+
+    def ask(_: int) -> str:
         with connect() as client:
-            answers.add(answer(client, key, scheme))
-    return answers
+            return answer(client, key, scheme)
+
+    with ThreadPoolExecutor(12) as threads:
+        return set(threads.map(ask, range(12)))
 
 
 def test_a_reload_while_one_token_of_two_is_lost(tmp_path: Path) -> None:

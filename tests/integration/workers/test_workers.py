@@ -28,13 +28,14 @@ def last_sentence(farm: Place, code: int) -> str:
 
 
 def test_builds_do_not_notice_that_workers_are_killed(farm: Place) -> None:
-    with farm.serving() as serving, all_listening(serving) as first, Builds(serving) as builds:
-        for pid in first:
+    with farm.serving() as serving, all_listening(serving) as first:
+        with Builds(serving) as builds:
+            for pid in first:
+                builds.go_on()
+                os.kill(pid, signal.SIGKILL)
+                # In this order: a process that is about to end still listens.
+                until(lambda: reaped(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
             builds.go_on()
-            os.kill(pid, signal.SIGKILL)
-            # In this order: a process that is about to end still listens.
-            until(lambda: reaped(pid) and len(listeners(serving)) == 2)  # noqa: B023 - called here
-        builds.go_on()
         assert builds.errors == []
         assert not set(first) & set(workers(serving))
         assert serving.stop() == 0
@@ -126,20 +127,21 @@ def test_a_stop_is_told_first(farm: Place) -> None:
 
 
 def test_a_reload_changes_the_number_of_workers(farm: Place) -> None:
-    with farm.serving() as serving, all_listening(serving) as before, Builds(serving, 2) as builds:
-        told = [(farm.folder / f"cores-{pid}").read_text() for pid in before]
-        assert told == [str(max(1, core_count() // 2))] * 2
-        for number in (3, 1, 2):
-            configure(farm, workers=number)
+    with farm.serving() as serving, all_listening(serving) as before:
+        cores = [(farm.folder / f"cores-{pid}").read_text() for pid in before]
+        assert cores == [str(max(1, core_count() // 2))] * 2
+        with Builds(serving, 2) as builds:
+            for number in (3, 1, 2):
+                configure(farm, workers=number)
+                serving.process.send_signal(signal.SIGHUP)
+                until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
+                shares = [farm.folder / f"share-{pid}" for pid in workers(serving)]
+                until(lambda: [each.read_text() for each in shares] == [str(number)] * number)  # noqa: B023 - as above
+            assert workers(serving)[0] == before[0]
+            farm.config.write_text("[server]\nworkers = many\n")
             serving.process.send_signal(signal.SIGHUP)
-            until(lambda: len(listeners(serving)) == number == len(workers(serving)))  # noqa: B023 - called here
-            shares = [farm.folder / f"share-{pid}" for pid in workers(serving)]
-            until(lambda: [each.read_text() for each in shares] == [str(number)] * number)  # noqa: B023 - called here
-        assert workers(serving)[0] == before[0]
-        farm.config.write_text("[server]\nworkers = many\n")
-        serving.process.send_signal(signal.SIGHUP)
-        until(lambda: "the configuration stays as it was" in serving.log)
-        builds.go_on()
+            until(lambda: "the configuration stays as it was" in serving.log)
+            builds.go_on()
         assert builds.errors == []
         assert serving.stop() == 0
 

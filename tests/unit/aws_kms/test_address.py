@@ -7,13 +7,12 @@ import pytest
 from privyseal_backends.aws_kms.address import (
     Connection,
     KeyAddress,
-    Settings,
     endpoint_fault,
     is_aws_endpoint,
     is_fips_endpoint,
-    parse_settings,
     parse_uri,
 )
+from privyseal_backends.aws_kms.settings import Settings, parse_settings
 from privyseal_backends.interface import CallerError, OperatorError
 
 ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -56,7 +55,7 @@ PLAIN = Settings()
     ],
 )
 def test_uris(uri: str, key_id: str, connection: Connection) -> None:
-    assert parse_uri(uri, PLAIN) == KeyAddress(key_id, connection)
+    assert parse_uri(uri, PLAIN.defaults) == KeyAddress(key_id, connection)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +97,16 @@ def test_uris(uri: str, key_id: str, connection: Connection) -> None:
 )
 def test_uris_that_are_refused(uri: str, words: str | None) -> None:
     if words is None:  # an empty query is no query
-        assert parse_uri(uri, PLAIN).key_id == ARN
+        assert parse_uri(uri, PLAIN.defaults).key_id == ARN
         return
     with pytest.raises(CallerError, match=words) as caught:
-        parse_uri(uri, PLAIN)
+        parse_uri(uri, PLAIN.defaults)
     assert caught.value.remedy
 
 
 def test_a_refusal_repeats_no_value_of_the_query() -> None:
     with pytest.raises(CallerError) as caught:
-        parse_uri(f"awskms:///{ARN}?endpoint=https://user:hunter2@kms.example", PLAIN)
+        parse_uri(f"awskms:///{ARN}?endpoint=https://user:hunter2@kms.example", PLAIN.defaults)
     assert "hunter2" not in str(caught.value)
     assert "user name or a password" in str(caught.value)
 
@@ -244,6 +243,6 @@ def test_settings_that_are_refused(settings: dict[str, object], words: str) -> N
 
 def test_a_uri_wins_over_the_settings() -> None:
     settings = parse_settings({"region": "us-east-1", "profile": "farm", "fips": True, "role": ROLE})
-    connection = parse_uri("awskms:///alias/a?region=eu-west-1&fips=false", settings).connection
+    connection = parse_uri("awskms:///alias/a?region=eu-west-1&fips=false", settings.defaults).connection
     assert connection == Connection(region="eu-west-1", profile="farm", role=ROLE, fips=False)
-    assert parse_uri(f"awskms:///{ARN}", settings).connection.region == "eu-west-1"
+    assert parse_uri(f"awskms:///{ARN}", settings.defaults).connection.region == "eu-west-1"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from privyseal import capgo
 from privyseal.errors import InputError, NotVerifiedError
 from privyseal.model import SignatureScheme
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3, flip
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3, flip
 
 CAPGO_SCHEMES = [SignatureScheme.CAPGO_V2, SignatureScheme.CAPGO_V3]
 

@@ -25,8 +25,8 @@ from privyseal.signing import CheckedSigner
 from privyseal.v1 import signing_pb2
 from privyseal.verification import check_signature
 from tests.fakes.signing_server import Fault, bad_request, error_info, retry_info, signing_server
+from tests.support.capgo_vectors import VECTOR_V3
 from tests.support.pki import CA
-from tests.unit.client.conftest import VECTOR_V3
 
 CHECKSUM = VECTOR_V3.hex("plain_sha256_hex")
 CONTEXT = RequestContext("com.example.app", "1.4.2", "c0ffee", "https://ci.example/1")

@@ -13,8 +13,8 @@ from privyseal.configuration import Connection
 from privyseal.custody import asked_as, custody_report, place
 from privyseal.errors import FileUnusableError, NotVerifiedError
 from privyseal.model import Custody, Evidence, Finding, Key, KeyState, PublicKey, SignatureScheme, WrapScheme
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
 from tests.support.pki import CA
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
 
 NOW = datetime.datetime(2024, 2, 29, 13, 5, 9, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
 HERE = Connection("127.0.0.1:1", insecure=True)

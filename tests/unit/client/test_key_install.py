@@ -13,7 +13,7 @@ from privyseal import capgo
 from privyseal.capacitor_config import edit_json, edit_script, script_line
 from privyseal.errors import InputError
 from privyseal.v1 import signing_pb2
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
 
 PEM = VECTOR_V3.public_pem.read_text()
 OTHER = VECTOR_V2.public_pem.read_text()

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import grpc
 import pytest
 
 from privyseal import capgo, cli
-from privyseal._terminal import ProgressLine
+from privyseal._terminal import Progress
 from privyseal.commands import privyseal as group
 from privyseal.model import SignatureScheme
 from privyseal.verification import check_signature
 from tests.fakes.signing_server import Fault
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
 
 CHECKSUM = VECTOR_V3.facts["plain_sha256_hex"]
 
@@ -273,8 +273,8 @@ class TestTerminal:
         assert "Evidence      CKA_LABEL = a [2Jb … (2 more lines)" in served.run("key", "show").out
 
 
-class TestProgressLine:
-    """The line itself: a run that is long enough to show it would be a slow test."""
+class TestProgress:
+    """The bar itself: a run that takes long enough to show it would be a slow test."""
 
     @pytest.fixture
     def clock(self, monkeypatch):
@@ -284,41 +284,39 @@ class TestProgressLine:
 
     @staticmethod
     def terminal(monkeypatch, *, isatty=True):
-        """What is written to stderr, piece by piece. pytest has a stderr of its own for each phase of a test, so this
+        """A stderr that keeps what is written to it. pytest has a stderr of its own for each phase of a test, so this
         is called in the test and is no fixture."""
-        pieces = []
-        stream = SimpleNamespace(write=pieces.append, flush=lambda: None, isatty=lambda: isatty)
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda: isatty, raising=False)
         monkeypatch.setattr("sys.stderr", stream)
-        return pieces
+        return stream
 
     def test_long_work(self, clock, monkeypatch):
         terminal = self.terminal(monkeypatch)
-        with ProgressLine("Sealing a.zip", 200, wanted=True) as progress:
+        with Progress("Sealing a.zip", 200, wanted=True) as progress:
             progress(1)
-            assert terminal == []
+            assert terminal.getvalue() == ""
             clock[0] += 0.5
             progress(50)
-            progress(60)
+            assert "Sealing a.zip" in terminal.getvalue()
+            assert "25%" in terminal.getvalue()
             clock[0] += 0.5
             progress(300)
-        assert terminal[:2] == ["\rSealing a.zip  25 %", "\rSealing a.zip 100 %"]
-        assert terminal[2] == f"\r{' ' * len('Sealing a.zip 100 %')}\r"
-        progress(200)
-        assert len(terminal) == 3
+            assert "100%" in terminal.getvalue()
+            progress.finish()
+            shown = terminal.getvalue()
+            assert shown.endswith("\n")
+            clock[0] += 0.5
+            progress(200)
+        assert terminal.getvalue() == shown
 
-    def test_not_wanted(self, clock, monkeypatch):
-        terminal = self.terminal(monkeypatch)
-        with ProgressLine("Sealing", 200, wanted=False) as progress:
+    @pytest.mark.parametrize(("wanted", "isatty"), [(False, True), (True, False)])
+    def test_not_wanted_or_no_terminal(self, clock, monkeypatch, wanted, isatty):
+        terminal = self.terminal(monkeypatch, isatty=isatty)
+        with Progress("Sealing", 200, wanted=wanted) as progress:
             clock[0] += 5
             progress(50)
-        assert terminal == []
-
-    def test_no_terminal(self, clock, monkeypatch):
-        terminal = self.terminal(monkeypatch, isatty=False)
-        with ProgressLine("Sealing", 200, wanted=True) as progress:
-            clock[0] += 5
-            progress(50)
-        assert terminal == []
+        assert terminal.getvalue() == ""
 
 
 class TestUnexpected:

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privyseal import capgo
-from tests.unit.client.conftest import DEFAULT_SIGNALS, VECTOR_V2, VECTOR_V3, Vector, flip
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3, Vector, flip
+from tests.support.client_program import DEFAULT_SIGNALS
 
 DECRYPT = ("bundle", "decrypt")
 

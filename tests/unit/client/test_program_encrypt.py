@@ -16,7 +16,8 @@ import pytest
 from privyseal import capgo
 from privyseal.opening import open_bundle
 from tests.fakes.signing_server import Fault, bad_request, retry_info
-from tests.unit.client.conftest import DEFAULT_SIGNALS, PROGRAM, VECTOR_V2, VECTOR_V3
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
+from tests.support.client_program import DEFAULT_SIGNALS, PROGRAM
 
 ENCRYPT = ("bundle", "encrypt")
 V3 = ("--format", "capgo-v3")

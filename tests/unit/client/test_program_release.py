@@ -12,8 +12,9 @@ import grpc
 import pytest
 
 from tests.fakes.signing_server import Fault
-from tests.unit.client.conftest import DEFAULT_SIGNALS, VECTOR_V2, VECTOR_V3
-from tests.unit.client.release_support import read_app, write_app
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
+from tests.support.client_program import DEFAULT_SIGNALS
+from tests.support.releases import read_app, write_app
 
 FILES = {"index.html": b"<p>Hello</p>\n" * 1000, "js/main.js": b"start()\n", "empty.txt": b""}
 SEAL = ("bundle", "seal", "app", "--version", "1.2.3", "--output", "out", "--format", "capgo-v3")
@@ -209,8 +210,8 @@ def test_progress_on_a_terminal(served, server):
     os.close(terminal)
     process.communicate(timeout=200)
     assert process.returncode == 0
-    assert b"\rSealing app " in shown
-    assert b" %" in shown
+    assert b"Sealing app " in shown
+    assert b"%" in shown
 
 
 def test_help_is_quick_and_has_examples(program):

@@ -20,7 +20,7 @@ from privyseal.updaters.codepush import content_hash
 from privyseal.updaters.expo import check_certificate
 from privyseal.v1 import signing_pb2
 from tests.fakes.signing_server import Fault
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
 
 PKCS1 = "rsassa-pkcs1-v1_5-sha256"
 SUBJECT = ("--subject", "CN=Example App,O=Example")

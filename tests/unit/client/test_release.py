@@ -30,14 +30,14 @@ from privyseal.errors import (
     WriteError,
 )
 from privyseal.model import RequestContext
-from privyseal.release import bodies, brotli, cache, encrypted
+from privyseal.release import bodies, brotli, cache, encrypted, reading
 from privyseal.release import seal as sealing
 from privyseal.release.cache import SignatureCache
 from privyseal.release.update import check_base_url, check_version
 from privyseal.sealing import BundleSecrets
 from tests.fakes.signing_server import Fault, signing_server
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
-from tests.unit.client.release_support import BASE_URL, PUBLIC_KEY, opened, seal, web_app, write_app
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
+from tests.support.releases import BASE_URL, PUBLIC_KEY, opened, seal, web_app, write_app
 
 SECRETS = BundleSecrets(bytes(range(16)), bytes(16))
 
@@ -424,21 +424,21 @@ class TestBodies:
     def test_little_may_wait_and_all_gets_through(self, server, app, tmp_path, monkeypatch):
         original = bodies._Budget
         monkeypatch.setattr(bodies, "_Budget", lambda limit: original(1))
-        monkeypatch.setattr(sealing, "CHUNK_BYTES", 5000)
+        monkeypatch.setattr(reading, "CHUNK_BYTES", 5000)
         seal(server, app, tmp_path / "out", delta=True, workers=1)
         assert len(opened(tmp_path / "out", tmp_path / "opened")) == len(web_app()) - 1
 
     def test_files_are_opened_once(self, server, app, tmp_path, monkeypatch):
         read = []
-        original = sealing.open_input
-        monkeypatch.setattr(sealing, "open_input", lambda path: read.append(path) or original(path))
+        original = reading.open_input
+        monkeypatch.setattr(reading, "open_input", lambda path: read.append(path) or original(path))
         seal(server, app, tmp_path / "out", delta=True)
         assert len(read) == len(set(read)) == len(web_app())
 
     def test_the_service_is_asked_while_files_are_read(self, server, app, tmp_path, monkeypatch):
         """The files wait for the service, and the service for the files: only both at once get on."""
         asked, begun = threading.Event(), threading.Event()
-        original = sealing.open_input
+        original = reading.open_input
 
         def wait_for_service(path):
             begun.set()
@@ -451,7 +451,7 @@ class TestBodies:
                 asked.set()
 
         server.before = before
-        monkeypatch.setattr(sealing, "open_input", wait_for_service)
+        monkeypatch.setattr(reading, "open_input", wait_for_service)
         seal(server, app, tmp_path / "out", delta=True)
 
     def test_files_are_signed_while_bodies_are_made(self, server, app, tmp_path, monkeypatch):

@@ -24,8 +24,8 @@ from privyseal.release.staging import AtomicFolder
 from privyseal.release.update import Update, format_update, parse_update
 from privyseal.sealing import BundleSecrets
 from tests.fakes.signing_server import signing_server
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3
-from tests.unit.client.release_support import PUBLIC_KEY, opened, read_app, seal, write_app
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3
+from tests.support.releases import PUBLIC_KEY, opened, read_app, seal, write_app
 
 SECRETS = BundleSecrets(bytes(range(16)), bytes(16))
 FILES = {"index.html": b"<p>Hello</p>\n" * 1000, "js/main.js": b"start()\n", "js/other.js": b"stop()\n"}

@@ -22,7 +22,7 @@ from privyseal.model import SignatureScheme
 from privyseal.opening import open_bundle
 from privyseal.sealing import BundleSecrets, seal_bundle
 from tests.fakes.signing_server import SigningServer, signing_server
-from tests.unit.client.conftest import VECTOR_V2, VECTOR_V3, Vector
+from tests.support.capgo_vectors import VECTOR_V2, VECTOR_V3, Vector
 
 KEY, IV = bytes(range(16)), bytes(range(16, 32))
 SIZES = [0, 1, 15, 16, 17, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES + 5]

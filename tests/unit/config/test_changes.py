@@ -68,6 +68,7 @@ OTHER: dict[str, Any] = {
     "server.workers": 3,
     "server.pin_workers": True,
     "server.share_port": True,
+    "server.grpc": "aio",
     "server.drain_wait_s": 1,
     "server.hang_after_s": 9,
     "server.shutdown_grace_s": 9,

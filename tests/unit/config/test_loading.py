@@ -8,10 +8,10 @@ import pytest
 from pydantic import JsonValue
 
 from privyseal_backends.interface import Export, Origin, Protection
+from privyseal_backends.registry import store_uris
 from privyseal_service.config.errors import ConfigError
 from privyseal_service.config.loading import load_config
 from privyseal_service.domain.caller import DeniedCertificates
-from privyseal_service.domain.key_uris import resolve_paths, resolve_settings
 from privyseal_service.domain.operations import SignatureScheme, WrapScheme
 from tests.support.configuration import GRANT, KEY, LISTENER, load
 
@@ -66,7 +66,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_paths_in_uris(uri: str, resolved: str) -> None:
-    assert resolve_paths(uri, Path("/my etc")) == resolved
+    assert store_uris(uri).resolve_paths(uri, Path("/my etc")) == resolved
 
 
 def test_paths_in_the_settings_of_a_store(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_paths_in_the_settings_of_a_store(tmp_path: Path) -> None:
         "attestation_roots": "/roots.pem",
         "endpoint": "x:1",
     }
-    assert resolve_settings("gcpkms", settings, tmp_path) == {
+    assert store_uris("gcpkms").resolve_settings(settings, tmp_path) == {
         "credentials_file": f"{tmp_path}/c.json", "attestation_roots": "/roots.pem", "endpoint": "x:1",
     }  # fmt: skip
-    assert resolve_settings("other", settings, tmp_path) == settings
+    assert store_uris("other").resolve_settings(settings, tmp_path) == settings
     name = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
     key = f'[[keys]]\nname = "demo"\nuri = "gcpkms://{name}"\nschemes = ["rsassa-pss-sha256"]\n'
     config = load(tmp_path, f'{LISTENER}[stores.gcpkms]\ncredentials_file = "c.json"\n{key}')

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from privyseal.errors import Code, PermissionDeniedError, PrivysealError
 from privyseal.exec.agent import Agent, RefusedError, SignChecksum, WrapSessionKey, operation_for
 from privyseal.model import SignatureScheme
-from tests.unit.exec.signers import VECTORS, SoftwareSigner
+from tests.support.signers import VECTORS, SoftwareSigner
 
 DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 

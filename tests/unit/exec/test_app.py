@@ -9,11 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from privyseal import capgo
+from privyseal import capgo, private_keys
 from privyseal.errors import ConfigurationError, InputError
 from privyseal.exec import app
 from privyseal.exec.child import PLACEHOLDER
-from tests.unit.exec.signers import VECTORS
+from tests.support.signers import VECTORS
 
 PEM = (VECTORS / "capgo-v3" / "public.pem").read_text()
 OTHER_PEM = (VECTORS / "capgo-v2" / "public.pem").read_text()
@@ -104,11 +104,11 @@ def test_private_keys_are_found_whatever_their_names_and_forms(tmp_path):
     (tmp_path / "big.bin").write_bytes(bytes(1 << 20))
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
-    assert [path.name for path in app.private_keys(tmp_path)] == [".capgo_key_v2", "notes.txt", "sealed.pem"]
+    assert [path.name for path in private_keys.private_keys(tmp_path)] == [".capgo_key_v2", "notes.txt", "sealed.pem"]
 
 
 def test_the_placeholder_is_no_key():
     text = PLACEHOLDER.read_text()
     assert text.startswith("-----BEGIN RSA PRIVATE KEY-----\n")
     assert text.endswith("\n-----END RSA PRIVATE KEY-----\n")
-    assert not app.is_private_key(text.encode())
+    assert not private_keys.is_private_key(text.encode())

@@ -14,8 +14,8 @@ import time
 
 import pytest
 
-from tests.unit.exec import program
-from tests.unit.exec.signers import VECTORS
+from tests.support import exec_program as program
+from tests.support.signers import VECTORS
 
 PEM = (VECTORS / "capgo-v3" / "public.pem").read_text()
 

@@ -12,7 +12,7 @@ from privyseal.errors import ConfigurationError, InputError, PrivysealError
 from privyseal.exec import run
 from privyseal.exec.words import understand
 from privyseal.model import Key, KeyState, PublicKey, SignatureScheme, WrapScheme
-from tests.unit.exec.signers import VECTORS
+from tests.support.signers import VECTORS
 
 
 def check(words):

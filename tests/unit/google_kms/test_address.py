@@ -2,32 +2,24 @@
 
 import pytest
 
-from privyseal_backends.google_kms.address import (
-    GOOGLE,
-    Endpoint,
-    Settings,
-    parse_endpoint,
-    parse_key_uri,
-    parse_settings,
-)
+from privyseal_backends.google_kms.address import GOOGLE, Endpoint, parse_endpoint, parse_uri
+from privyseal_backends.google_kms.settings import Settings, parse_settings
 from privyseal_backends.interface import CallerError, OperatorError
 
 NAME = "projects/p-1/locations/europe-west6/keyRings/Ring_1/cryptoKeys/key-2/cryptoKeyVersions/12"
 
 
 def test_a_uri_is_the_full_name_of_a_version():
-    address = parse_key_uri(f"gcpkms://{NAME}")
+    address = parse_uri(f"gcpkms://{NAME}")
     assert (address.name, address.endpoint, address.credentials_file) == (NAME, None, None)
 
 
 def test_a_project_may_belong_to_a_domain():
-    assert parse_key_uri(f"gcpkms://{NAME.replace('p-1', 'example.com:p-1')}").name.startswith(
-        "projects/example.com:p-1/"
-    )
+    assert parse_uri(f"gcpkms://{NAME.replace('p-1', 'example.com:p-1')}").name.startswith("projects/example.com:p-1/")
 
 
 def test_the_query_names_endpoint_and_credentials():
-    address = parse_key_uri(f"gcpkms://{NAME}?endpoint=https%3A%2F%2Fkms.example%3A8443&credentials=file:/etc/sa.json")
+    address = parse_uri(f"gcpkms://{NAME}?endpoint=https%3A%2F%2Fkms.example%3A8443&credentials=file:/etc/sa.json")
     assert address.endpoint == Endpoint("kms.example", 8443)
     assert address.credentials_file == "/etc/sa.json"
 
@@ -58,7 +50,7 @@ def test_the_query_names_endpoint_and_credentials():
 )
 def test_any_other_uri_is_refused_with_a_reason(uri, said):
     with pytest.raises(CallerError) as met:
-        parse_key_uri(uri)
+        parse_uri(uri)
     assert said in met.value.message
     assert met.value.remedy
 

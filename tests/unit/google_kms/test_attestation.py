@@ -22,10 +22,10 @@ from privyseal_backends.google_kms.attestation import (
     Attribute,
     Outcome,
     check,
-    load_roots,
     parse,
     unpack,
 )
+from privyseal_backends.google_kms.attestation_chain import load_roots
 from privyseal_backends.google_kms.facts import Attestation, KeyFacts
 from privyseal_backends.interface import PublicKey
 from tests.fakes.google_kms import hsm as device

@@ -7,10 +7,10 @@ from types import MappingProxyType
 import pytest
 
 from privyseal_backends.google_kms.attestation import Report
-from privyseal_backends.google_kms.connection import Connection
+from privyseal_backends.google_kms.credentials import Connection
 from privyseal_backends.google_kms.custody import assess
 from privyseal_backends.google_kms.facts import KeyFacts
-from privyseal_backends.google_kms.key import GoogleKey
+from privyseal_backends.google_kms.key import GoogleKmsKey
 from privyseal_backends.interface import KeyDescription, Mechanism, PublicKey, SigningInput
 from tests.fakes.google_kms.hsm import rsa_key
 
@@ -53,7 +53,7 @@ def test_it_is_raised_and_no_call_is_left_behind():
         asymmetric_sign = None
 
     async def sign():
-        key = GoogleKey(Connection(Client(), caller, None), Use(), facts, description, 8)
+        key = GoogleKmsKey(Connection(Client(), caller, None), Use(), facts, description, 8)
         with pytest.raises(RuntimeError):
             await key.sign([SigningInput(Mechanism.PKCS1_V1_5_SHA256, bytes(32))] * 5, math.inf)
         return caller.left

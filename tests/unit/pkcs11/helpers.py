@@ -17,7 +17,7 @@ from privyseal_backends.interface import (
     SigningResult,
     UnavailableError,
 )
-from privyseal_backends.pkcs11 import Pkcs11Store, open_store
+from privyseal_backends.pkcs11.store import Pkcs11Store, open_store
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 

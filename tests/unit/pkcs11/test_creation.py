@@ -32,7 +32,7 @@ from privyseal_backends.interface import (
     SigningInput,
     UnavailableError,
 )
-from privyseal_backends.pkcs11 import Pkcs11Store
+from privyseal_backends.pkcs11.store import Pkcs11Store
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, opened, values

@@ -22,7 +22,7 @@ from privyseal_backends.interface import (
     SigningInput,
     UnavailableError,
 )
-from privyseal_backends.pkcs11.store import Pkcs11DecryptionKey
+from privyseal_backends.pkcs11.key import Pkcs11DecryptionKey
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened

@@ -8,7 +8,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from privyseal_backends.interface import BackendError, BusyError, CallerError, OperatorError, UnavailableError
 from privyseal_backends.pkcs11.errors import Fault, backend_error, classify, meaning, meaning_of_code
-from privyseal_backends.pkcs11.module import MODULES
+from privyseal_backends.pkcs11.module_registry import MODULES
 from tests.support.shim import FaultShim
 from tests.support.softhsm import SoftHsmToken
 

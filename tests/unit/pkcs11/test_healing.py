@@ -20,16 +20,16 @@ from privyseal_backends.interface import (
     IntegrityError,
     Key,
     Latching,
-    LostError,
     Observed,
     OperatorError,
     ProcessBound,
+    ProcessRestartRequired,
     Signature,
     UnavailableError,
 )
-from privyseal_backends.pkcs11 import Pkcs11Store, open_store
-from privyseal_backends.pkcs11.module import MODULES
+from privyseal_backends.pkcs11.module_registry import MODULES
 from privyseal_backends.pkcs11.process_lock import turn
+from privyseal_backends.pkcs11.store import Pkcs11Store, open_store
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, delete_objects, import_rsa_key, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, kinds, opened, type1, until, until_it_signs, values
@@ -153,7 +153,7 @@ def test_a_pin_that_is_refused_when_logging_in_again_is_tried_once(
             assert shim.calls("C_Login") == logins + 1
 
     asyncio.run(sign())
-    assert "serves no more until somebody acts" in caplog.text
+    assert "is blocked until an operator acts" in caplog.text
 
 
 def test_a_token_whose_pin_is_yet_to_be_set_is_waited_for(token: SoftHsmToken, shim: FaultShim) -> None:
@@ -193,7 +193,7 @@ def test_few_tries_left_are_not_used_to_log_in_again(
     token: SoftHsmToken, shim: FaultShim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The token's word is looked at again, and a login is made once a person has cleared its count."""
-    monkeypatch.setattr("privyseal_backends.pkcs11.healing._SLOW_PAUSE_S", 0.05)
+    monkeypatch.setattr("privyseal_backends.pkcs11.loss_detector._SLOW_PAUSE_S", 0.05)
 
     async def sign() -> None:
         async with serving(token, shim, threads=1) as (_, key, told):
@@ -284,7 +284,7 @@ def test_nobody_logs_in_while_another_process_does(
 LOGIN = """
 import asyncio, sys, time
 from privyseal_backends.interface import OperatorError
-from privyseal_backends.pkcs11 import open_store
+from privyseal_backends.pkcs11.store import open_store
 async def main():
     store = open_store({})
     try:
@@ -392,7 +392,7 @@ def test_a_token_made_anew_with_the_same_key_is_used_and_with_another_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its serial and its slot are others then; it is found by its label, and the key by its fingerprint."""
-    monkeypatch.setattr("privyseal_backends.pkcs11.healing._SLOW_PAUSE_S", 0.1)
+    monkeypatch.setattr("privyseal_backends.pkcs11.loss_detector._SLOW_PAUSE_S", 0.1)
 
     async def sign() -> None:
         async with serving(token, shim) as (_, key, told):
@@ -438,7 +438,7 @@ def test_a_key_made_anew_with_other_attributes_is_not_used(tmp_path: Path) -> No
 
 
 def test_one_key_of_two_that_is_deleted_leaves_the_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_backends.pkcs11.healing._SLOW_PAUSE_S", 0.1)
+    monkeypatch.setattr("privyseal_backends.pkcs11.loss_detector._SLOW_PAUSE_S", 0.1)
 
     async def sign() -> None:
         async with serving(token, shim) as (store, key, told):
@@ -679,7 +679,7 @@ def test_a_token_that_stays_busy_is_said_to_be(token: SoftHsmToken, shim: FaultS
 def test_nothing_but_failed_functions_for_some_time_are_a_lost_token(
     token: SoftHsmToken, shim: FaultShim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privyseal_backends.pkcs11.healing._FAILING_S", 0.05)
+    monkeypatch.setattr("privyseal_backends.pkcs11.loss_detector._FAILING_S", 0.05)
 
     async def sign() -> None:
         async with serving(token, shim, threads=1) as (_, key, told):
@@ -747,9 +747,9 @@ def test_a_call_that_hangs_is_for_a_new_process_and_nobody_waits_for_it(token: S
             shim.hang("C_Sign")
             calls = [asyncio.create_task(key.sign(type1(2), in_time())) for _ in range(3)]
             for each in calls:
-                assert kinds(await each) == ["LostError"] * 2  # long before their deadlines
-            assert isinstance(told.last, LostError)
-            assert kinds(await key.sign(type1(), in_time())) == ["LostError"]
+                assert kinds(await each) == ["ProcessRestartRequired"] * 2  # long before their deadlines
+            assert isinstance(told.last, ProcessRestartRequired)
+            assert kinds(await key.sign(type1(), in_time())) == ["ProcessRestartRequired"]
             assert shim.calls("C_Finalize") == 0
             shim.clear()  # it comes back after all
             await told.until(None)
@@ -764,7 +764,7 @@ def test_what_was_signed_before_a_hang_and_not_answered_is_answered(token: SoftH
             await key.sign(type1(), in_time())
             shim.hang("C_SignInit", after=2)
             answers = await asyncio.gather(*(key.sign(type1(), in_time()) for _ in range(4)))
-            assert [kinds(each) for each in answers] == [["LostError"]] * 4  # long before their deadlines
+            assert [kinds(each) for each in answers] == [["ProcessRestartRequired"]] * 4  # long before their deadlines
             shim.clear()
             await told.until(None)
 
@@ -780,9 +780,9 @@ def test_a_module_is_not_begun_anew_under_a_call_that_is_inside(token: SoftHsmTo
             await until(lambda: shim.calls("C_Sign") > signs)
             shim.fail("C_SignInit", Ckr.DEVICE_ERROR, times=1)
             assert "Signature" not in kinds(await key.sign(type1(), in_time()))
-            await told.until(LostError)
+            await told.until(ProcessRestartRequired)
             assert shim.calls("C_Finalize") == 0
-            assert kinds(await hanging) == ["LostError"]
+            assert kinds(await hanging) == ["ProcessRestartRequired"]
             shim.clear()
             await told.until(None)
 
@@ -794,7 +794,7 @@ def test_a_store_with_a_hanging_call_closes_at_once(token: SoftHsmToken, shim: F
         async with serving(token, shim, threads=1, hang_after_s=0.5, close_timeout_s=1000) as (store, key, told):
             shim.hang("C_Sign")
             await key.sign(type1(), in_time())
-            await told.until(LostError)
+            await told.until(ProcessRestartRequired)
             await store.close()
             assert shim.calls("C_Finalize") == 0
             shim.clear()
@@ -807,7 +807,7 @@ def test_a_module_that_hangs_when_a_key_is_opened(token: SoftHsmToken, shim: Fau
     async def open_it() -> None:
         async with opened(open_timeout_s=0.1) as store:
             shim.hang("C_GetSlotList")
-            with pytest.raises(LostError):
+            with pytest.raises(ProcessRestartRequired):
                 await store.open_key(token.uri("demo", module_path=shim.path))
             shim.clear()
 
@@ -824,8 +824,8 @@ def test_a_loss_is_left_to_a_new_process_where_one_comes(token: SoftHsmToken, sh
             shim.fail("C_GenerateRandom", code)
             shim.fail("C_Sign", code, times=1)
             (result,) = await key.sign(type1(), in_time())
-            assert isinstance(result, LostError)
-            await told.until(LostError)
+            assert isinstance(result, ProcessRestartRequired)
+            await told.until(ProcessRestartRequired)
             searches = shim.calls("C_GenerateRandom")
             await until(lambda: shim.calls("C_GenerateRandom") >= searches + 2)
             assert (shim.calls("C_Initialize"), shim.calls("C_Finalize"), shim.calls("C_Login")) == (1, 0, 1)
@@ -851,13 +851,13 @@ def test_a_lost_login_needs_no_new_process(token: SoftHsmToken, shim: FaultShim)
 def test_a_call_waits_a_while_only_for_a_process_that_is_replaced(
     token: SoftHsmToken, shim: FaultShim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privyseal_backends.pkcs11.healing._NEW_PROCESS_S", 0.1)
+    monkeypatch.setattr("privyseal_backends.pkcs11.token_connection._NEW_PROCESS_S", 0.1)
 
     async def sign() -> None:
         async with serving(token, shim, new_process=True, wait_for_token=True) as (_, key, _told):
             shim.fail("C_GenerateRandom", Ckr.DEVICE_ERROR)
             shim.fail("C_Sign", Ckr.DEVICE_ERROR, times=1)
-            assert kinds(await key.sign(type1(), in_time())) == ["LostError"]
+            assert kinds(await key.sign(type1(), in_time())) == ["ProcessRestartRequired"]
 
     asyncio.run(sign())
 

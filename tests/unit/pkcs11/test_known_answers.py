@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from privyseal_backends.interface import Decrypter, Key, KeyCreator, KeyStore, Mechanism, Signature, SigningInput
-from privyseal_backends.pkcs11 import open_store
+from privyseal_backends.pkcs11.store import open_store
 from tests.support.softhsm import import_rsa_key, make_token
 
 VECTORS = Path(__file__).parents[2] / "vectors"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
-from privyseal_backends.pkcs11.module import MODULES, init_string, locate
-from privyseal_backends.pkcs11.uri import Pkcs11Uri
+from privyseal_backends.pkcs11.address import KeyAddress
+from privyseal_backends.pkcs11.locate import init_string, locate
+from privyseal_backends.pkcs11.module_registry import MODULES
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken
 from tests.unit.pkcs11.helpers import in_time, opened, type1, values
@@ -157,7 +158,7 @@ def test_a_module_is_not_finalised_while_a_call_is_inside(shim: FaultShim) -> No
 FORK = """
 import asyncio, os, sys
 from privyseal_backends.interface import BackendError
-from privyseal_backends.pkcs11 import open_store
+from privyseal_backends.pkcs11.store import open_store
 from tests.unit.pkcs11.helpers import in_time, type1
 
 uri = sys.argv[1]
@@ -232,13 +233,13 @@ def test_a_file_that_is_no_module(tmp_path: Path, token: SoftHsmToken) -> None:
 def test_a_module_is_found_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "libsnake.so").touch()
     (tmp_path / "oil.so").touch()
-    assert locate(Pkcs11Uri(module_path=str(tmp_path), module_name="snake")) == str(tmp_path / "libsnake.so")
-    assert locate(Pkcs11Uri(module_path=str(tmp_path), module_name="oil")) == str(tmp_path / "oil.so")
-    assert locate(Pkcs11Uri(module_path=str(tmp_path / "oil.so"))) == str(tmp_path / "oil.so")
+    assert locate(KeyAddress(module_path=str(tmp_path), module_name="snake")) == str(tmp_path / "libsnake.so")
+    assert locate(KeyAddress(module_path=str(tmp_path), module_name="oil")) == str(tmp_path / "oil.so")
+    assert locate(KeyAddress(module_path=str(tmp_path / "oil.so"))) == str(tmp_path / "oil.so")
     with pytest.raises(OperatorError, match="no module named python"):
-        locate(Pkcs11Uri(module_path=str(tmp_path), module_name="python"))
+        locate(KeyAddress(module_path=str(tmp_path), module_name="python"))
     with pytest.raises(OperatorError, match="no module named snake-oil-module"):
-        locate(Pkcs11Uri(module_name="snake-oil-module"))
+        locate(KeyAddress(module_name="snake-oil-module"))
 
 
 def test_init_strings_are_by_file(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from privyseal_backends.interface import Signature
-from privyseal_backends.pkcs11.key import TokenKey
 from privyseal_backends.pkcs11.queue import Batch, Task, WorkQueue, send
+from privyseal_backends.pkcs11.token_key import TokenKey
 from tests.unit.pkcs11.helpers import in_time, kinds, type1
 
 KEY = cast("TokenKey", object())

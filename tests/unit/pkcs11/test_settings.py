@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from privyseal_backends.interface import OperatorError
-from privyseal_backends.pkcs11 import open_store
 from privyseal_backends.pkcs11.settings import Settings, parse_settings
+from privyseal_backends.pkcs11.store import open_store
 
 
 def test_no_settings_are_the_defaults() -> None:

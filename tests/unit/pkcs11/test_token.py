@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privyseal_backends.interface import BackendError, OperatorError, UnavailableError
-from privyseal_backends.pkcs11 import open_store
+from privyseal_backends.pkcs11.store import open_store
 from tests.support.shim import Ckr, FaultShim
 from tests.support.softhsm import SoftHsmToken, import_rsa_key, make_token
 from tests.unit.pkcs11.helpers import VECTORS, in_time, opened, type1, values

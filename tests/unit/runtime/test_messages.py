@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from privyseal_service.config.loading import parse_config
-from privyseal_service.keys.pin_lockout import Latch
+from privyseal_service.keys.pin_lockout import RefusedPin
 from privyseal_service.runtime.messages import (
     Drain,
     Event,
-    Latched,
     MalformedEventError,
     Measurements,
+    PinsRefused,
     PrepareResult,
     Report,
     Start,
@@ -29,21 +29,21 @@ from privyseal_service.runtime.messages import (
 )
 from privyseal_service.system.pipes import PipeWriter, open_pipe_reader
 
-LATCH = Latch(
+REFUSED = RefusedPin(
     "pkcs11:token=t;object=a?module-path=/m.so&pin-source=file:/p", "the token 't' refused the PIN", "correct"
 )
 
 
 def report(**changes: object) -> bytes:
     """A report as a worker sends it, with changes."""
-    fields = {"state": "open", "unhealthy": [], "latches": [], "lost": False, "issues": {}} | changes
+    fields = {"state": "open", "unhealthy": [], "refused_pins": [], "lost": False, "issues": {}} | changes
     return json.dumps(fields).encode()
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        Report("serving", frozenset({"b", "a"}), (LATCH,), lost=True, issues={"key 'b'": "it is away"}),
+        Report("serving", frozenset({"b", "a"}), (REFUSED,), lost=True, issues={"key 'b'": "it is away"}),
         Report("opening"),
         StartFailed("key 'x': no", 3),
         PrepareResult(7),
@@ -84,11 +84,11 @@ def test_a_long_report_is_cut() -> None:
         b"{}",
         report(state="dancing"),
         report(unhealthy=[1]),
-        report(latches=[["a"]]),
-        report(latches=[["a", "b", 3]]),
+        report(refused_pins=[["a"]]),
+        report(refused_pins=[["a", "b", 3]]),
         report(issues=[]),
         report(issues={"a": 7}),
-        b'{"state": "serving", "unhealthy": [], "latches": []}',
+        b'{"state": "serving", "unhealthy": [], "refused_pins": []}',
         b'{"change":"7","refusal":""}',
         b'{"change":true,"refusal":""}',
         b'{"change":7}',
@@ -134,16 +134,18 @@ async def test_commands_over_a_pipe() -> None:
         "listeners": [{"address": "127.0.0.1:0", "auth": "none"}],
         "keys": [{"name": "demo", "uri": "software:demo", "schemes": ["capgo"]}],
     }
-    start = Start("1", 0, parse_config(config, "server.toml", Path("/nonexistent")), strict=True, latches=(LATCH,))
+    start = Start(
+        "1", 0, parse_config(config, "server.toml", Path("/nonexistent")), strict=True, refused_pins=(REFUSED,)
+    )
     reading, writing = os.pipe()
     writer = await PipeWriter.open(writing)
-    for command in (start, Latched((LATCH,)), Drain()):
+    for command in (start, PinsRefused((REFUSED,)), Drain()):
         writer.send(encode_command(command))
     writer.close()
     await writer.wait_closed()
     assert read_start(reading) == start
     reader = await open_pipe_reader(reading, 1024)
-    assert [await read_command(reader) for _ in range(3)] == [Latched((LATCH,)), Drain(), None]
+    assert [await read_command(reader) for _ in range(3)] == [PinsRefused((REFUSED,)), Drain(), None]
 
 
 def test_a_supervisor_that_is_gone() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from privyseal_backends.interface import OperatorError
 from privyseal_service.keys.keyring import KeyringError
+from privyseal_service.keys.pin_lockout import RefusedPin
 from privyseal_service.runtime.messages import MalformedEventError, StartFailed, decode_event
 from privyseal_service.runtime.start_errors import start_error
 from privyseal_service.runtime.worker_process import WorkerProcess
@@ -35,6 +36,10 @@ SHARED = (
         (
             start_error(KeyringError("demo", OperatorError("PIN", "the token refused it", "correct it"))),
             "key 'demo': PIN: the token refused it; correct it",
+        ),
+        (
+            RefusedPin("pkcs11:token=t", "the token 't' refused the PIN", "correct it").error(),
+            "PIN: the token 't' refused the PIN; correct it",
         ),
         (start_error(ZeroDivisionError("x")), "internal error, ZeroDivisionError: x"),
     ],

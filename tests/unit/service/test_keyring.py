@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from privyseal_backends.interface import (
     BackendError,
     IntegrityError,
-    LostError,
     Mechanism,
     OperatorError,
+    ProcessRestartRequired,
     UnavailableError,
 )
 from privyseal_service.config.keys import KeyConfig, MinimumCustody
@@ -337,7 +337,7 @@ class Follower:
     ("problem", "state", "lost"),
     [
         (UnavailableError("token", "gone"), KeyState.UNAVAILABLE, False),
-        (LostError("module", "hangs"), KeyState.UNAVAILABLE, True),
+        (ProcessRestartRequired("module", "hangs"), KeyState.UNAVAILABLE, True),
         (OperatorError("PIN", "refused"), KeyState.BLOCKED, False),
         (IntegrityError("object", "another key"), KeyState.BLOCKED, False),
     ],
@@ -383,7 +383,7 @@ def followers(store: SoftwareStore) -> dict[str, list[Follower]]:
     return opened
 
 
-LOST = LostError("token", "it is gone")
+LOST = ProcessRestartRequired("token", "it is gone")
 
 
 class Missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import logging
@@ -65,11 +64,11 @@ def test_a_field_cannot_take_the_place_of_another() -> None:
     assert (line["message"], line["level"]) == ("real", "info")
 
 
-def test_a_decision_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_decision_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     builder = DecisionBuilder(request_id="id-1", peer="ipv4:1.2.3.4:5", operation=Operation.SIGN_CHECKSUM, key=EVIL)
     builder.set_caller(Caller("dns:a.example", Proof("mtls", {"certificate": "ab"})))
-    asyncio.run(LogRecorder().record(builder.build(Outcome.DENIED, Code.PERMISSION_DENIED, "NO_GRANT")))
+    await LogRecorder().record(builder.build(Outcome.DENIED, Code.PERMISSION_DENIED, "NO_GRANT"))
     (record,) = caplog.records
     line = json.loads(written("json", record))
     assert line["message"] == "denied"

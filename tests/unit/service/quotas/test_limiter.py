@@ -217,9 +217,9 @@ def test_check_asks_the_redis(redis: FakeRedis, tmp_path: Path) -> None:
     assert check()[0][0] == ""
     redis.password = "correct-horse"
     ((part, line),) = check()
-    assert (part, "does not take the password; look at its address" in line) == ("network", True)
+    assert (part, "refuses the password; check its address" in line) == ("network", True)
     ((part, line),) = check(when_away="allow")
-    assert (part, "calls go through uncounted" in line) == ("", True)
+    assert (part, "calls are allowed uncounted" in line) == ("", True)
     ((part, line),) = check(password_file=tmp_path / "none")
     assert (part, "cannot be read" in line) == ("limits", True)
     (tmp_path / "password").write_text("correct-horse\n")
