@@ -12,7 +12,7 @@ def test_every_test_of_the_table_is_there() -> None:
     table = (CHECKOUT / "docs" / "threat-model.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", table))
     files = (CHECKOUT / "tests").rglob("test_*.py")
-    there = {name for file in files for name in re.findall(r"^def (test_\w+)\(", file.read_text(), re.MULTILINE)}
+    there = {name for file in files for name in re.findall(r"^(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE)}
     assert len(named) > 20
     assert named - there == set()
 
@@ -23,6 +23,6 @@ def test_every_attack_is_in_the_table() -> None:
         name
         for file in Path(__file__).parent.glob("test_*.py")
         if file != Path(__file__)
-        for name in re.findall(r"^def (test_\w+)\(", file.read_text(), re.MULTILINE)
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE)
     }
     assert {name for name in attacks if f"`{name}`" not in table} == set()
