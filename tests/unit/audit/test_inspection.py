@@ -107,4 +107,4 @@ def test_one_that_could_not(
 
 def test_none_and_one_that_is_switched_off() -> None:
     assert (check_audit(None).part, check_audit(AuditConfig(enabled=False)).ok) == ("audit", True)
-    assert "development alone" in check_audit(AuditConfig(enabled=False)).notes[0]
+    assert "development only" in check_audit(AuditConfig(enabled=False)).notes[0]
