@@ -76,16 +76,7 @@ class Healer:
     def find_keys(self, login: TokenLogin) -> dict[TokenKey, BackendError]:
         """Find every key on the login session, and ask the device itself for something, since a search may be answered
         from a local database. Returns what keeps single keys from being found. Raises `PKCS11Error`."""
-        state = self._state
-        with login.session(state.address.pin_source, state.settings) as session:
-            try:
-                return self._search(session)
-            except PKCS11Error as error:
-                if meaning(error).fault not in (Fault.STALE_HANDLE, Fault.LOGIN_LOST):
-                    raise
-                login.again(login.epoch, state.settings)
-        with login.session(state.address.pin_source, state.settings) as session:
-            return self._search(session)
+        return login.run(self._search, self._state.address.pin_source, self._state.settings)
 
     def _search(self, session: pkcs11.Session) -> dict[TokenKey, BackendError]:
         found = {key: _problem_with(session, key) for key in tuple(self._state.keys)}

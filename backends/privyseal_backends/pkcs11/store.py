@@ -139,17 +139,24 @@ class Pkcs11Store:
             await on_thread(finish, "close the key store", 2 * timeout_s)
 
     def _open(self, uri: KeyAddress, fingerprint: str | None) -> Pkcs11Key:
-        with self._place(uri) as place, place.login.session(uri.pin_source, self._settings) as session:
-            handle = find_private_key(session, uri)
-            public_key = read_public_key(session, handle, uri)
-            if fingerprint is not None:
-                check_same(public_key, fingerprint, uri)
-            attributes = read_attributes(handle)
-            description = _describe(place, handle, public_key, attributes)
-            exact = replace(uri, object_id=attributes.object_id or uri.object_id)
-            kind = Pkcs11DecryptionKey if may_decrypt(attributes) else Pkcs11Key
-            key = TokenKey(exact, public_key, attributes)
-            return kind(key, description, self._signing_threads(place, key))
+        with self._place(uri) as place:
+
+            def work(session: pkcs11.Session) -> Pkcs11Key:
+                return self._open_on(session, place, uri, fingerprint)
+
+            return place.login.run(work, uri.pin_source, self._settings)
+
+    def _open_on(self, session: pkcs11.Session, place: _Place, uri: KeyAddress, fingerprint: str | None) -> Pkcs11Key:
+        handle = find_private_key(session, uri)
+        public_key = read_public_key(session, handle, uri)
+        if fingerprint is not None:
+            check_same(public_key, fingerprint, uri)
+        attributes = read_attributes(handle)
+        description = _describe(place, handle, public_key, attributes)
+        exact = replace(uri, object_id=attributes.object_id or uri.object_id)
+        kind = Pkcs11DecryptionKey if may_decrypt(attributes) else Pkcs11Key
+        key = TokenKey(exact, public_key, attributes)
+        return kind(key, description, self._signing_threads(place, key))
 
     async def _make(self, uri: str, make: Callable[[pkcs11.Token, KeyAddress], KeyAddress]) -> Pkcs11Key:
         parsed = parse_uri(uri)

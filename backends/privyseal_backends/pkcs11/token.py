@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pkcs11
 from pkcs11.constants import SlotFlag, TokenFlag
@@ -27,6 +27,8 @@ from privyseal_backends.pkcs11.objects import MAPPER
 from privyseal_backends.pkcs11.pin import Pin, read_pin
 from privyseal_backends.pkcs11.process_lock import take_turn
 from privyseal_backends.pkcs11.settings import Settings
+
+T = TypeVar("T")
 
 _UNLUCKY = "CKR_GENERAL_ERROR"
 """What SoftHSM answers to a login at the moment when another process initialises it."""
@@ -225,6 +227,22 @@ class TokenLogin:
             elif pin_source != self._pin_source:
                 self._check_same_pin(pin_source)
             yield self._session
+
+    def run(self, work: Callable[[pkcs11.Session], T], pin_source: str | None, settings: Settings) -> T:
+        """Return `work(session)`, done on the login session. Where that session turns out to be void, logged out, or
+        left with an operation that a failed call did not end (PKCS#11 v2.40, 5.2: one operation of a kind at a time),
+        log in again and do it once more. Raises `BackendError`, and `PKCS11Error` for what `work` met."""
+        with self._lock:
+            with self.session(pin_source, settings) as session:
+                epoch = self._epoch
+                try:
+                    return work(session)
+                except PKCS11Error as error:
+                    if meaning(error).fault not in (Fault.STALE_HANDLE, Fault.LOGIN_LOST):
+                        raise
+            self.again(epoch, settings)
+            with self.session(pin_source, settings) as session:
+                return work(session)
 
     def wait(self) -> None:
         """Wait while somebody logs in."""

@@ -86,6 +86,21 @@ def test_a_hash_that_the_token_does_not_take_is_known_at_once(token: SoftHsmToke
     asyncio.run(refuse())
 
 
+@pytest.mark.parametrize("function", ["C_DecryptInit", "C_Decrypt"])
+async def test_a_trial_that_a_failed_open_left_active_does_not_keep_the_key_from_opening(
+    token: SoftHsmToken, shim: FaultShim, function: str
+) -> None:
+    uri = token.uri("decrypter", module_path=shim.path)
+    async with opened() as store:
+        shim.fail(function, Ckr.DEVICE_ERROR, times=1)
+        with pytest.raises(UnavailableError, match="CKR_DEVICE_ERROR"):
+            await store.open_key(uri)
+        key = await store.open_key(uri)
+        wrapped = wrap(key.description.public_key, bytes(16))
+        assert isinstance(key, Decrypter)
+        assert (await key.decrypt(wrapped, Mechanism.OAEP_SHA1, in_time())).value == bytes(16)
+
+
 def test_a_decryption_key_does_not_sign(token: SoftHsmToken) -> None:
     async def sign() -> None:
         async with decrypter(token.uri("decrypter")) as key:
