@@ -22,7 +22,7 @@ from privyseal.v1 import audit_pb2_grpc, keys_pb2_grpc, signing_pb2_grpc
 C = TypeVar("C", bound="BaseClient")
 
 DEFAULT_TIMEOUT_S = 20.0
-"""How long a call may take, retries among it, when nobody says otherwise."""
+"""How long a call may take, retries included, by default."""
 
 LONGEST_TIMEOUT_S = 86_400.0
 """A day; far above it gRPC takes a deadline for one that has passed."""
@@ -155,7 +155,7 @@ class BaseClient(abc.ABC):
         return RetryPolicy(self._timeout_s(timeout_s), known=self._known)
 
     def _met(self, error: Any) -> ServiceError:
-        """What grpc raised, as the caller is told of it."""
+        """Map what grpc raised to the caller's exception."""
         failure = service_error(error, self._connection)
         self._known = self._known or bool(failure.request_id)
         return failure

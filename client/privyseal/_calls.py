@@ -157,7 +157,7 @@ def _batch(
 def _batch_result(result: signing_pb2.BatchResult, key_version: str, request_id: str) -> SignedChecksum | ServiceError:
     if result.HasField("signature"):
         return SignedChecksum(result.signature, key_version, request_id, _receipt(result))
-    from privyseal._failures import batch_item_error  # noqa: PLC0415 - the details' classes are of use in failures alone
+    from privyseal._failures import batch_item_error  # noqa: PLC0415 - the details' classes are used in failures only
 
     error = batch_item_error(result.error.code, result.error.message, request_id)
     error.audit = _receipt(result)
@@ -190,7 +190,7 @@ def prove(receipt: Receipt) -> Call[Receipt]:
             return complete(receipt, proven)
         except AuditError as error:
             raise NotVerifiedError(
-                f"the service gave a proof that does not hold: {error}", remedy="tell whoever runs the service"
+                f"the service gave a proof that does not hold: {error}", remedy="report it to whoever runs the service"
             ) from None
 
     request = audit_pb2.GetInclusionProofRequest(log_id=receipt.log, leaf_hash=receipt.leaf_hash)

@@ -20,7 +20,7 @@ SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [{"service": f"privyseal.v1.{name}"} for name in ("SigningService", "KeyService", "AuditService")],
-            # No other code says that the same call may go well in a moment. CANCELLED that the caller did not cause is
+            # No other code means that the same call may succeed in a moment. CANCELLED that the caller did not cause is
             # what a server of gRPC answers to some calls while it stops in order (github.com/grpc/grpc/issues/41785);
             # a call that its caller cancels is over, and never tried again. Five is gRPC's most.
             "retryPolicy": {
@@ -108,7 +108,7 @@ def _is_loopback(host: str) -> bool:
 def _check_insecure(connection: Connection, *, loopback: bool) -> None:
     if not loopback:
         raise ConfigurationError(
-            f"a connection to {connection.server} without TLS is refused", remedy="it is for loopback alone; use TLS"
+            f"a connection to {connection.server} without TLS is refused", remedy="that is for loopback only; use TLS"
         )
     if connection.ca or connection.cert or connection.cert_key:
         raise ConfigurationError(

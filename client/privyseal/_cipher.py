@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 
 
 class StoppedError(Exception):
-    """The work was told to stop."""
+    """The work was stopped."""
 
 
 class PaddingError(Exception):
@@ -137,7 +137,7 @@ def decrypt_stream(
     Raises PaddingError when the last block does not end in a right padding; by then `sink` has had the blocks before.
     """
     decryptor = Cipher(AES128(session_key), CBC(iv)).decryptor()
-    # The last block is the only one with padding, and only the file's end tells which is the last: one is held back.
+    # The last block is the only one with padding, and only the file's end shows which is last: one is held back.
     out = memoryview(bytearray(2 * (CHUNK_BYTES + 2 * BLOCK_BYTES)))
     halves = (out[: len(out) // 2], out[len(out) // 2 :])
     held, turn = b"", 0

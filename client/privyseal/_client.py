@@ -51,7 +51,7 @@ class Client(BaseClient):
     again for every call) and `token_command` (a program that prints a token). `insecure` is without TLS, to loopback
     alone. `key` and `context` are used by every call that names none; `timeout_s` bounds each call in seconds, its
     retries included. UNAVAILABLE, CANCELLED that the caller did not cause, and RESOURCE_EXHAUSTED with a delay are
-    tried again until then, with jitter and no sooner than the service says; a service that never answered, for two
+    retried until then, with jitter and no sooner than the service allows; a service that never answered, for two
     seconds.
 
     A scheme is a member of its enum or that member's value, such as "capgo-v3"; InputError names those that there are.
@@ -159,7 +159,7 @@ class Client(BaseClient):
         def run(call: Call[BatchResults]) -> BatchResults:
             try:
                 channel = self._free.get(timeout=retries.remaining_s)
-            except queue.Empty:  # other batches have them all: gRPC says that time is up
+            except queue.Empty:  # other batches have them all: gRPC reports the deadline
                 return self._run(call, retries.remaining_s)
             try:
                 return self._run(call, retries.remaining_s, channel)

@@ -1,4 +1,4 @@
-"""From a failed call to a typed exception, with all that the service said."""
+"""From a failed call to a typed exception, with all details of the service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LATER = "; try again later"
 """How the service's own messages end where waiting helps."""
 
 _MORE_TO_SAY = {Code.UNAUTHENTICATED, Code.NOT_FOUND, Code.INTERNAL}
-"""Codes whose family's remedy says what a message of the service's own does not."""
+"""Codes whose family's remedy adds to the service's message."""
 
 _CONNECT_FAILURES = (
     ("CERTIFICATE_VERIFY_FAILED", "the service's certificate is not signed by a trusted CA", "check --ca"),
@@ -94,7 +94,7 @@ def _connect_failure(message: str, cert: Path | None) -> tuple[str, str]:
     for sign, reason, remedy in _CONNECT_FAILURES:
         if sign.lower() in message.lower():
             return reason, remedy
-    # A service that does not take a client certificate closes the connection and says nothing.
+    # A service that does not take a client certificate closes the connection without an error.
     return _expired(cert) or (message or "the connection failed", _HANDSHAKE_REMEDY)
 
 

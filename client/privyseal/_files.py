@@ -34,7 +34,7 @@ class FileState:
 
 
 def reason(error: OSError) -> str:
-    """What the system said, without its number and path."""
+    """The system's message, without its number and path."""
     return error.strerror or type(error).__name__
 
 
@@ -191,7 +191,7 @@ class AtomicOutput:
             try:
                 return os.open(self._target.parent, nameless | os.O_WRONLY | os.O_CLOEXEC, 0o666)
             except OSError as error:
-                # A file system without nameless files says one of these.
+                # A file system without nameless files answers one of these.
                 if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
                     raise
         self._partial = self._hidden_name()
@@ -203,7 +203,7 @@ class AtomicOutput:
     def _link(self, name: Path) -> None:
         folder = os.open(self._target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Only with a folder's descriptor does Python call linkat, which alone follows /proc's link to the file.
+            # Only with a folder's descriptor does Python call linkat, and only linkat follows /proc's link to the file.
             os.link(f"/proc/self/fd/{self.file.fileno()}", name.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             os.close(folder)

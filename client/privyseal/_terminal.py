@@ -19,7 +19,7 @@ def _is_terminal() -> bool:
 
 
 def _coloured() -> bool:
-    # https://no-color.org: set and not empty, whatever it says.
+    # https://no-color.org: set and not empty, whatever its value.
     return _is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

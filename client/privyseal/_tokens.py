@@ -46,7 +46,7 @@ def token_source(connection: Connection) -> TokenSource | None:
 def _checked(token: bytes, origin: str) -> str:
     token = token.strip()
     if not _TOKEN68.match(token):
-        raise ConfigurationError(f"{origin} holds no bearer token", remedy="it must be the token alone, on one line")
+        raise ConfigurationError(f"{origin} holds no bearer token", remedy="it must hold only the token, on one line")
     return token.decode()
 
 

@@ -138,7 +138,7 @@ class Client(BaseClient):
             taken = asyncio.ensure_future(self._free.get())
             try:
                 await asyncio.wait([taken], timeout=retries.remaining_s)
-                # Without one, other batches have them all: gRPC says that time is up.
+                # Without one, other batches have them all: gRPC reports the deadline.
                 channel = taken.result() if taken.done() else None
                 return await self._run(call, retries.remaining_s, channel)
             finally:

@@ -151,7 +151,7 @@ def edit_script(text: str, current: str, pem: str) -> str | None:
     """The text of a .ts or .js with `pem` in the place of `current`, its public key now; None where that is not safe.
 
     Safe is one string in all of the text with that value, plain, as the value of a property `publicKey`. Text with
-    anything that is not understood, such as a regular expression, is left alone. What comes out is to be evaluated.
+    anything that is not understood, such as a regular expression, is left unchanged. What comes out is to be evaluated.
     """
     literals = _literals(text)
     if literals is None:

@@ -25,7 +25,7 @@ IV_BYTES = 16
 SESSION_KEY_BYTES = 16
 CHECKSUM_BYTES = 32
 MODULUS_BYTES = 256
-"""Devices take RSA-2048 alone."""
+"""Devices accept only RSA-2048."""
 
 KEY_ID_CHARACTERS = 20
 
@@ -164,7 +164,7 @@ def load_public_key(pem: str | bytes) -> RSAPublicKey:
     """An RSA public key from PEM: PKCS#1 (`BEGIN RSA PUBLIC KEY`) or SPKI (`BEGIN PUBLIC KEY`). Raises InputError."""
     data = pem.encode() if isinstance(pem, str) else pem
     if b"PRIVATE KEY-----" in data:
-        raise InputError("this is a private key", remedy="pass the public key alone, and keep the private key away")
+        raise InputError("this is a private key", remedy="pass only the public key, and keep the private key secret")
     try:
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
@@ -177,10 +177,10 @@ def load_public_key(pem: str | bytes) -> RSAPublicKey:
 
 
 def check_capgo_key(public_key: RSAPublicKey) -> None:
-    """Raise InputError unless devices can use the key: they take RSA-2048 alone."""
+    """Raise InputError unless devices can use the key: they accept only RSA-2048."""
     if public_key.key_size != 8 * MODULUS_BYTES:
         raise InputError(
-            f"the public key is RSA-{public_key.key_size}", remedy="devices of Capgo take RSA-2048 keys alone"
+            f"the public key is RSA-{public_key.key_size}", remedy="devices of Capgo accept only RSA-2048 keys"
         )
 
 

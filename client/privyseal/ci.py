@@ -1,4 +1,4 @@
-"""What a CI system's own variables say of a build: which revision it is of, and where it can be read."""
+"""Read a build's revision and address from the variables of a CI system."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _SYSTEMS = (
 
 
 def context_from(environ: Environment) -> RequestContext:
-    """The revision and the build's address as the CI system says them; empty outside of one.
+    """The revision and the build's address as the CI system has them; empty outside of one.
 
     A value that no request may carry (over 512 characters, or with control characters) is left out: what a CI system
     sets by itself must not fail a build.
@@ -104,5 +104,5 @@ def _fit(value: str) -> str:
 
 
 def with_flags(context: RequestContext, **flags: str | None) -> RequestContext:
-    """The context with what the user said of it, which goes before what the CI system says."""
+    """The context; what the user gave takes precedence over the CI system's values."""
     return replace(context, **{name: value for name, value in flags.items() if value is not None})

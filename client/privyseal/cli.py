@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    # gRPC's own log lines would stand between the user and the one sentence that says what is wrong.
+    # gRPC's own log lines would stand between the user and the one sentence on what is wrong.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # After the signals, so that an interrupt during the imports is an interrupt too.
     from privyseal.commands import privyseal  # noqa: PLC0415
@@ -94,7 +94,7 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, click.Abort):
         code = EXIT_SIGNAL + signal.SIGINT
     elif isinstance(error, OSError):
-        # What reads the results has gone: nobody is left to tell. A full disk under stdout is worth a sentence.
+        # The reader of stdout is gone, so there is nobody to report to. A full disk under stdout is reported.
         _silence_stdout()
         if not isinstance(error, BrokenPipeError):
             complain(f"{error.filename or 'the output'}: {error.strerror or error}")

@@ -53,7 +53,7 @@ class Connection:
 
     `server` is HOST:PORT. `ca` is a PEM file of the certificates that may have signed the service's; None means the
     system's. Either `cert` and `cert_key` are set, or at most one of the three kinds of token. `insecure` is a
-    connection without TLS, which is for loopback alone.
+    connection without TLS, for loopback only.
     """
 
     server: str
@@ -156,7 +156,7 @@ def _split_scheme(server: str) -> tuple[str, bool]:
 
 
 def _identity(layers: tuple[Layer, ...]) -> dict[str, Any]:
-    """Who the caller is, decided by the first place that says anything of it."""
+    """Who the caller is, decided by the first place that has a credential."""
     for number, layer in enumerate(layers):
         certificate = [name for name in _CERTIFICATE if getattr(layer, name) is not None]
         tokens = [name for name in _TOKENS if getattr(layer, name) is not None]
@@ -204,7 +204,7 @@ def _from_project(working_folder: Path) -> Layer:
     if others:
         raise ConfigurationError(
             f"{path} sets {', '.join(others)}",
-            remedy=f"it may set {' and '.join(PROJECT_SETTINGS)} alone, since a pull request can change it",
+            remedy=f"it may set only {' and '.join(PROJECT_SETTINGS)}, since a pull request can change it",
         )
     return Layer(origin=str(path), **_strings(path, values))
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from privyseal.configuration import Connection
 
 GRANTS_NOTE = (
-    "These are the grants of the caller who asked. The service tells nobody of others' grants: who else may use a key"
-    " is in the service's configuration, under [[grants]]."
+    "These are the grants of the caller who asked. The service shows nobody the grants of others: who else may use a"
+    " key is in the service's configuration, under [[grants]]."
 )
 
 _PLACES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -33,7 +33,7 @@ _PLACES: tuple[tuple[tuple[str, str], ...], ...] = (
     (("AWS KMS key", "Arn"), ("CloudHSM cluster", "CloudHsmClusterId"), ("endpoint", "endpoint.url")),
     (("Google Cloud KMS key version", "name"), ("protection level", "protection level")),
 )
-"""What each kind of key store tells of a place: words, and the name of the evidence. The first name marks the kind."""
+"""What each kind of key store reports of a place: words, and the evidence's name. The first name marks the kind."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class KeyReport:
 
 @dataclass(frozen=True)
 class CustodyReport:
-    """All keys that a caller may use, as the service at `server` told of them at `made_at` (RFC 3339, UTC).
+    """All keys that a caller may use, as the service at `server` reported them at `made_at` (RFC 3339, UTC).
 
-    `asked_as` is what the caller showed of itself. `note` says how far `granted` goes.
+    `asked_as` is what the caller showed of itself. `note` states how far `granted` goes.
     """
 
     made_at: str

@@ -94,7 +94,7 @@ class WriteError(PrivysealError):
 class ServiceError(PrivysealError):
     """The signing service, or the way to it, answered with an error.
 
-    `code` is the gRPC code, `details` what the service said of it, `request_id` the name under which the service
+    `code` is the gRPC code, `details` what the service reported, `request_id` the name under which the service
     recorded the call (empty when the call never reached it). `audit` is the receipt of that record, for one of a batch.
     """
 
@@ -127,7 +127,7 @@ class UnauthenticatedError(ServiceError):
 
 
 class PermissionDeniedError(ServiceError):
-    """PERMISSION_DENIED: no grant allows this, or there is no such key; the service does not tell which."""
+    """PERMISSION_DENIED: no grant allows this, or there is no such key; the service does not reveal which."""
 
     default_remedy = "check the key's name with `privyseal key list`"
 
@@ -143,7 +143,7 @@ class NotFoundError(ServiceError):
 
 
 class ThrottledError(ServiceError):
-    """RESOURCE_EXHAUSTED: too much at once; `details.retry_after_s` says when to try again."""
+    """RESOURCE_EXHAUSTED: too much at once; `details.retry_after_s` is when to retry."""
 
     default_remedy = "try again later"
 

@@ -120,7 +120,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One thing that a key store said of a key: what was asked, and the answer."""
+    """One answer of a key store about a key: what was asked, and the answer."""
 
     name: str
     value: str

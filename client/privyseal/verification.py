@@ -12,7 +12,7 @@ from privyseal import capgo
 from privyseal.errors import Code, NotVerifiedError, UnavailableError
 from privyseal.model import Key, SignatureScheme
 
-_REMEDY = "nothing of it was used; tell whoever runs the service"
+_REMEDY = "nothing of it was used; report it to whoever runs the service"
 
 
 def public_key_of(key: Key) -> RSAPublicKey:

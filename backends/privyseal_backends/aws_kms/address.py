@@ -72,7 +72,7 @@ class KeyAddress:
 def endpoint_fault(url: str) -> str:
     """What is wrong with an endpoint, as the end of a sentence; empty when it can be used.
 
-    Plain http is for loopback alone: an unencrypted request carries session tokens, and an answer recovered keys.
+    Plain http is for loopback only: an unencrypted request carries session tokens, and an answer recovered keys.
     """
     if not (url.isascii() and url.isprintable()) or " " in url:  # urlsplit would drop some of these
         return "holds characters that no URL has"
@@ -85,7 +85,7 @@ def endpoint_fault(url: str) -> str:
         (parts.scheme not in {"http", "https"} or not host or port == 0, "is not https://HOST or https://HOST:PORT"),
         ("@" in parts.netloc, "holds a user name or a password"),
         (bool(parts.query or parts.fragment) or parts.path not in {"", "/"}, "holds more than a host and a port"),
-        (parts.scheme == "http" and not _is_loopback(host or ""), "is plain http, which is for loopback alone"),
+        (parts.scheme == "http" and not _is_loopback(host or ""), "is plain http, which is for loopback only"),
     )
     return next((text for wrong, text in faults if wrong), "")
 
@@ -103,7 +103,7 @@ def is_fips_endpoint(url: str) -> bool:
 
 
 def is_aws_endpoint(url: str) -> bool:
-    """Whether an endpoint is AWS KMS's own, by TLS and a name that AWS alone holds; a VPC endpoint's name is one.
+    """Whether an endpoint is AWS KMS's own, by TLS and a name that only AWS holds; a VPC endpoint's name is one.
 
     Other names under the same domains are customers' (load balancers, virtual machines) and prove nothing.
     """

@@ -61,7 +61,7 @@ def _core_session(connection: Connection) -> botocore.session.Session:
 
 @dataclass(frozen=True)
 class Clients:
-    """KMS clients that differ in their timeouts alone, and what is true of all.
+    """KMS clients that differ only in their timeouts, and what is true of all.
 
     `tiers` are (seconds that a read may take, client), shortest first. `account` is whose quota calls count against,
     12 digits; empty when it was not asked for.
@@ -115,7 +115,7 @@ def _session(connection: Connection, settings: Settings) -> boto3.Session:
         return base
     core = _core_session(connection)
     provider = AssumedRole(_sts_client(base, connection, settings), connection.role)
-    # The role alone: no other credentials that lie about may stand in for it.
+    # Only the role: no other credentials that are found may stand in for it.
     core.register_component("credential_provider", CredentialResolver([provider]))
     return boto3.Session(botocore_session=core, region_name=connection.region or None)
 

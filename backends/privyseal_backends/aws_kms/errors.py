@@ -46,7 +46,7 @@ _AWAY = frozenset(
 )
 
 BAD_CIPHERTEXT = ("ciphertext", "the wrapped key cannot be opened with this key", "wrap it again for this key")
-"""The one sentence for every ciphertext that does not open: what is wrong with it helps an attacker alone."""
+"""The one sentence for every ciphertext that does not open: what is wrong with it would only help an attacker."""
 
 _BAD_CIPHERTEXTS = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 
@@ -115,7 +115,7 @@ def classify(error: Exception, key: str) -> BackendError:
     for types, make in _LOCAL:
         if isinstance(error, types):
             return make(error)
-    # What nobody foresaw must fail its own call alone, and must not be tried again.
+    # What nobody foresaw must fail only its own call, and must not be tried again.
     return IntegrityError(
         "answer",
         f"a call to AWS KMS ended in an error that is not known ({type(error).__name__})",

@@ -59,7 +59,7 @@ class AwsKmsStore:
     KEY is a key ARN, an alias ARN, `alias/NAME` or a key id; an ARN brings its Region. The same names are settings in
     `[stores.awskms]` for what a URI leaves out, beside those of `aws_kms.settings.Settings`. An alias is
     resolved when the key is opened, and the key's ARN is what every request names from then on. An endpoint is
-    https, plain http on loopback alone.
+    https, plain http on loopback only.
 
     Credentials: the AWS SDK's ordinary chain (variables, profile, container or instance role), or those of `profile`;
     with `role` they only assume that role, and the role's credentials are renewed before they expire. A profile that

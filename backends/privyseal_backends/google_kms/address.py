@@ -24,7 +24,7 @@ DEFAULT_HOST = "cloudkms.googleapis.com"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the API answers. `plaintext` is for loopback alone, and then no credentials are sent."""
+    """Where the API answers. `plaintext` is for loopback only, and then no credentials are sent."""
 
     host: str
     port: int
@@ -58,7 +58,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """`https://HOST[:PORT]` or `HOST[:PORT]`, over TLS; `http://HOST:PORT`, in plaintext, on loopback alone.
+    """`https://HOST[:PORT]` or `HOST[:PORT]`, over TLS; `http://HOST:PORT`, in plaintext, on loopback only.
     Raises ValueError with a sentence."""
     parts = urlsplit(text if "://" in text else f"https://{text}")
     try:
@@ -68,10 +68,10 @@ def parse_endpoint(text: str) -> Endpoint:
     if parts.scheme not in ("https", "http") or not host or port == 0:
         raise ValueError("an endpoint is written https://HOST[:PORT]")
     if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("an endpoint has a host and a port alone")
+        raise ValueError("an endpoint has only a host and a port")
     plaintext = parts.scheme == "http"
     if plaintext and not _is_loopback(host):
-        raise ValueError("an endpoint without TLS is accepted on loopback alone")
+        raise ValueError("an endpoint without TLS is accepted on loopback only")
     if plaintext and port is None:
         raise ValueError("an endpoint without TLS names its port")
     return Endpoint(host, port or 443, plaintext)
@@ -128,7 +128,7 @@ def parse_uri(uri: str) -> KeyAddress:
             raise CallerError("URI", "the credentials file's path is relative", "write it from the root on")
     if fields:
         unknown = min(fields)
-        raise CallerError("URI", f"the query field {unknown!r} is unknown", "use endpoint and credentials alone")
+        raise CallerError("URI", f"the query field {unknown!r} is unknown", "use only endpoint and credentials")
     return KeyAddress(name, endpoint, credentials_file)
 
 

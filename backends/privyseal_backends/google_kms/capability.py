@@ -47,7 +47,7 @@ class Capability:
 
 def _reason(algorithm: str, mechanism: Mechanism) -> str:
     if mechanism is Mechanism.TYPE1 and algorithm.startswith("RSA_SIGN_RAW_PKCS1"):
-        return "Capgo's devices take RSA-2048 alone"
+        return "Capgo's devices accept only RSA-2048"
     if algorithm.startswith("RSA_SIGN_RAW_PKCS1"):
         return "a raw key is for Capgo's type-1 blocks, and one key serves one purpose"
     if algorithm.endswith("_SHA512"):

@@ -125,7 +125,7 @@ def _load_credentials(file: str | None) -> Credentials:
 
 async def _channel(endpoint: Endpoint, credentials_file: str | None) -> grpc.aio.Channel:
     if endpoint.plaintext:
-        # Loopback alone. No credentials: a token never travels in the clear. No proxy either.
+        # Only loopback. No credentials: a token never travels in the clear. No proxy either.
         return grpc.aio.insecure_channel(endpoint.target, options=[*_OPTIONS, ("grpc.enable_http_proxy", 0)])
     credentials = await asyncio.to_thread(_load_credentials, credentials_file)
     plugin = AuthMetadataPlugin(credentials, Request(), default_host=DEFAULT_HOST)  # type: ignore[no-untyped-call]

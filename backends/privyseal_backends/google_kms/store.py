@@ -117,7 +117,7 @@ class GoogleKmsStore:
     the variable GOOGLE_APPLICATION_CREDENTIALS, gcloud's own, or the machine's service account. Only the scope
     `cloudkms` is asked for. They are never sent to an `http://` endpoint, which must be on loopback.
 
-    **Roles**, granted on the key, to the service's account alone:
+    **Roles**, granted on the key, only to the service's account:
     - `roles/cloudkms.viewer` (state, algorithm, custody) and `roles/cloudkms.publicKeyViewer`, for every key;
     - `roles/cloudkms.signer` for a key that signs; for a raw one (Capgo) `roles/cloudkms.expertRawPKCS1` as well;
     - `roles/cloudkms.decrypter` for a key that decrypts.

@@ -66,7 +66,7 @@ def assess(facts: KeyFacts) -> tuple[frozenset[Mechanism], dict[Mechanism, str]]
 
 
 def may_decrypt(attributes: KeyAttributes) -> bool:
-    """Whether the key was made for decryption alone: CKA_DECRYPT and not CKA_SIGN. CKA_SIGN_RECOVER does not count:
+    """Whether the key was made only for decryption: CKA_DECRYPT and not CKA_SIGN. CKA_SIGN_RECOVER does not count:
     tokens set it by default (SoftHSM does), and nothing here uses it."""
     return attributes.decrypt is True and attributes.sign is False
 
@@ -102,11 +102,11 @@ def _purpose(mechanism: Mechanism, facts: KeyFacts) -> str | None:
             return "the key may not sign (CKA_SIGN is not true); use a key made for signing"
         return None
     if attributes.decrypt is not True:
-        return "the key may not decrypt (CKA_DECRYPT is not true); use a key made for decryption alone"
+        return "the key may not decrypt (CKA_DECRYPT is not true); use a key made only for decryption"
     if not may_decrypt(attributes):
         return (
             "the key may sign too (CKA_SIGN), and the decryption of chosen bytes would be a signature;"
-            " use a key made for decryption alone"
+            " use a key made only for decryption"
         )
     return None
 

@@ -124,7 +124,7 @@ def find_export(key: KeyAttributes, token: TokenInfo, origin: Origin) -> tuple[E
     """Never possible only where the token says that it never was, and the key was never outside."""
     open_ = []
     if key.extractable:
-        guarded = " (by a trusted wrapping key alone: CKA_WRAP_WITH_TRUSTED)" if key.wrap_with_trusted else ""
+        guarded = " (only by a trusted wrapping key: CKA_WRAP_WITH_TRUSTED)" if key.wrap_with_trusted else ""
         open_.append(f"CKA_EXTRACTABLE is true: the key can be wrapped and taken out{guarded}.")
     if key.sensitive is False:
         open_.append("CKA_SENSITIVE is false: the key can be read in the clear.")

@@ -98,7 +98,7 @@ _BY_CODE: Mapping[int, Meaning] = MappingProxyType(
         0xE0: Meaning("CKR_TOKEN_NOT_PRESENT", Fault.TOKEN_LOST, "token"),
         0xE1: Meaning("CKR_TOKEN_NOT_RECOGNIZED", Fault.TOKEN_LOST, "token"),
         0xE2: Meaning("CKR_TOKEN_WRITE_PROTECTED", Fault.OPERATOR, "token", "lift the token's write protection"),
-        0x100: Meaning("CKR_USER_ALREADY_LOGGED_IN", Fault.OPERATOR, "PIN", "let one store alone use the token"),
+        0x100: Meaning("CKR_USER_ALREADY_LOGGED_IN", Fault.OPERATOR, "PIN", "let only one store use the token"),
         0x101: Meaning("CKR_USER_NOT_LOGGED_IN", Fault.LOGIN_LOST, "token"),
         0x102: Meaning("CKR_USER_PIN_NOT_INITIALIZED", Fault.OPERATOR, "PIN", "set a user PIN with the token's tool"),
         0x103: Meaning("CKR_USER_TYPE_INVALID", Fault.OPERATOR, "PIN"),
@@ -183,7 +183,7 @@ def meaning_of_code(code: int) -> Meaning:
 
 def meaning(error: PKCS11Error) -> Meaning:
     """What an exception of python-pkcs11 means. A few return values have no class of their own there and come as a bare
-    `PKCS11Error`, to be known by its text alone."""
+    `PKCS11Error`, to be known only by its text."""
     code = _CODE_OF.get(type(error))
     if code is not None:
         return meaning_of_code(code)

@@ -1,6 +1,6 @@
 """A token's signing threads: each has a session of its own, works in small groups, and verifies before it answers.
 
-A failed operation fails its own input alone. After any error but a busy token's the session is thrown away, since some
+A failed operation fails only its own input. After any error but a busy token's the session is thrown away, since some
 tokens leave the operation active in it. What can be mended on the spot is, once for each operation and within its
 deadline: a stale handle, a lost login, a busy moment. What cannot is told to the token's link (`healing`).
 """

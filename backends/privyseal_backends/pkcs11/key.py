@@ -45,7 +45,7 @@ class Pkcs11Key:
         self._connection.observe(self._key, on_change)
 
     def forget(self) -> None:
-        """Leave the key alone from now on; see `Observed`."""
+        """Do not use the key from now on; see `Observed`."""
         self._connection.forget(self._key)
 
     async def sign(self, inputs: Sequence[SigningInput], deadline_s: float) -> Sequence[SigningResult]:

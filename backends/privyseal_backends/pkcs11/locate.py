@@ -12,7 +12,7 @@ from privyseal_backends.pkcs11.address import KeyAddress
 
 def locate(uri: KeyAddress) -> str:
     """The file of the URI's module (RFC 7512, 2.3). `module-path` is the file, or a folder in which to look for
-    `module-name`; a name alone is looked for where distributions put modules. Raises `OperatorError`."""
+    `module-name`; a bare name is looked for where distributions put modules. Raises `OperatorError`."""
     if uri.module_path is not None:
         path = Path(uri.module_path)
         if not path.is_dir():

@@ -58,7 +58,7 @@ class _Call:
 class Module:
     """A module of this process: who uses it, and which calls are inside it.
 
-    Made by `ModuleRegistry` alone. Safe to use from any thread. Whoever takes another lock inside the module takes it
+    Made only by `ModuleRegistry`. Safe to use from any thread. Whoever takes another lock inside the module takes it
     after `call`.
     """
 
@@ -348,7 +348,7 @@ class Module:
             return OperatorError(
                 "module",
                 f"{message}: something else in this process uses it, and nobody knows whether for threads",
-                "let the service alone use the module",
+                "let nothing but the service use the module",
             )
         if what.fault in (Fault.CALLER, Fault.OPERATOR):
             return OperatorError("module", message, "read the module's documentation on its init string")

@@ -21,7 +21,7 @@ class Pin:
         self._text = text
 
     def reveal(self) -> str:
-        """The PIN itself, for `C_Login` alone."""
+        """The PIN itself, only for `C_Login`."""
         return self._text
 
     def same_as(self, other: Pin) -> bool:
@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OperatorError(
-            "PIN", f"cannot read the PIN file {path}: {reason}", "create it, readable by the service alone"
+            "PIN", f"cannot read the PIN file {path}: {reason}", "create it, readable only by the service"
         ) from None
     # Undecodable bytes become surrogates and are refused below: a UnicodeDecodeError would carry the PIN.
     return content.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")

@@ -27,7 +27,7 @@ Examples:
 
 \b
 Settings come from flags, then PRIVYSEAL_SERVER, PRIVYSEAL_KEY, PRIVYSEAL_CA, PRIVYSEAL_CERT, PRIVYSEAL_CERT_KEY,
-PRIVYSEAL_TOKEN and PRIVYSEAL_TOKEN_FILE, then privyseal.toml in the working folder (key and format alone), then
+PRIVYSEAL_TOKEN and PRIVYSEAL_TOKEN_FILE, then privyseal.toml in the working folder (key and format only), then
 ~/.config/privyseal/config.toml.
 
 \b

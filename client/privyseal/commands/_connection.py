@@ -1,4 +1,4 @@
-"""The flags that say which service, as whom, and with which key; shared by the commands that call it."""
+"""The flags for the service, the credential and the key; shared by the commands that call it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPTIONS = (
     click.option("--token", metavar="TOKEN", help="A bearer token; others on this machine may see it: prefer a file."),
     click.option("--token-file", type=_FILE, metavar="FILE", help="A file that holds a bearer token."),
     click.option("--token-command", metavar="COMMAND", help="A program that prints a bearer token."),
-    click.option("--insecure", is_flag=True, default=None, help="Connect without TLS; to this machine itself alone."),
+    click.option("--insecure", is_flag=True, default=None, help="Connect without TLS; only to this machine itself."),
     click.option(
         "--timeout",
         "timeout_s",
@@ -72,7 +72,7 @@ def settings_from(flags: dict[str, Any], *, key: str | None = None, bundle_forma
 
 
 def open_client(settings: Settings, timeout_s: float, context: RequestContext | None = None) -> Client:
-    """A client; says so when it has no TLS."""
+    """A client; prints a warning when it has no TLS."""
     from privyseal._client import Client  # noqa: PLC0415 - gRPC
 
     connection = settings.require_connection()

@@ -1,4 +1,4 @@
-"""The flags that say what a request is for, which the service records; shared by the commands that sign."""
+"""The flags for a request's context, which the service records; shared by the commands that sign."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bundle_version_option(function: F) -> F:
 def context_from(
     app_id: str | None, bundle_version: str | None, revision: str | None, build_url: str | None
 ) -> RequestContext:
-    """What the flags and the CI system's variables say."""
+    """The context from the flags and the CI system's variables."""
     from privyseal import ci  # noqa: PLC0415 - help and version need none of it
 
     return ci.with_flags(

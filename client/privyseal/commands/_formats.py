@@ -1,4 +1,4 @@
-"""The flags that say what a bundle is sealed for, and by which key it opens, for the commands that seal and open."""
+"""The flags for the format of a sealed bundle and the key that opens it, for the commands that seal and open."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def scheme_of(bundle_format: BundleFormat, package_json: str | None) -> Signatur
     if decision.certain:
         say(f"{plugin_version.PLUGIN} {decision.version} takes {decision.scheme.value}.")
     else:
-        found = f"the version {decision.version} of {plugin_version.PLUGIN} says nothing"
+        found = f"the version {decision.version} of {plugin_version.PLUGIN} does not decide it"
         warn(
             f"{found if decision.version else f'no {plugin_version.PLUGIN} was found'}, so this is "
             f"{decision.scheme.value}, as Capgo's CLI has it; newer devices refuse that: pass --format to be sure"

@@ -19,7 +19,7 @@ scheme_option = click.option(
 
 
 def sign_plainly(job: Job, checksum: bytes, scheme: str, encoding: str, output: Path | None = None) -> None:
-    """Sign a checksum of 32 bytes, and write the signature as `encoding` says (hex, base64 or raw) to the file, or to
+    """Sign a checksum of 32 bytes, and write the signature in `encoding` (hex, base64 or raw) to the file, or to
     standard output."""
     from privyseal._files import AtomicOutput, write_all  # noqa: PLC0415
 

@@ -37,8 +37,8 @@ class ReceiptKeeper:
         self.client: Client | None = None
 
     def keep(self, receipts: Sequence[Receipt]) -> None:
-        """Wait for the proofs and write the file. When they do not come, it is written without, and the error says so:
-        what was signed stays signed. Raises ServiceError, NotVerifiedError, WriteError."""
+        """Wait for the proofs and write the file. When they do not come, the file is written without them and an error
+        is raised; what was signed stays signed. Raises ServiceError, NotVerifiedError, WriteError."""
         if self._output is None:
             return
         assert self.client is not None  # it has signed

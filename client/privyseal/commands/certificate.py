@@ -20,7 +20,7 @@ Examples:
 
 @click.command(epilog=_EPILOG, short_help="Make a code-signing certificate for a key.")
 @click.argument("name", required=False)
-@click.option("--code-signing", is_flag=True, help="What it is for: digitalSignature and codeSigning. It must be said.")
+@click.option("--code-signing", is_flag=True, help="What it is for: digitalSignature and codeSigning. Required.")
 @click.option("--subject", required=True, metavar="NAME", help='Whom it names, as in "CN=Example App,O=Example".')
 @click.option("--days", type=click.IntRange(1, 36_500), metavar="DAYS", help="How long it is valid, from now.")
 @click.option("--csr", is_flag=True, help="Make a request that a CA can sign, not a self-signed certificate.")
@@ -44,7 +44,7 @@ def certificate(
     from privyseal._files import AtomicOutput, write_all  # noqa: PLC0415
 
     if not code_signing:
-        raise click.UsageError("say what the certificate is for: --code-signing is the one use that there is")
+        raise click.UsageError("add --code-signing: it is the only use that there is")
     if csr == (days is not None):
         raise click.UsageError("pass --days for a certificate, or --csr for a request, which has none")
     refuse_key_file(name)

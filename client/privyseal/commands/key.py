@@ -99,7 +99,7 @@ def custody(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
     """Report on the custody of every key that you may use: where it lives, whether it is in hardware, where it was
     made, whether it can leave, why that is thought, the key store's own answers, and what you may do with it.
 
-    Exits with 3 when the service has not opened a key yet, of which the report then says nothing.
+    Exits with 3 when the service has not opened a key yet, which the report then leaves out.
     """
     from privyseal.custody import custody_report  # noqa: PLC0415 - help and version need none of it
 
@@ -113,7 +113,7 @@ def custody(*, as_json: bool, timeout_s: float, **connection: Any) -> None:
         result(_report_as_text(report))
     if report.silent:
         raise UnavailableError(
-            f"the report says nothing of {', '.join(report.silent)}, which the service has not opened yet",
+            f"the report lacks {', '.join(report.silent)}, which the service has not opened yet",
             code=Code.UNAVAILABLE,
             remedy="report again when the key store can be reached",
         )
@@ -224,7 +224,7 @@ def _custody_lines(custody: Custody) -> list[tuple[str, str]]:
 
 
 def _one_line(value: str) -> str:
-    """What a key store said may have lines of its own (a certificate), control characters, and great length."""
+    """An answer of a key store may have several lines (a certificate), control characters, and great length."""
     first, *more = value.splitlines() or [""]
     shown = "".join(c if c.isprintable() else " " for c in first[:_WIDEST])
     if len(first) > _WIDEST:

@@ -118,7 +118,7 @@ def hot_updater(*, job: Job, file: Path, assets: bool, output: Path | None) -> N
     from privyseal.updaters.hot_updater import checksum_to_sign, signed_hash  # noqa: PLC0415
 
     if output is not None and not assets:
-        raise click.UsageError("--output goes with --assets alone")
+        raise click.UsageError("--output is only for --assets")
     if assets:
         _sign_assets(job, file, output or file)
         return
@@ -253,7 +253,7 @@ Example:
 @_output_option
 @signing_job()
 def file(*, job: Job, path: Path, scheme: str, encoding: str, output: Path | None) -> None:
-    """Sign FILE, of any size; its SHA-256 alone leaves this machine."""
+    """Sign FILE, of any size; only its SHA-256 leaves this machine."""
     from privyseal._files import check_apart  # noqa: PLC0415 - help and version need none of it
     from privyseal.digests import file_digest  # noqa: PLC0415
 

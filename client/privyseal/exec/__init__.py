@@ -2,7 +2,7 @@
 
 The parts:
 
-words.py     what the words of the command say: which runtime, which Capgo command, whether a signature is due
+words.py     parses the words of the command: which runtime, which Capgo command, whether it must sign
 app.py       the app's folder: its configured public key, and private keys that should not be there
 agent.py     the signing agent on a Unix socket, which decides what may be signed
 child.py     the child process: its environment, signals and exit code

@@ -122,7 +122,7 @@ class Agent:
         except PrivysealError as error:
             self._count(signed=False)
             return json.dumps({"error": str(error)}).encode()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the child is told, and no details of it
+        except Exception as error:  # noqa: BLE001 - the child gets an error without details, whatever failed
             self._count(signed=False)
             return json.dumps({"error": f"the signing agent failed ({type(error).__name__})"}).encode()
         self._count(signed=True)

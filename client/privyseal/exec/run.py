@@ -35,7 +35,7 @@ TESTED_CLI = ((8, 50, 3), (8, 68, 1))
 
 @dataclass(frozen=True)
 class Options:
-    """What the flags say. `folder` is the app's; `timeout_s` bounds each call to the service."""
+    """The values of the flags. `folder` is the app's; `timeout_s` bounds each call to the service."""
 
     folder: Path
     strict: bool
@@ -99,7 +99,7 @@ def look_at_app(command: Command, options: Options, environ: Mapping[str, str]) 
     """Read the app's configuration and look for private keys. Raises PrivysealError."""
     for key_file in private_keys.private_keys(options.folder):
         caution(f"{key_file} holds a private key, which this machine should not have", strict=options.strict)
-    # The CLI reads the public key from the file that --capacitor-config names in `bundle encrypt` alone.
+    # Only in `bundle encrypt` does the CLI read the public key from the file that --capacitor-config names.
     named = command.option("--capacitor-config") if command.encrypts else None
     path = app.find_config(options.folder, named)
     if path is None:

@@ -1,4 +1,4 @@
-"""What the words of a command say: its JavaScript runtime, its Capgo command, and whether that owes a signature.
+"""Parse the words of a command: its JavaScript runtime, its Capgo command, and whether that must sign.
 
 Only what is plain is recognised; a command that is not understood owes one.
 """
@@ -59,7 +59,7 @@ class Command:
         return self.subcommand == ("bundle", "encrypt")
 
     def has_option(self, *names: str) -> bool:
-        """Whether an option of the Capgo command is one of `names`, alone or as NAME=VALUE."""
+        """Whether an option of the Capgo command is one of `names`, as NAME or NAME=VALUE."""
         return any(word.split("=", 1)[0] in names for word in self.capgo or ())
 
     def option(self, name: str) -> str | None:

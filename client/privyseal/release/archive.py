@@ -1,4 +1,4 @@
-"""A zip that depends on the names and contents of its files alone, encrypted and hashed as it is written."""
+"""A zip that depends only on the names and contents of its files, encrypted and hashed as it is written."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class Bodies:
             raise
 
     def _make(self, number: int, file: FolderFile, feed: Feed) -> Body:
-        """Write the body as it is and compressed, side by side, and keep the one that the rule says."""
+        """Write the body as it is and compressed, side by side, and keep the one that the rule selects."""
         with ExitStack() as stack:
             plain = stack.enter_context(EncryptedFile(self._folder / f"{number}.plain", self._secrets))
             compressed = None

@@ -108,7 +108,7 @@ def path_of(base_url: str, url: str) -> str:
 
 
 def format_update(update: Update) -> bytes:
-    """The file, ASCII alone: no server's charset can spoil it."""
+    """The file, in ASCII only, so that no server's charset can change it."""
     fields = {name: value for name, value in asdict(update).items() if value is not None}
     return json.dumps(fields, indent=2).encode() + b"\n"
 

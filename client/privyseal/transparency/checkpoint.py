@@ -67,7 +67,7 @@ class VerifierKey:
 
     @property
     def key_id(self) -> bytes:
-        """4 bytes that, with the name, say which key made a signature."""
+        """4 bytes that, with the name, identify the key that made a signature."""
         return sha256(self.name.encode() + b"\n" + self.material).digest()[:4]
 
     def __str__(self) -> str:

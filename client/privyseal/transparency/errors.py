@@ -8,7 +8,7 @@ class AuditError(Exception):
 
 
 class KeyFileError(AuditError):
-    """An audit key, private or public, that cannot be used; the text says what is wrong and what to do."""
+    """An audit key, private or public, that cannot be used; the text is what is wrong and what to do."""
 
 
 class NoteError(AuditError):
@@ -16,4 +16,4 @@ class NoteError(AuditError):
 
 
 class ReceiptError(AuditError):
-    """A receipt that does not prove what it claims; the text says which part fails."""
+    """A receipt that does not prove what it claims; the text names the part that fails."""

@@ -31,7 +31,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def root_of(hashes: Sequence[bytes]) -> bytes:
-    """The root over hashes of subtrees of one size, of which the last alone may be smaller."""
+    """The root over hashes of subtrees of one size, of which only the last may be smaller."""
     if not hashes:
         return EMPTY_ROOT
     row = list(hashes)

@@ -196,7 +196,7 @@ def _fields(line: str) -> Mapping[str, object]:
 
 def is_record_of(record: Mapping[str, object], result: bytes) -> bool:
     """Whether a record is that of a signature or wrapped key that was given. One of an unwrapping has the SHA-256 of
-    what its caller sent, whatever that was and whatever became of it: it says nothing of who made it."""
+    what its caller sent, whatever that was and whatever became of it: it does not prove who made it."""
     if record.get("outcome") != "answered" or record.get("operation") == "unwrap-session-key":
         return False
     return sha256(result).hexdigest() in (record.get("signature_sha256"), record.get("wrapped_key_sha256"))

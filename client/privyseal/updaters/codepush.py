@@ -31,7 +31,7 @@ def content_hash(digests: Mapping[str, bytes]) -> str:
     """The hash of a release, 64 hex characters, from the SHA-256 of each of its files by name (see `is_hashed`).
 
     It is the SHA-256 of the JSON array of `name:hex`, sorted as JavaScript sorts, by UTF-16 code units. Raises
-    InputError when there is nothing to hash, or when two names differ in a backslash alone, which counts as a slash.
+    InputError when there is nothing to hash, or when two names differ only in a backslash, which counts as a slash.
     """
     entries: dict[str, str] = {}
     for given, digest in digests.items():

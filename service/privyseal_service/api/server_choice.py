@@ -1,4 +1,4 @@
-"""Chooses the gRPC server: gRPC's core where its version was tested, else grpc.aio, or what the setting says.
+"""Chooses the gRPC server: gRPC's core where its version was tested, else grpc.aio, or what the setting names.
 
 The core costs less than half of grpc.aio's CPU time a call, and is no public API.
 docs/decisions/0009-server-seam.md compares them.

@@ -108,7 +108,7 @@ class AuditFront:
         return group, False
 
     def _write(self, group: list[_Call]) -> list[_Answer]:
-        """Write a group by one append; when a record of it cannot be encoded, call by call, so that it fails alone."""
+        """Write a group by one append; when a record of it cannot be encoded, call by call, so that only it fails."""
         try:
             written = self._journal.append([record for call in group for record in call.records])
         except AuditUnavailableError as error:

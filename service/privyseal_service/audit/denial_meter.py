@@ -8,7 +8,7 @@ from privyseal_backends.token_bucket import TokenBucket
 from privyseal_service.audit.record import DenialSummary
 
 OTHERS = "(others)"
-"""Stands for the callers of a summary beyond the number that is told apart."""
+"""Stands for the callers of a summary beyond the number that is counted separately."""
 
 _KINDS = 15
 
@@ -25,10 +25,10 @@ class _Bucket(TokenBucket):
 class DenialMeter:
     """Decides for each denial whether it gets a record of its own; the rest becomes summaries.
 
-    A caller has `rate` records a second and `burst` at once; `callers` are told apart at a time, the others share one
-    budget and one summary under the name `OTHERS`. Whoever asks `due` every `window_s` seconds, and `flush` at the end,
-    gets summaries whose counts, with the denials that were let through, are all denials. Clocks are passed in: `now_s`
-    runs on, `time_us` is the record's time (microseconds since 1970). For one thread at a time.
+    A caller has `rate` records a second and `burst` at once. At most `callers` are counted separately at a time; the
+    others share one budget and one summary under the name `OTHERS`. Asking `due` every `window_s` seconds, and `flush`
+    at the end, gets summaries whose counts, with the denials that were let through, are all denials. Clocks are passed
+    in: `now_s` runs on, `time_us` is the record's time (microseconds since 1970). For one thread at a time.
     """
 
     def __init__(self, *, rate: float = 10.0, burst: float = 20.0, window_s: float = 1.0, callers: int = 1_000) -> None:

@@ -24,11 +24,11 @@ class WorkerBusyError(AuditUnavailableError):
 
 
 class SequencerBusyError(AuditError):
-    """Another process sequences the log; there can be one alone."""
+    """Another process sequences the log; there can be only one."""
 
 
 class LogIntegrityError(AuditError):
-    """The log's files contradict each other or a signed checkpoint. `place` says where, for a person."""
+    """The log's files contradict each other or a signed checkpoint. `place` is where, for a person."""
 
     def __init__(self, place: str, message: str) -> None:
         super().__init__(f"{place}: {message}")

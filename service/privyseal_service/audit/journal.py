@@ -153,7 +153,7 @@ class Journal:
         """Put records on disk, in order, and return where each is once a sync after its write has succeeded.
 
         Blocks. Raises AuditUnavailableError when that failed; then nothing that depends on the records may leave.
-        Raises what encoding a record raises (ValueError for a wrong value), for this call alone.
+        Raises what encoding a record raises (ValueError for a wrong value), for this call only.
         """
         waiter = _Waiter(records)
         with self._waiting_lock:
@@ -355,7 +355,7 @@ class Journal:
             return
 
     def _read_back(self, end: SegmentEnd) -> SegmentEnd:
-        """Read a segment that failed, once, and say whether its synced part is what was written. Raises OSError only
+        """Read a segment that failed, once, and return whether its synced part is what was written. Raises OSError only
         where another try may help."""
         if end.verified is not None or end.reason not in (EndReason.WRITE_FAILED, EndReason.SYNC_FAILED):
             return end

@@ -119,7 +119,7 @@ def read_settled(path: Path) -> bytes:
 
 
 def ends_told_by(first_line: bytes) -> tuple[SegmentEnd, ...] | None:
-    """What the first line of a segment says of those before it; None when it is not a whole segment record."""
+    """What the first line of a segment states of those before it; None when it is not a whole segment record."""
     head = HEAD.match(first_line)
     if head is None or head["kind"] != b"segment":
         return None
@@ -189,7 +189,7 @@ def pack_synced(synced: Synced) -> bytes:
 
 
 def read_synced(folder: Path) -> Synced | None:
-    """What the worker's `synced` file says; None when there is none or it was caught while being written."""
+    """The content of the worker's `synced` file; None when there is none or it was caught while being written."""
     try:
         data = (folder / "synced").read_bytes()
     except FileNotFoundError:

@@ -23,7 +23,7 @@ from privyseal_service.audit.tiles import TILE_WIDTH, TileReader, tile_width
 NEWEST_ENTRIES = 1 << 16
 """How far back it takes next to nothing: a reader keeps these hashes in memory."""
 SEARCHED_ENTRIES = 1_000_000
-"""How far back a record is looked for by its leaf hash alone: some 0.1 s. An older one is asked for by its index."""
+"""How far back a record is looked for only by its leaf hash: some 0.1 s. An older one is asked for by its index."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LogReader:
         self._tiles = TileReader(Layout(root).log)
 
     def checkpoint(self) -> tuple[bytes, Checkpoint]:
-        """The newest checkpoint: the signed note, and what it says."""
+        """The newest checkpoint: the signed note, and its content."""
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:

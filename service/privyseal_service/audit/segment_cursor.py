@@ -39,8 +39,8 @@ class WorkerSegments:
     def beyond(self, cursor: Cursor) -> list[tuple[int, int, int]]:
         """Segment, start and end of what counts beyond the cursor, in order. Raises OSError.
 
-        While the worker's lock is held, that is what its `synced` file says; when nobody holds it, the worker has ended
-        and all complete records count.
+        While the worker's lock is held, that is what its `synced` file holds; otherwise the worker has ended and all
+        complete records count.
         """
         synced = read_synced(self._folder)
         with holding_lock(self._folder / "lock") as is_dead:
@@ -72,7 +72,7 @@ class WorkerSegments:
         return self._lengths_of_the_ended(numbers, numbers)
 
     def _lengths_of_the_ended(self, wanted: list[int], numbers: list[int]) -> list[tuple[int, int]]:
-        """The length of each wanted segment, as a later one tells it; else all complete records."""
+        """The length of each wanted segment, as a later one states it; else all complete records."""
         told: dict[int, int] = {}
         for number in numbers:
             ends = ends_told_by(read_first_line(segment_path(self._folder, number))) or ()

@@ -106,7 +106,7 @@ _NEW = _State(0, EMPTY_ROOT, {})
 
 def merge_order(pieces: Iterable[tuple[str, list[tuple[bytes, bytes]]]]) -> list[bytes]:
     """The records of some workers, in order, in the order in which the tree takes them: by time, each worker's as they
-    came, those of one time by the workers' names. It depends on the pieces (worker, times and records) alone."""
+    came, those of one time by the workers' names. It depends only on the pieces (worker, times and records)."""
     by_worker: dict[str, list[tuple[bytes, bytes]]] = {}
     for worker, records in pieces:
         by_worker.setdefault(worker, []).extend(records)
@@ -166,7 +166,7 @@ class Sequencer:
             make_folder(self._files, folder)
         self._lock = open_locked(self._layout.sequencer / "lock")
         if self._lock is None:
-            raise SequencerBusyError(f"another sequencer runs on {root}; there can be one alone")
+            raise SequencerBusyError(f"another sequencer runs on {root}; there can be only one")
         try:
             self._load()
         except BaseException:
@@ -181,7 +181,7 @@ class Sequencer:
 
     def run(self, stop: threading.Event, interval_s: float = MERGE_INTERVAL_S) -> None:
         """Merge every `interval_s` seconds until `stop` is set, then once more. Never raises for what the files or the
-        disk do: it says so (`problem`, `report`), and tries again from what is on disk."""
+        disk do: it reports that (`problem`, `report`), and tries again from what is on disk."""
         next_s = interval_s
         while not stop.wait(next_s):
             began_s = time.monotonic()
@@ -323,7 +323,7 @@ class Sequencer:
         """The times and records of a span. What has not the form of a record cannot be an entry; it is reported."""
         path = segment_path(self._layout.worker(span.worker), span.segment)
         with path.open("rb") as file:
-            # A worker that lies says that it has synced more than there is.
+            # A worker may claim falsely that it has synced more than there is.
             start, end = (min(at, os.fstat(file.fileno()).st_size) for at in (span.start, span.end))
             file.seek(start)
             data = file.read(end - start)

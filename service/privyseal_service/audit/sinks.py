@@ -93,7 +93,7 @@ class StreamSink:
 
 
 class HttpsPoster:
-    """POSTs to one URL over a connection that is kept. https, or http to this host's loopback alone; redirects are not
+    """POSTs to one URL over a connection that is kept. https, or http only to this host's loopback; redirects are not
     followed, so that no answer can send a token elsewhere."""
 
     def __init__(self, url: str, *, ca_file: Path | None = None, token_file: Path | None = None) -> None:
@@ -215,7 +215,7 @@ class WitnessSink:
         try:
             return Checkpoint.parse(Note.parse(self.path.read_bytes()).text).size
         except (OSError, AuditError):
-            return 0  # the witness says where it is
+            return 0  # the witness answers with its size
 
     def _ask(self, note: bytes, checkpoint: Checkpoint, old_size: int) -> tuple[int, bytes]:
         try:

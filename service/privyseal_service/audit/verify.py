@@ -38,7 +38,7 @@ def verify(
     """Verify the audit trail in the folder `root`. `keys` are the log's public keys, known from elsewhere.
 
     `outside` are files of checkpoints that were kept elsewhere: one or more notes, or lines of JSON as `StreamSink`
-    writes them. With `witnesses`, one at least must have cosigned one of them; a note says when the log has grown
+    writes them. With `witnesses`, one at least must have cosigned one of them; a note reports when the log has grown
     since. `progress` is called from time to time with the number of records that were read, and of all. Raises OSError
     for a file that cannot be read; all else is in the report.
     It may run while the service does: what is merged meanwhile is left for the next time.

@@ -42,7 +42,7 @@ class VerifyingKey:
 
 @dataclass(frozen=True)
 class KeySet:
-    """An issuer's keys by their `kid`; `notes` say which were passed over, and why."""
+    """An issuer's keys by their `kid`; `notes` name those that were skipped, and why."""
 
     keys: Mapping[str, VerifyingKey]
     notes: tuple[str, ...] = ()

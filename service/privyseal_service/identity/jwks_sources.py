@@ -263,7 +263,7 @@ def _read_own(file: Path) -> bytes:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Write the file whole or not at all, readable to this user alone."""
+    """Write the file whole or not at all, readable only to this user."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(file, content, shared=True)
 

@@ -165,7 +165,7 @@ class Keyring:
 
         A key whose store is away, or silent for `wait_s`, is opened after the change, as after a start; raises
         KeyringError for one that does not fit, and for a required one that is not open by then. A key whose table is
-        the same, or that is frozen or thawed alone, is not looked at: whatever is wrong with it was so before.
+        the same, or that is only frozen or thawed, is not checked: whatever is wrong with it was so before.
         """
         fresh = [config for config in keys if self._wants_opening(config)]
         tries = await asyncio.gather(*(self._open_within(config, wait_s) for config in fresh))
@@ -193,7 +193,7 @@ class Keyring:
         return any(same_store(key.config.uri, config.uri) and not key.serves for key in self.keys.values())
 
     def _wants_opening(self, config: KeyConfig) -> bool:
-        """Whether a key of another configuration must be opened to say whether it fits."""
+        """Whether a key of another configuration must be opened to decide whether it fits."""
         old = self.keys.get(config.name)
         if old is None or not _same_key(old.config, config):
             return True
@@ -226,7 +226,7 @@ class Keyring:
 
     def adopt(self, prepared: PreparedKeys) -> None:
         """Go on with these keys, now. What still waits for a turn on a key that is frozen now meets that too, since a
-        key's new configuration is told to its old self as well."""
+        key's new configuration is also passed to the key that it replaces."""
         before, served = self.keys, dict[str, ServedKey]()
         for config in prepared.configs:
             old = before.get(config.name)

@@ -74,7 +74,7 @@ class ServedKey:
 
     @property
     def state(self) -> KeyState:
-        """Whether it can be used now; frozen is frozen, whatever its store says."""
+        """Whether it can be used now; a frozen key cannot, whatever its store reports."""
         return KeyState.FROZEN if self.frozen else self._state
 
     @property
@@ -105,7 +105,7 @@ class ServedKey:
         self._enter(problem, heals=may_heal(problem) if heals is None else heals)
 
     def _heard(self, key: Key, problem: BackendError | None) -> None:
-        """What a key that follows its store says of itself."""
+        """The state of a key that follows its store."""
         if key is not self._key or self._closed:
             return  # it was shut, or is an earlier one
         if problem is not None and (self.problem is None or type(problem) is not type(self.problem)):
@@ -143,13 +143,13 @@ class ServedKey:
     def note(self, answer: object) -> None:
         """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
         if self._observed or self._closed or self._key is None:
-            return  # it knows better, and says so; or it is not used any more
+            return  # it reports its state itself, or is not used any more
         match answer:
             case UnavailableError() | OperatorError():
                 self._enter(answer, heals=isinstance(answer, UnavailableError))
                 self._believe_for(_BELIEVED_S[self._state])
             case BackendError():
-                pass  # busy, a deadline, a caller's fault: these say nothing of the key
+                pass  # busy, a deadline, a caller's fault: these do not concern the key
             case _:
                 if not self.serves:
                     self._believe_for(None)

@@ -100,7 +100,7 @@ def _over_quota(grant: Grant, cost: int, now_s: float) -> Exceeded:
 
 
 def _over_rate(grant: Grant, cost: int, window: Window) -> Exceeded:
-    assert grant.rate is not None  # asked with a rate alone
+    assert grant.rate is not None  # called only with a rate
     rate = grant.rate
     wait_s = room_after_s(window, rate.amount, rate.window_s, cost)
     return Exceeded(rate.text, max(0.05, wait_s), cost <= rate.amount)

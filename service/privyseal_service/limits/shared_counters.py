@@ -44,7 +44,7 @@ class ContendedError(Exception):
 
 
 class FileCounters(Storage, SlidingWindowCounterSupport):
-    """The counts in one file. `patient` says whether a call waits for the lock (up to a second) or gives up at once, as
+    """The counts in one file. `patient`: whether a call waits for the lock (up to a second) or gives up at once, as
     is right on an event loop. Raises CountersError for a file that cannot be used."""
 
     STORAGE_SCHEME = None

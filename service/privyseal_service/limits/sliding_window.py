@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _AN_INSTANT_S = 1e-6
-"""Whoever is told to wait waits: weights fall in steps, and right at a step there is no room yet."""
+"""Added to a wait: weights fall in steps, and right at a step there is no room yet."""
 
 
 class Window(NamedTuple):

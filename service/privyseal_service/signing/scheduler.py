@@ -36,7 +36,7 @@ MOST_CHUNK = 32
 """Inputs of a batch that go to the store together, at most."""
 
 DEFAULT_PARALLEL = 32
-"""Inputs that a store works on at once, where it does not say."""
+"""Inputs that a store works on at once, where it does not state a number."""
 
 MOST_WAITING = 8192
 """The most inputs that wait; callers share the places as they share the store."""
@@ -254,7 +254,7 @@ class Scheduler:
         """Let so much into the store that what it takes up next is there when it has done with what it works on."""
         self._fitted_to = key
         parallel = key.parallel_inputs if isinstance(key, Parallel) else DEFAULT_PARALLEL
-        # A store that does not say what it takes bounds each group by itself: a batch must not come as several at once.
+        # A store that states no limit bounds each group by itself: a batch must not come as several at once.
         self._side_by_side = isinstance(key, Parallel)
         self._limit = 2 * parallel
         self._chunk_inputs = min(MOST_CHUNK, parallel)

@@ -61,7 +61,7 @@ def configure_grpc() -> None:
 
 
 def run_service(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on uvloop, which opens no io_uring unless the environment says otherwise; the reasons are in
+    """Run a coroutine on uvloop, which opens no io_uring unless the environment asks for it; the reasons are in
     docs/decisions/0008-uvloop.md."""
     os.environ.setdefault("UV_USE_IO_URING", "0")
     import uvloop  # noqa: PLC0415 - other commands do not need it

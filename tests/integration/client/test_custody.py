@@ -171,7 +171,7 @@ class TestProgram:
         result = served.run("key", "custody", *flags)
         assert result.code == 3
         assert "demo" in result.out
-        assert "the report says nothing of demo, which the service has not opened yet" in result.sentence()
+        assert "the report lacks demo, which the service has not opened yet" in result.sentence()
 
     def test_nothing_to_report(self, served, server):
         server.hidden = True

@@ -45,7 +45,7 @@ def test_the_query_names_endpoint_and_credentials():
         (f"gcpkms://{NAME}?credentials=/etc/sa.json", "not named by a file"),
         (f"gcpkms://{NAME}?credentials=file:", "not named by a file"),
         (f"gcpkms://{NAME}?credentials=file:sa.json", "path is relative"),
-        (f"gcpkms://{NAME}?endpoint=http://10.0.0.1:80", "loopback alone"),
+        (f"gcpkms://{NAME}?endpoint=http://10.0.0.1:80", "loopback only"),
     ],
 )
 def test_any_other_uri_is_refused_with_a_reason(uri, said):

@@ -54,7 +54,7 @@ def test_an_external_key_manager_takes_no_digest(algorithm):
 @pytest.mark.parametrize(
     ("algorithm", "mechanism", "why", "instead"),
     [
-        ("RSA_SIGN_RAW_PKCS1_3072", Mechanism.TYPE1, "RSA-2048 alone", "RSA_SIGN_RAW_PKCS1_2048"),
+        ("RSA_SIGN_RAW_PKCS1_3072", Mechanism.TYPE1, "only RSA-2048", "RSA_SIGN_RAW_PKCS1_2048"),
         ("RSA_SIGN_PKCS1_2048_SHA256", Mechanism.TYPE1, "DigestInfo", "roles/cloudkms.expertRawPKCS1"),
         ("RSA_SIGN_RAW_PKCS1_2048", Mechanism.PSS_SHA256, "one key serves one purpose", "RSA_SIGN_PSS_2048_SHA256"),
         ("RSA_SIGN_RAW_PKCS1_2048", Mechanism.PKCS1_V1_5_SHA256, "type-1 blocks", "RSA_SIGN_PKCS1_2048_SHA256"),
