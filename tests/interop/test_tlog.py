@@ -18,8 +18,8 @@ from privyseal_service.audit.layout import Layout
 from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.domain.replica import Source
+from tests.support.audit.helpers import decision
 from tests.support.needed import program
-from tests.unit.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
 

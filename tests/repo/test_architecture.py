@@ -77,7 +77,8 @@ class Copy:
         self.before = self.contents()
 
     def contents(self) -> dict[str, bytes]:
-        files = (path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        kept = (path for path in self.folder.rglob("*") if not {"__pycache__", ".hypothesis"} & {*path.parts})
+        files = (path for path in kept if path.is_file())
         return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
 
     def add(self, name: str, text: str) -> None:

@@ -28,7 +28,7 @@ class _Answer(NamedTuple):
     error: Exception | None
 
 
-class AuditFront:
+class AsyncJournal:
     """Appends to a journal without blocking the event loop that made it; a thread of its own waits for the disk.
 
     Make, use and close it on one running loop. The journal stays the caller's to close, and other threads may append to

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from privyseal.transparency.receipts import Receipt
-from privyseal_service.audit.async_journal import AuditFront
+from privyseal_service.audit.async_journal import AsyncJournal
 from privyseal_service.audit.denial_meter import DenialMeter
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.journal import Journal, open_journal
@@ -52,7 +52,7 @@ class AuditRecorder:
         self._open_with = open_with
         self._meter = DenialMeter(rate=config.denials_per_s, burst=config.denials_at_once, window_s=SUMMARY_EVERY_S)
         self._journal: Journal
-        self._front: AuditFront
+        self._async_journal: AsyncJournal
         self._summaries_task: asyncio.Task[None] | None = None
 
     async def start(self, on_change: Callable[[bool], None]) -> None:
@@ -78,7 +78,7 @@ class AuditRecorder:
             rotate_bytes=self._config.segment_mib << 20,
             on_change=changed,
         )
-        self._front = AuditFront(self._journal)
+        self._async_journal = AsyncJournal(self._journal)
         self._summaries_task = asyncio.create_task(self._write_summaries(), name="summarise denials")
 
     async def close(self) -> None:
@@ -88,7 +88,7 @@ class AuditRecorder:
         self._summaries_task.cancel()
         await asyncio.gather(self._summaries_task, return_exceptions=True)
         await self._append_summaries(self._meter.flush)
-        await self._front.close()
+        await self._async_journal.close()
         await asyncio.to_thread(self._journal.close)
 
     def require_ready(self) -> None:
@@ -118,7 +118,7 @@ class AuditRecorder:
     async def _append(self, records: Sequence[Record]) -> Sequence[Receipt]:
         try:
             if len(records) <= _CHUNK:
-                written = await self._front.append(records)
+                written = await self._async_journal.append(records)
             else:
                 # A caller that goes away must not cut this short: the key was used for all of it.
                 written = await asyncio.shield(asyncio.ensure_future(self._append_in_chunks(records)))
@@ -130,7 +130,7 @@ class AuditRecorder:
     async def _append_in_chunks(self, records: Sequence[Record]) -> list[Written]:
         written: list[Written] = []
         for start in range(0, len(records), _CHUNK):
-            written += await self._front.append(records[start : start + _CHUNK])
+            written += await self._async_journal.append(records[start : start + _CHUNK])
         return written
 
     def _admits(self, decision: Decision, time_us: int) -> bool:
@@ -148,7 +148,7 @@ class AuditRecorder:
         if not summaries:
             return
         try:
-            await self._front.append(summaries)
+            await self._async_journal.append(summaries)
         except AuditUnavailableError:
             self._meter.restore(summaries)
 

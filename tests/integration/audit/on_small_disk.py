@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.unit.audit.small_disk import mount_small_disk
+from tests.support.audit.small_disk import mount_small_disk
 
 FREE_BYTES = 300 * 1024
 """Room until room is made."""

@@ -26,10 +26,10 @@ from privyseal_service.config.loading import parse_config
 from privyseal_service.runtime.service import Service
 from tests.fakes.software_store import SoftwareStore
 from tests.integration.audit.conftest import LOG
+from tests.support.audit.helpers import FaultyFiles, fail_on, no_fault
 from tests.support.pki import CA
 from tests.support.service import secure_channel
 from tests.support.serving import CALLER
-from tests.unit.audit.helpers import FaultyFiles, fail_on, no_fault
 
 TIMEOUT_S = 20.0
 

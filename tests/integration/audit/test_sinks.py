@@ -12,7 +12,7 @@ from privyseal.v1 import audit_pb2
 from privyseal.v1.audit_pb2_grpc import AuditServiceStub
 from tests.integration.audit.conftest import Farm
 from tests.support.processes import until
-from tests.unit.audit.test_publish import Witness, server_context, serving
+from tests.unit.audit.test_sinks import Witness, server_context, serving
 
 CHECKSUM = hashlib.sha256(b"zip").digest()
 

@@ -20,9 +20,9 @@ from cryptography.x509 import load_pem_x509_certificate
 from privyseal import RequestContext, SignatureScheme, WrapScheme
 from privyseal.errors import PrivysealError
 from tests.integration.audit.conftest import CALLER, LOG, Farm, make_farm
+from tests.support.audit.json_schema import problems
 from tests.support.pki import CA
 from tests.support.serving import PROGRAM
-from tests.unit.audit.json_schema import problems
 
 STRANGER = "dns:stranger.build.example"
 SESSION_KEY = os.urandom(16)

@@ -89,7 +89,7 @@ def test_the_report_says_when_of_whom_and_how_far():
     assert [(each.name, each.algorithm, each.granted) for each in report.keys] == [
         (name, "RSA-2048", ("capgo", "capgo-v3")) for name in ("a", "b")
     ]
-    assert "tells nobody of others' grants" in report.note
+    assert "shows nobody the grants of others" in report.note
     assert report.silent == ()
 
 

@@ -147,7 +147,7 @@ class TestBad:
     def test_larger_key(self, program, sealed):
         key = rsa.generate_private_key(65537, 3072).public_key()
         (program.folder / "p.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.PKCS1))
-        self.refused(program, 1, "RSA-3072; devices of Capgo take RSA-2048", arguments(public_key="p.pem"))
+        self.refused(program, 1, "RSA-3072; devices of Capgo accept only RSA-2048", arguments(public_key="p.pem"))
 
     def test_files(self, program, sealed):
         (program.folder / "empty").touch()

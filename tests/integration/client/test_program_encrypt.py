@@ -179,7 +179,7 @@ class TestConnection:
         (served.folder / "privyseal.toml").write_text('server = "evil.example:443"\n')
         result = served.run(*ENCRYPT, "bundle.zip")
         assert result.code == 2
-        assert "privyseal.toml sets server; it may set key and format alone" in result.sentence()
+        assert "privyseal.toml sets server; it may set only key and format" in result.sentence()
 
 
 class TestBadInput:

@@ -73,7 +73,7 @@ def test_rates_and_quotas(
         refused(lambda: signing.SignChecksum(unfit, timeout=10))
     assert store.calls.private == before
     assert len(signing.BatchSignChecksums(batch(2), timeout=20).results) == 2
-    assert "ask for less in one call" in refused(lambda: signing.BatchSignChecksums(batch(11), timeout=20)).message
+    assert "send less in one call" in refused(lambda: signing.BatchSignChecksums(batch(11), timeout=20)).message
     assert running.service.issues.counters.snapshot()["refusals", "LIMIT_REACHED"] == 2
     # What was counted is not forgotten by a reload.
     running.reload(limited(config, daily_quota=10, schemes=["capgo-v3"]))

@@ -105,7 +105,7 @@ def test_without_tls_nobody_has_a_grant_by_accident(
         assert (
             refused(lambda: SigningServiceStub(channel).SignChecksum(SIGN, timeout=10)).code.name == "PERMISSION_DENIED"
         )
-    assert "HAS NO TLS AND ASKS NOBODY WHO THEY ARE" in caplog.text
+    assert "HAS NO TLS AND NO AUTHENTICATION" in caplog.text
 
 
 def test_without_tls_only_this_machine(config: dict[str, Any], store: SoftwareStore) -> None:

@@ -18,7 +18,7 @@ from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.domain.replica import Source
 from privyseal_service.signing.call_path import CallPath
 from privyseal_service.signing.calls import IncomingCall, LogAccess
-from tests.unit.audit.helpers import decision
+from tests.support.audit.helpers import decision
 
 LOG = "audit.example.com/replica-1"
 

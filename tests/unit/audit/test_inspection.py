@@ -15,7 +15,7 @@ from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.config.audit import AuditConfig
 from privyseal_service.domain.replica import Source
 from privyseal_service.runtime.preflight import check_audit
-from tests.unit.audit.helpers import decision
+from tests.support.audit.helpers import decision
 
 LOG = "audit.example.com/replica-1"
 

@@ -19,7 +19,7 @@ from privyseal_service.audit.layout import (
     timed_lines,
 )
 from privyseal_service.audit.record import MAX_LINE_BYTES, EndReason, Stop
-from tests.unit.audit.helpers import SOURCE, START_US, decision, encode
+from tests.support.audit.helpers import SOURCE, START_US, decision, encode
 
 LINES = [encode(decision(i), SOURCE, i) for i in range(1, 5)]
 STOP = encode(Stop(START_US), SOURCE, 5)

@@ -20,7 +20,7 @@ from privyseal.transparency.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from tests.unit.audit.helpers import naive_path, naive_proof, naive_root
+from tests.support.audit.helpers import naive_path, naive_proof, naive_root
 
 # The leaves and roots that Certificate Transparency implementations have tested each other with since RFC 6962.
 LEAVES = [

@@ -18,7 +18,7 @@ from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.domain.replica import Source
-from tests.unit.audit.helpers import decision
+from tests.support.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
 KEYS = [SIGNER.verifier]

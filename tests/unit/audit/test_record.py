@@ -30,8 +30,8 @@ from privyseal_service.domain.decisions import NO_PROOF, Outcome
 from privyseal_service.domain.errors import Code, ServiceError
 from privyseal_service.domain.replica import Source
 from privyseal_service.domain.requests import Context
-from tests.unit.audit.helpers import CALLER, SOURCE, START_US, decision, encode
-from tests.unit.audit.json_schema import problems
+from tests.support.audit.helpers import CALLER, SOURCE, START_US, decision, encode
+from tests.support.audit.json_schema import problems
 
 SCHEMA = json.loads(files("privyseal_service.audit").joinpath("record.schema.json").read_text())
 

@@ -21,7 +21,7 @@ from privyseal_service.domain.decisions import Decision, DecisionBuilder, Item, 
 from privyseal_service.domain.errors import Code, ServiceError, permission_denied
 from privyseal_service.domain.operation_names import Operation
 from privyseal_service.domain.requests import Context
-from tests.unit.audit.helpers import FaultyFiles, fail_on, no_fault
+from tests.support.audit.helpers import FaultyFiles, fail_on, no_fault
 
 PROOF = Proof("mtls", {"certificate": "ab" * 32, "serial": "7", "authority": "cd" * 32})
 CHECKSUM = hashlib.sha256(b"zip").digest()

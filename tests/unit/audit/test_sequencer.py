@@ -22,7 +22,7 @@ from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer, merge_order, rest_s
 from privyseal_service.domain.replica import Source
 from privyseal_service.system.files import SystemFiles
-from tests.unit.audit.helpers import FaultyFiles, decision, fail_on, no_fault
+from tests.support.audit.helpers import FaultyFiles, decision, fail_on, no_fault
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
 
@@ -245,7 +245,7 @@ def test_a_defect_is_told_and_does_not_end_it(tmp_path, monkeypatch):
 
 def test_two_sequencers_never_meet(tmp_path):
     sequencer = Sequencer(tmp_path, SIGNER)
-    with pytest.raises(AuditError, match="one alone"):
+    with pytest.raises(AuditError, match="only one"):
         Sequencer(tmp_path, SIGNER)
     sequencer.close()
     sequencer.close()

@@ -22,7 +22,7 @@ from privyseal_service.audit.tiles import (
     unpack_entries,
 )
 from privyseal_service.system.files import write_atomically
-from tests.unit.audit.helpers import naive_path, naive_proof, naive_root
+from tests.support.audit.helpers import naive_path, naive_proof, naive_root
 
 
 def entry(i: int) -> bytes:

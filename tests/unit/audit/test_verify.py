@@ -18,7 +18,7 @@ from privyseal_service.audit.tiles import GrowingTree, pack_entries, tiles_of, u
 from privyseal_service.audit.verify import verify
 from privyseal_service.audit.verify_report import MAX_FINDINGS
 from privyseal_service.domain.replica import Source
-from tests.unit.audit.helpers import decision
+from tests.support.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
 KEYS = [SIGNER.verifier]

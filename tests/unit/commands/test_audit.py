@@ -25,7 +25,7 @@ from privyseal_service.domain.caller import Caller
 from privyseal_service.domain.decisions import NO_PROOF, Outcome
 from privyseal_service.domain.errors import Code
 from privyseal_service.domain.replica import Source
-from tests.unit.audit.helpers import START_US, decision
+from tests.support.audit.helpers import START_US, decision
 
 NAME = "audit.example.com/replica-1"
 DAY_US = 86_400_000_000

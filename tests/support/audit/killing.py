@@ -22,7 +22,7 @@ from privyseal.transparency.checkpoint import Signer
 from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.domain.replica import Source
-from tests.unit.audit.helpers import decision
+from tests.support.audit.helpers import decision
 
 
 def worker(root: Path, name: str, answers: int) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import audit
+
 
 @pytest.mark.parametrize("kind", ["tmpfs", "limit"])
 def test_a_disk_that_fills_up_stops_answers_until_there_is_room(tmp_path, kind):
-    script = Path(__file__).with_name("small_disk.py")
+    script = Path(audit.__file__).with_name("small_disk.py")
     done = subprocess.run(
         [sys.executable, script, tmp_path, str(300 * 1024), kind], stdout=subprocess.PIPE, check=True, timeout=200
     )

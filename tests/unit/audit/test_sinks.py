@@ -27,7 +27,7 @@ from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.audit.sinks import FileSink, HttpsSink, Publisher, StreamSink, WitnessSink
 from privyseal_service.audit.verify import verify
 from privyseal_service.domain.replica import Source
-from tests.unit.audit.helpers import decision
+from tests.support.audit.helpers import decision
 
 SIGNER = Signer.generate("audit.example.com/replica-1")
 NOTES = [SIGNER.sign(Checkpoint(SIGNER.verifier.name, size, bytes([size]) * 32).text()) for size in range(1, 6)]

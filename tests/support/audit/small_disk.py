@@ -20,7 +20,7 @@ from privyseal.transparency.merkle import leaf_hash
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.layout import Layout, segment_numbers, segment_path
-from tests.unit.audit.helpers import SOURCE, decision
+from tests.support.audit.helpers import SOURCE, decision
 
 CLONE_NEWNS = 0x00020000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000

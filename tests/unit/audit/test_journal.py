@@ -18,7 +18,7 @@ from privyseal_service.audit.journal import Journal, Written, open_journal
 from privyseal_service.audit.layout import Layout, ends_told_by, head_of, read_synced, segment_numbers, segment_path
 from privyseal_service.audit.record import EndReason
 from privyseal_service.domain.replica import Source
-from tests.unit.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
+from tests.support.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
 
 
 def folder_of(root: Path) -> Path:

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from privyseal_service.audit.async_journal import AuditFront
+from privyseal_service.audit.async_journal import AsyncJournal
 from privyseal_service.audit.errors import AuditUnavailableError
 from privyseal_service.audit.journal import Journal
-from tests.unit.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
-from tests.unit.audit.test_segments import assert_on_record, lines_of
+from tests.support.audit.helpers import SOURCE, FaultyFiles, decision, fail_on, no_fault
+from tests.unit.audit.test_journal import assert_on_record, lines_of
 
 
 class Gate:
@@ -36,7 +36,7 @@ def with_front(root, steps, **options):
     journal = Journal(root, SOURCE, files=files)
 
     async def run():
-        front = AuditFront(journal, **options)
+        front = AsyncJournal(journal, **options)
         try:
             return await steps(front, files)
         finally:
@@ -170,7 +170,7 @@ def test_a_closed_front_refuses(tmp_path):
     journal = Journal(tmp_path, SOURCE)
 
     async def run():
-        front = AuditFront(journal)
+        front = AsyncJournal(journal)
         await front.close()
         with pytest.raises(AuditUnavailableError, match="closed"):
             await front.append([decision()])
@@ -185,7 +185,7 @@ def test_a_loop_that_ended_first_does_no_harm(tmp_path):
     files.fault = gate = Gate()
 
     async def run():
-        front = AuditFront(journal)
+        front = AsyncJournal(journal)
         call = asyncio.ensure_future(front.append([decision(1)]))
         await reached(gate)
         call.cancel()

@@ -16,13 +16,14 @@ from privyseal_service.audit.journal import Journal
 from privyseal_service.audit.log_reader import LogReader
 from privyseal_service.audit.sequencer import Sequencer
 from privyseal_service.domain.replica import Source
+from tests.support import audit
 
 ROUNDS = 100
 
 
 def test_a_hundred_kills_lose_nothing_that_was_answered(tmp_path):
     seed = random.randrange(1 << 32)
-    script = Path(__file__).with_name("killing.py")
+    script = Path(audit.__file__).with_name("killing.py")
     done = subprocess.run(
         [sys.executable, script, tmp_path, str(ROUNDS), str(seed)], stdout=subprocess.PIPE, check=False, timeout=200
     )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privyseal_service.audit.denial_meter import OTHERS, DenialMeter
-from tests.unit.audit.helpers import SOURCE, encode
+from tests.support.audit.helpers import SOURCE, encode
 
 KIND = "sign-checksum PERMISSION_DENIED"
 
