@@ -80,10 +80,13 @@ def check_authority(certificate: x509.Certificate) -> None:
     """
     _check_key(certificate)
     key = ec.generate_private_key(ec.SECP256R1())
-    copy = _builder(certificate, certificate.subject, key)
-    for extension in certificate.extensions:
-        copy = copy.add_extension(extension.value, extension.critical)
-    probe = _builder(certificate, x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "probe")]), key)
+    try:
+        copy = _builder(certificate, certificate.subject, key)
+        for extension in certificate.extensions:
+            copy = copy.add_extension(extension.value, extension.critical)
+        probe = _builder(certificate, x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "probe")]), key)
+    except ValueError as error:
+        raise PathError(f"it cannot be written again: {error}") from None
     validate_path(
         probe.sign(key, SHA256()),
         [],

@@ -1,4 +1,4 @@
-"""An issuer's public keys, from its JWK set (RFC 7517): what may verify a token, and what is passed over. Pure."""
+"""An issuer's public keys, from its JWK set (RFC 7517): which may verify tokens, and which are skipped. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
-MOST_JWKS_BYTES = 256 * 1024
-"""An issuer has a handful of keys, of some 500 bytes each; those with certificates beside them have some thousand."""
+MAX_JWKS_BYTES = 256 * 1024
+"""An issuer has a handful of keys of some 500 bytes each, or some thousand bytes each with their certificates."""
 
-_MOST_KEYS = 64
+_MAX_KEYS = 64
 _RSA_BITS = range(2048, 8193)
 _CURVES: Mapping[str, type[ec.EllipticCurve]] = {
     "ES256": ec.SECP256R1,
@@ -28,7 +28,7 @@ PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed
 
 
 class KeySetError(ValueError):
-    """Not a JWK set, or one without a single key that could verify a token. The text is a sentence."""
+    """The text is not a JWK set, or has no key that could verify a token. The message continues a sentence about it."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,22 @@ NO_KEYS = KeySet({})
 
 
 def parse_key_set(text: bytes, allowed: Sequence[str]) -> KeySet:
-    """The keys of a JWK set for the algorithms that are allowed. Raises KeySetError."""
-    if len(text) > MOST_JWKS_BYTES:
-        raise KeySetError(f"is longer than {MOST_JWKS_BYTES} bytes")
+    """Return the keys of a JWK set for the allowed algorithms. Raises KeySetError."""
+    if len(text) > MAX_JWKS_BYTES:
+        raise KeySetError(f"is longer than {MAX_JWKS_BYTES} bytes")
     try:
         listed = json.loads(text)["keys"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise KeySetError('is no JWK set, {"keys": […]}') from None
-    if not isinstance(listed, list) or len(listed) > _MOST_KEYS:
-        raise KeySetError(f"does not have a list of at most {_MOST_KEYS} keys")
+    if not isinstance(listed, list) or len(listed) > _MAX_KEYS:
+        raise KeySetError(f"does not have a list of at most {_MAX_KEYS} keys")
     keys: dict[str, VerifyingKey] = {}
     notes: list[str] = []
     for place, jwk in enumerate(listed):
         try:
             kid, key = _parse(jwk, allowed)
         except KeySetError as error:
-            notes.append(f"key {place} is passed over: {error}")
+            notes.append(f"key {place} is skipped: {error}")
             continue
         if kid in keys:
             raise KeySetError("has two keys of one kid")
@@ -103,7 +103,7 @@ def _public_key(jwk: dict[str, Any]) -> PublicKey:
     if not isinstance(jwk.get("kty"), str) or jwk["kty"] not in kind:
         raise KeySetError("it is neither RSA nor EC nor Ed25519")
     try:
-        # Without its own alg, which is looked at later: the library takes whatever stands there.
+        # Without `alg`, which `_parse` checks: the library accepts any value of it.
         key = PyJWK({name: value for name, value in jwk.items() if name != "alg"}, kind[jwk["kty"]]).key
     except (PyJWTError, ValueError, TypeError, AttributeError, KeyError):
         raise KeySetError("it cannot be parsed") from None
@@ -115,7 +115,7 @@ def _public_key(jwk: dict[str, Any]) -> PublicKey:
 
 
 def _algorithms(key: PublicKey) -> frozenset[str]:
-    """What a key of this kind can verify (RFC 7518, 3.1; RFC 8037, 3.1): one curve has one hash."""
+    """Return the algorithms that a key of this kind can verify (RFC 7518, 3.1; RFC 8037, 3.1): one hash a curve."""
     if isinstance(key, rsa.RSAPublicKey):
         return frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
     if isinstance(key, ed25519.Ed25519PublicKey):

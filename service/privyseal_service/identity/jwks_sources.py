@@ -1,4 +1,4 @@
-"""Where an issuer's keys come from: a file, or a URL that a thread of its own fetches, never a call."""
+"""Where an issuer's keys come from: a file, or a URL. A separate thread fetches the URL; calls never wait for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from privyseal_service.config.issuers import IssuerConfig
-from privyseal_service.identity.jwks import MOST_JWKS_BYTES, NO_KEYS, KeySet, KeySetError, parse_key_set
+from privyseal_service.identity.jwks import MAX_JWKS_BYTES, NO_KEYS, KeySet, KeySetError, parse_key_set
 from privyseal_service.system.file_watch import FileWatch
 from privyseal_service.system.files import write_atomically
 from privyseal_service.system.http import TimedConnection
@@ -27,50 +27,50 @@ from privyseal_service.telemetry.metrics import ISSUER_FAILURES, ISSUER_REFRESHE
 _LOG = logging.getLogger(__name__)
 
 ANSWER_S = 10.0
-"""What a server may take for all of its answer, however slowly it comes."""
+"""The time limit for a server's whole answer."""
 
 MISS_EVERY_S = 30.0
-"""How often unknown keys in tokens can cause a fetch, at most: anybody can send them."""
+"""The shortest time between fetches that unknown keys in tokens cause: anybody can send such tokens."""
 
 RETRY_S = 60.0
 _SILENCE_S = 5.0
 
 
 class SourceError(Exception):
-    """An issuer's keys cannot be had. The text is a sentence that names the file or the URL."""
+    """An issuer's keys cannot be read or fetched. The text is a sentence that names the file or the URL."""
 
 
 class KeySource(Protocol):
-    """The keys of an issuer; see `tokens.Keys`."""
+    """A source of an issuer's keys; see `tokens.Keys`."""
 
     config: IssuerConfig
 
     @property
     def now(self) -> KeySet:
-        """Those that count."""
+        """The keys that are valid now."""
 
     def miss(self) -> None:
-        """A token names a key that is not there."""
+        """Report that a token names an unknown key."""
 
     def start(self) -> None:
-        """Begin to look for keys. Raises SourceError for a file that cannot be used."""
+        """Read the file, or start to fetch. Raises SourceError for a file that cannot be used."""
 
     def look(self) -> None:
-        """Look whether a file has changed; it is called regularly, off the event loop."""
+        """Read a file that has changed. Called regularly, not on the event loop."""
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the first keys."""
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop reading and fetching."""
 
 
 def read_key_file(config: IssuerConfig) -> KeySet:
-    """The keys of an issuer with a file. Raises SourceError."""
+    """Return the keys of an issuer with a file. Raises SourceError."""
     assert config.jwks_file is not None  # checked with the configuration
     try:
         with config.jwks_file.open("rb") as file:
-            return parse_key_set(file.read(MOST_JWKS_BYTES + 1), config.algorithms)
+            return parse_key_set(file.read(MAX_JWKS_BYTES + 1), config.algorithms)
     except OSError as error:
         raise SourceError(f"{config.jwks_file} cannot be read: {error.strerror}") from None
     except KeySetError as error:
@@ -78,7 +78,7 @@ def read_key_file(config: IssuerConfig) -> KeySet:
 
 
 class FileSource:
-    """Keys in a file: read again when it changes. One that cannot be used leaves the keys as they were."""
+    """Keys in a file, which is read again when it changes. A file that cannot be used leaves the keys unchanged."""
 
     def __init__(self, config: IssuerConfig, issues: ActiveIssues) -> None:
         assert config.jwks_file is not None  # checked with the configuration
@@ -90,42 +90,42 @@ class FileSource:
 
     @property
     def now(self) -> KeySet:
-        """The keys of the file, as they were read last."""
+        """The keys of the last readable file."""
         return self._keys
 
     def miss(self) -> None:
-        """The file is looked at anyway."""
+        """Do nothing: the file is watched already."""
 
     def start(self) -> None:
         """Read the file. Raises SourceError."""
-        self._take(read_key_file(self.config))
+        self._replace_keys(read_key_file(self.config))
 
     def look(self) -> None:
-        """Read the file when it has changed."""
+        """Read the file if it has changed."""
         if self._watch.changed():
             try:
-                self._take(read_key_file(self.config))
+                self._replace_keys(read_key_file(self.config))
             except SourceError as error:
                 self._issues.set(self._about, f"{error}; its keys stay as they were", ISSUER_FAILURES)
 
-    def _take(self, keys: KeySet) -> None:
+    def _replace_keys(self, keys: KeySet) -> None:
         self._keys = keys
         self._issues.counters.add(ISSUER_REFRESHES)
         self._issues.clear(self._about)
-        _tell(self.config, keys)
+        _log_notes(self.config, keys)
 
     def wait(self, timeout_s: float) -> None:
-        """The file was read."""
+        """Return: `start` has read the file."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
 
 class UrlSource:
-    """Keys that are fetched: regularly, and soon after a token named one that is not there.
+    """Keys that are fetched regularly, and soon after a token names an unknown key.
 
-    While the server does not answer, the keys that it gave last count for the configured grace; what is in
-    `cache_folder` outlives a restart.
+    While the server does not answer, the last keys stay valid for the configured grace time. They are kept over a
+    restart in `cache_folder`.
     """
 
     def __init__(
@@ -151,28 +151,28 @@ class UrlSource:
 
     @property
     def now(self) -> KeySet:
-        """The keys that were fetched last, unless that is too long ago."""
+        """The keys of the last fetch; none when it is too long ago."""
         keys, until_s = self._held
         return keys if self._clock() < until_s else NO_KEYS
 
     def miss(self) -> None:
-        """Fetch soon."""
+        """Fetch soon: a token names an unknown key."""
         self._wanted.set()
 
     def start(self) -> None:
-        """Take what is in the cache, and begin to fetch."""
+        """Read the cache, and start to fetch."""
         self._restore()
         self._thread.start()
 
     def look(self) -> None:
-        """The thread does that."""
+        """Do nothing: the thread fetches."""
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until the first fetch is over, well or not."""
+        """Wait until the first fetch has succeeded or failed."""
         self._tried.wait(timeout_s)
 
     def close(self) -> None:
-        """Fetch no more. A fetch under way ends by itself."""
+        """Stop fetching. A fetch that has begun ends by itself."""
         self._closed.set()
         self._wanted.set()
 
@@ -181,7 +181,7 @@ class UrlSource:
             self._wanted.clear()
             fresh = self._refresh()
             self._tried.set()
-            # Whoever sends unknown keys brings the next fetch forward, but not to less than this.
+            # Unknown keys in tokens cause an earlier fetch, but not before this time.
             self._closed.wait(self._miss_every_s)
             rest_s = (self.config.refresh_s if fresh else RETRY_S) - self._miss_every_s
             self._wanted.wait(max(0.0, rest_s))
@@ -192,10 +192,10 @@ class UrlSource:
             body = fetch(url, self.config.jwks_ca_file)
             keys = parse_key_set(body, self.config.algorithms)
         except (SourceError, KeySetError) as error:
-            said = str(error) if isinstance(error, SourceError) else f"what {url} answers {error}"
-            self._issues.set(self._about, f"{said}; {self._what_counts()}", ISSUER_FAILURES)
+            reason = str(error) if isinstance(error, SourceError) else f"what {url} answers {error}"
+            self._issues.set(self._about, f"{reason}; {self._what_counts()}", ISSUER_FAILURES)
             return False
-        except Exception:  # noqa: BLE001 - the thread has to live: nobody else looks for keys
+        except Exception:  # noqa: BLE001 - no other thread fetches keys, so this one must not end
             _LOG.exception("%s: looking for its keys failed in a way that it should not", self._about)
             self._issues.set(self._about, f"its keys could not be read; {self._what_counts()}", ISSUER_FAILURES)
             return False
@@ -203,12 +203,12 @@ class UrlSource:
         self._hold(keys, fetched_s)
         self._issues.counters.add(ISSUER_REFRESHES)
         self._issues.clear(self._about)
-        _tell(self.config, keys)
+        _log_notes(self.config, keys)
         self._save(body, fetched_s)
         return True
 
     def _hold(self, keys: KeySet, fetched_s: float) -> None:
-        # A refresh may be late without anything being wrong, so the grace begins where one was due.
+        # The grace time begins when the next refresh is due, not at this fetch.
         self._held = (keys, fetched_s + self.config.refresh_s + self.config.offline_grace_s)
 
     def _what_counts(self) -> str:
@@ -218,8 +218,8 @@ class UrlSource:
         if self._cache is None:
             return
         try:
-            said = {"url": self.config.jwks_url, "fetched_s": fetched_s, "jwks": body.decode()}
-            _replace(self._cache, json.dumps(said).encode())
+            cached = {"url": self.config.jwks_url, "fetched_s": fetched_s, "jwks": body.decode()}
+            _replace(self._cache, json.dumps(cached).encode())
         except (OSError, UnicodeDecodeError) as error:
             _LOG.warning("%s: its keys cannot be kept over a restart: %s", self._about, error)
 
@@ -227,10 +227,10 @@ class UrlSource:
         if self._cache is None:
             return
         try:
-            said = json.loads(_read_own(self._cache))
-            fetched_s, now_s = float(said["fetched_s"]), self._clock()
-            if said["url"] == self.config.jwks_url and fetched_s <= now_s:
-                self._hold(parse_key_set(said["jwks"].encode(), self.config.algorithms), fetched_s)
+            cached = json.loads(_read_own(self._cache))
+            fetched_s, now_s = float(cached["fetched_s"]), self._clock()
+            if cached["url"] == self.config.jwks_url and fetched_s <= now_s:
+                self._hold(parse_key_set(cached["jwks"].encode(), self.config.algorithms), fetched_s)
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -238,13 +238,13 @@ class UrlSource:
 
 
 def source(config: IssuerConfig, issues: ActiveIssues, state_folder: Path | None) -> KeySource:
-    """Where the keys of an issuer come from, as it is configured."""
+    """Return the configured source of an issuer's keys."""
     if config.jwks_file is not None:
         return FileSource(config, issues)
     return UrlSource(config, issues, state_folder / "issuers" if state_folder else None)
 
 
-def _tell(config: IssuerConfig, keys: KeySet) -> None:
+def _log_notes(config: IssuerConfig, keys: KeySet) -> None:
     for note in keys.notes:
         _LOG.warning("issuer %s: %s", config.issuer, note)
 
@@ -254,12 +254,12 @@ def _cache_file(config: IssuerConfig, folder: Path) -> Path:
 
 
 def _read_own(file: Path) -> bytes:
-    """A file that this user wrote: what is in it decides who may sign. Raises OSError."""
+    """Read a file that only this user can write: its content decides who may sign. Raises OSError."""
     with file.open("rb") as opened:
         found = os.fstat(opened.fileno())
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise PermissionError(errno.EPERM, "it is another user's, or others may write to it")
-        return opened.read(4 * MOST_JWKS_BYTES)
+        return opened.read(4 * MAX_JWKS_BYTES)
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -269,9 +269,9 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def fetch(url: str, ca_file: Path | None = None, *, answer_s: float = ANSWER_S) -> bytes:
-    """What a URL answers, once and without following it elsewhere. Raises SourceError, after `answer_s` at the latest.
+    """Fetch a URL without following redirects. Raises SourceError, after `answer_s` at the latest.
 
-    Proxies are not used: what is fetched decides who may sign.
+    Proxies are not used: the content decides who may sign.
     """
     parts = urlsplit(url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -294,7 +294,7 @@ def _answer(connection: http.client.HTTPConnection, path: str) -> bytes:
     response = connection.getresponse()
     if response.status != 200:
         raise ValueError(f"it answers with status {response.status}")
-    body = response.read(MOST_JWKS_BYTES + 1)
-    if len(body) > MOST_JWKS_BYTES:
-        raise ValueError(f"its answer is longer than {MOST_JWKS_BYTES} bytes")
+    body = response.read(MAX_JWKS_BYTES + 1)
+    if len(body) > MAX_JWKS_BYTES:
+        raise ValueError(f"its answer is longer than {MAX_JWKS_BYTES} bytes")
     return body

@@ -1,7 +1,7 @@
-"""Who calls, from a bearer token: every check between the header and a caller's name, and no I/O.
+"""Who calls, from a bearer token: every check between the authorization header and a caller's name. No I/O.
 
-A token is verified once; while it is known, each call looks at its times and at whether its key still counts. Nothing
-of a token is kept but its SHA-256 and what it proved, and nothing of it is ever in a reason.
+A token's signature is verified once. Each call checks its times and that its key is still one of the issuer's. Only a
+token's SHA-256 and what it proves are kept; no reason of a refusal contains text of the token.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from privyseal_service.domain.caller import Caller, IdentityError, Peer, Proof
 from privyseal_service.domain.names import CallerNameError, oidc_name
 from privyseal_service.identity.jwks import KeySet, VerifyingKey
 
-MOST_TOKEN_CHARACTERS = 8192
+MAX_TOKEN_CHARACTERS = 8192
 
 # RFC 6750, 2.1, and RFC 7515, 3.1: three parts of base64url.
 _BEARER = re.compile(r"[Bb]earer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
-_MOST_CLAIM_CHARACTERS = 512
+_MAX_CLAIM_CHARACTERS = 512
 _UNVERIFIED: Any = {"verify_signature": False}
-# Times are looked at here, in each call, by one clock.
+# `identify` checks the times in each call, by one clock.
 _CHECKS: Any = {
     "require": ["exp", "iat", "sub"],
     "verify_exp": False,
@@ -43,19 +43,19 @@ _CHECKS: Any = {
 
 
 class Keys(Protocol):
-    """The keys of an issuer as they are now."""
+    """The current keys of an issuer."""
 
     @property
     def now(self) -> KeySet:
-        """Those that count; none when they are too old."""
+        """The keys that are valid now; none when they are too old."""
 
     def miss(self) -> None:
-        """A token names a key that is not there: look for new ones soon. It neither waits nor takes long."""
+        """Fetch new keys soon: a token names an unknown one. Does not block."""
 
 
 @dataclass(frozen=True)
 class Issuer:
-    """An issuer, and where its keys come from."""
+    """An issuer, and the source of its keys."""
 
     config: IssuerConfig
     keys: Keys
@@ -63,7 +63,7 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class _Proven:
-    """What a token proves, from and until when (seconds since 1970), by which key of which issuer."""
+    """What a token proves, from when until when (seconds since 1970), and by which key of which issuer."""
 
     caller: Caller
     issuer: Issuer
@@ -75,9 +75,9 @@ class _Proven:
 
 
 class TokenIdentifier:
-    """For a listener whose callers show tokens."""
+    """Identifies the callers of a listener by their tokens."""
 
-    _MOST_CACHED = 512
+    _MAX_CACHED = 512
 
     def __init__(self, issuers: Sequence[Issuer], *, clock: Callable[[], float] = time.time) -> None:
         self._issuers = {issuer.config.issuer: issuer for issuer in issuers}
@@ -85,13 +85,13 @@ class TokenIdentifier:
         self._known: dict[bytes, _Proven] = {}
 
     def identify(self, peer: Peer) -> Caller:
-        """The caller that the peer's token proves. Raises IdentityError."""
+        """Return the caller that the peer's token proves. Raises IdentityError."""
         token = _bearer(peer.authorization)
         digest = hashlib.sha256(token.encode()).digest()
         proven = self._known.get(digest)
         if proven is None or not _key_counts(proven):
             proven = self._verify(token)
-            if len(self._known) >= self._MOST_CACHED:
+            if len(self._known) >= self._MAX_CACHED:
                 self._known.clear()
             self._known[digest] = proven
         now_s = self._clock()
@@ -105,10 +105,10 @@ class TokenIdentifier:
 
     def _verify(self, token: str) -> _Proven:
         try:
-            said = jwt.decode_complete(token, options=_UNVERIFIED)
+            decoded = jwt.decode_complete(token, options=_UNVERIFIED)
         except (PyJWTError, ValueError, RecursionError):
             raise IdentityError("the token cannot be parsed") from None
-        header, claims = said["header"], said["payload"]
+        header, claims = decoded["header"], decoded["payload"]
         name = claims.get("iss")
         issuer = self._issuers.get(name) if isinstance(name, str) else None
         if issuer is None:
@@ -118,13 +118,13 @@ class TokenIdentifier:
 
 
 def _bearer(values: Sequence[str]) -> str:
-    """The one token of an authorization header."""
+    """Return the one token of the authorization headers. Raises IdentityError."""
     if not values:
         raise IdentityError("the call has no authorization header")
     if len(values) > 1:
         raise IdentityError("the call has more than one authorization header")
-    if len(values[0]) > MOST_TOKEN_CHARACTERS:
-        raise IdentityError(f"the authorization header has more than {MOST_TOKEN_CHARACTERS} characters")
+    if len(values[0]) > MAX_TOKEN_CHARACTERS:
+        raise IdentityError(f"the authorization header has more than {MAX_TOKEN_CHARACTERS} characters")
     match = _BEARER.fullmatch(values[0])
     if match is None:
         raise IdentityError("the authorization header is not Bearer and a signed token (JWS, compact form)")
@@ -132,7 +132,7 @@ def _bearer(values: Sequence[str]) -> str:
 
 
 def _key(issuer: Issuer, header: Mapping[str, Any]) -> tuple[str, VerifyingKey]:
-    """The key that the token's header names, where it may have made that kind of signature."""
+    """Return the key that the token's header names, and its kid. Raises IdentityError."""
     algorithm, kid = header.get("alg"), header.get("kid")
     if algorithm not in issuer.config.algorithms:
         raise IdentityError(f"the token is not signed with {' or '.join(issuer.config.algorithms)}, as is configured")
@@ -151,7 +151,7 @@ def _key(issuer: Issuer, header: Mapping[str, Any]) -> tuple[str, VerifyingKey]:
 
 
 def _checked(config: IssuerConfig, key: VerifyingKey, algorithm: str, token: str) -> Mapping[str, Any]:
-    """The token's claims, its signature, issuer and audience verified."""
+    """Verify the token's signature, issuer and audience; return its claims. Raises IdentityError."""
     try:
         return jwt.decode(
             token,
@@ -200,21 +200,21 @@ def _prove(issuer: Issuer, kid: str, key: VerifyingKey, claims: Mapping[str, Any
 
 
 def claim_text(value: object) -> str | None:
-    """A claim as text: a string without control characters as it is, a number in decimal, true or false; None for
-    whatever else there may be, which no grant can ask for."""
+    """Return a claim as text: a printable string unchanged, a number in decimal, true or false. Anything else is None,
+    which no grant can demand."""
     match value:
         case bool():
             return "true" if value else "false"
         case int() if abs(value) < 1 << 64:
             return str(value)
-        case str() if len(value) <= _MOST_CLAIM_CHARACTERS and value.isprintable():
+        case str() if len(value) <= _MAX_CLAIM_CHARACTERS and value.isprintable():
             return value
         case _:
             return None
 
 
 def _time(claims: Mapping[str, Any], name: str, proof: Proof) -> float:
-    """A time of a token (RFC 7519, 2: NumericDate), in seconds since 1970."""
+    """Return a time of a token (RFC 7519, 2: NumericDate), in seconds since 1970. Raises IdentityError."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e11:
         raise IdentityError(f"the token's {name} is no time", proof)

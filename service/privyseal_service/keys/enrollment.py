@@ -1,4 +1,4 @@
-"""Whether a key can serve what its configuration asks of it: pure functions from what is true of it to a sentence."""
+"""Whether a key can serve what its configuration demands. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MisfitError(OperatorError):
-    """A key that was found, and cannot or must not serve what the configuration asks of it."""
+    """A key was found that cannot, or must not, serve what the configuration demands of it."""
 
 
 def check_enrollment(config: KeyConfig, description: KeyDescription) -> None:
@@ -32,8 +32,8 @@ def check_enrollment(config: KeyConfig, description: KeyDescription) -> None:
 
 
 def check_one_purpose(config: KeyConfig, fingerprint: str, others: Iterable[tuple[KeyConfig, str]]) -> None:
-    """Raise MisfitError when one of the other keys, each with its fingerprint, is the same RSA key for another purpose:
-    two names of one key would give a block of bytes the two meanings that one name may not."""
+    """Raise MisfitError when one of the other keys, given with their fingerprints, is the same RSA key for another
+    purpose: one block of bytes would then have two meanings."""
     for other, found in others:
         if found == fingerprint and _purposes(other) != _purposes(config):
             raise MisfitError(
@@ -58,7 +58,7 @@ def _check_scheme(scheme: Scheme, description: KeyDescription) -> None:
         able = ", ".join(sorted(able.value for able in description.mechanisms)) or "nothing that the service offers"
         why = description.refusals.get(mechanism, f"it does not make {mechanism.value}; it makes {able}")
         raise MisfitError("mechanism", f"the key cannot serve {scheme.value}: {why.rstrip('.')}")
-    # A backend says so first; this holds for one that does not.
+    # A backend checks this too; it is checked here for one that does not.
     bits, wanted = description.public_key.modulus_bits, MODULUS_BITS[mechanism]
     if bits not in wanted:
         sizes = " or ".join(f"RSA-{size}" for size in sorted(wanted))
@@ -89,5 +89,5 @@ def _check_custody(bar: MinimumCustody, description: KeyDescription) -> None:
 
 
 def worded(finding: enum.Enum) -> str:
-    """A finding as the configuration writes it: `generated-inside`."""
+    """Return a finding as the configuration writes it: `generated-inside`."""
     return finding.name.lower().replace("_", "-")

@@ -1,7 +1,7 @@
-"""The keys of the configuration: opened together at the start, and again in the background until they answer.
+"""The keys of the configuration: opened together at the start, then retried in the background until they are open.
 
-A key that does not fit its configuration stops the start. A key store that is away does not: its keys are UNAVAILABLE
-until it answers, unless the configuration calls them required.
+A key that does not fit its configuration stops the start. An unavailable key store does not: its keys are UNAVAILABLE
+until it answers, except keys that the configuration marks as required.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 1.5
-"""A store that is back is found within that, and the time that opening takes."""
+"""A store that has recovered is found within this time, plus the time that opening takes."""
 LONGEST_BUSY_RETRY_S = 30.0
 
 
 class KeyringError(Exception):
-    """A start, or a change of the configuration, is stopped: a key cannot serve as configured. `cause` is what its
-    store or its enrollment said."""
+    """A start or a change of the configuration is stopped: a key cannot serve as configured. `cause` is the error of
+    its store or its enrollment."""
 
     def __init__(self, key: str, cause: BackendError, *, others: int = 0) -> None:
         more = f" ({others} more keys failed; privyseal-server check lists them)" if others else ""
@@ -50,15 +50,18 @@ class KeyringError(Exception):
 
 @dataclass(frozen=True)
 class PreparedKeys:
-    """The keys of another configuration, looked at before it is taken up: by name, those that were opened for it, and
-    why others were not, whose store is away."""
+    """The keys of a new configuration, checked before it is applied.
+
+    `opened` holds the keys that were opened for it, by name. `unavailable` holds the errors of those whose store is
+    unavailable.
+    """
 
     configs: tuple[KeyConfig, ...]
     opened: Mapping[str, Key]
-    away: Mapping[str, BackendError]
+    unavailable: Mapping[str, BackendError]
 
-    def let_go(self) -> None:
-        """They are not taken up."""
+    def close(self) -> None:
+        """Close the keys: the configuration is not applied."""
         for key in self.opened.values():
             close_key(key)
 
@@ -75,38 +78,38 @@ class Keyring:
         self._first_retry_s = first_retry_s
         self._started = False
         self._served_before = False
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._tasks: dict[ServedKey, asyncio.Task[None]] = {}
 
     def _state_changed(self) -> None:
         self._changed()
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called, on the event loop, whenever a key's state changes."""
+        """Call `changed` on the event loop whenever a key's state changes."""
         self._changed = changed
 
     @property
     def serves(self) -> bool:
-        """Whether any key serves now that is not frozen; where all are, their callers are to hear that."""
+        """Whether a key that is not frozen serves now. True when all are frozen, so that callers receive that error."""
         wanted = [key for key in self.keys.values() if not key.frozen]
         return not wanted or any(key.serves for key in wanted)
 
     @property
     def lost(self) -> BackendError | None:
-        """Why this process should be replaced; None when it need not be."""
+        """The error for which this process must be replaced; None when it need not be."""
         return next((key.problem for key in self.keys.values() if key.lost), None)
 
     async def open(self, wait_s: float, *, strict: bool = True) -> None:
-        """Open every key at once, and go on in the background with those whose store is away, or silent for `wait_s`.
+        """Open all keys together. Those whose store is unavailable, or silent for `wait_s`, are retried in background.
 
-        Raises KeyringError for a key that does not fit, and for a required one that is not open by then; where not
-        `strict`, such a key does not serve, and the others do: the configuration has served before, so a token or a key
-        that is not there is away, and is looked for.
+        Raises KeyringError for a key that does not fit, and for a required one that is not open by then. Without
+        `strict`, such a key does not serve and the others do: the configuration has served before, so a missing token
+        or key is treated as unavailable and is retried.
         """
         self._served_before = not strict
         keys = list(self.keys.values())
         for key in keys:
-            self._keep(key)
+            self._start_opening(key)
         tries = [asyncio.create_task(key.tried.wait()) for key in keys]
         _, silent = await asyncio.wait(tries, timeout=wait_s)
         for task in silent:
@@ -122,30 +125,30 @@ class Keyring:
             _log_opened(key)
 
     async def _keep_opening(self, served: ServedKey) -> None:
-        """Try until the key is open or only a person can help."""
+        """Retry until the key is open or only an operator can help."""
         failures = 1
         while not await self._try_to_open(served):
             longest_s = LONGEST_BUSY_RETRY_S if isinstance(served.problem, BusyError) else LONGEST_RETRY_S
             backoff = Backoff(self._first_retry_s, longest_s, jitter=0.5)
             wait_s = backoff.delay_s(failures)
             if served.blocked and isinstance(served.problem, OperatorError) and served.problem.part == "object":
-                wait_s = LONGEST_BUSY_RETRY_S  # its token is there, so somebody has to make it
+                wait_s = LONGEST_BUSY_RETRY_S  # its token is present, so an operator has to create it
             failures += backoff.most_s(failures) < longest_s
             served.next_try_s = time.monotonic() + wait_s
             await asyncio.sleep(wait_s)
 
     async def _try_to_open(self, served: ServedKey) -> bool:
-        """Whether there is nothing more to try."""
+        """Try once; return whether no retry is needed."""
         try:
             key = await open_key(served.config, self._stores)
             self._check_purpose(served, key)
             served.opened(key)
         except BackendError as error:
-            served.failed(error, heals=may_heal(error) or (self._served_before and _comes_back(error)))
+            served.failed(error, heals=may_heal(error) or (self._served_before and _may_appear(error)))
         served.tried.set()
         if self._started and (served.problem is None or self._is_news(served)):
             _log_opened(served)
-        return served.problem is None or not (may_heal(served.problem) or _comes_back(served.problem))
+        return served.problem is None or not (may_heal(served.problem) or _may_appear(served.problem))
 
     def _check_purpose(self, served: ServedKey, key: Key) -> None:
         try:
@@ -155,40 +158,40 @@ class Keyring:
             raise
 
     def _is_news(self, served: ServedKey) -> bool:
-        """Whether the log does not have this problem of the key yet: it is tried every second or so."""
-        said, self._said[served.name] = self._said.get(served.name), str(served.problem)
-        return said != str(served.problem)
+        """Whether this problem of the key differs from the last one logged; the key is retried about every second."""
+        logged, self._logged[served.name] = self._logged.get(served.name), str(served.problem)
+        return logged != str(served.problem)
 
     async def prepare(self, keys: Sequence[KeyConfig], wait_s: float) -> PreparedKeys:
-        """Look at the keys of another configuration, and change nothing: open those that are new or whose table has
-        changed, and hold all of them against what they are enrolled for.
+        """Check the keys of a new configuration without changing what is served.
 
-        A key whose store is away, or silent for `wait_s`, is opened after the change, as after a start; raises
-        KeyringError for one that does not fit, and for a required one that is not open by then. A key whose table is
-        the same, or that is only frozen or thawed, is not checked: whatever is wrong with it was so before.
+        Opens the keys that are new or whose table has changed, and checks all of them against their enrollment. A key
+        whose store is unavailable, or silent for `wait_s`, is opened after the change, as after a start. A key whose
+        table is unchanged, or that is only frozen or thawed, is not checked. Raises KeyringError for a key that does
+        not fit, and for a required one that is not open by then.
         """
         fresh = [config for config in keys if self._wants_opening(config)]
         tries = await asyncio.gather(*(self._open_within(config, wait_s) for config in fresh))
         found = dict(zip((config.name for config in fresh), tries, strict=True))
         opened = {name: key for name, key in found.items() if not isinstance(key, BackendError)}
-        away = {name: problem for name, problem in found.items() if isinstance(problem, BackendError)}
-        failures = [(config, away[config.name]) for config in fresh if config.name in away]
+        unavailable = {name: problem for name, problem in found.items() if isinstance(problem, BackendError)}
+        failures = [(config, unavailable[config.name]) for config in fresh if config.name in unavailable]
         stopping = [
             (config.name, problem)
             for config, problem in failures
             if _stops(config, problem) and not self._is_lost(config, problem)
         ]
         stopping += self._misfits(keys, opened)
-        prepared = PreparedKeys(tuple(keys), opened, away)
+        prepared = PreparedKeys(tuple(keys), opened, unavailable)
         if stopping:
-            prepared.let_go()
+            prepared.close()
             raise KeyringError(*stopping[0], others=len(stopping) - 1)
         return prepared
 
     def _is_lost(self, config: KeyConfig, problem: BackendError) -> bool:
-        """Whether a key's token, which is not there, is one that was lost: a key on it has served, or was looked for,
-        and does not serve now. Where it is not known at all, it may be a slip of the pen."""
-        if config.required or not _comes_back(problem) or problem.part == "object":
+        """Whether a missing token was lost: a key on it is configured already and does not serve now. Without such a
+        key, the token's name may be a typing error in the configuration."""
+        if config.required or not _may_appear(problem) or problem.part == "object":
             return False
         return any(same_store(key.config.uri, config.uri) and not key.serves for key in self.keys.values())
 
@@ -208,7 +211,7 @@ class Keyring:
             return error
 
     def _misfits(self, keys: Sequence[KeyConfig], opened: Mapping[str, Key]) -> list[tuple[str, BackendError]]:
-        """Of the keys that were opened for another configuration or are open already, those that do not fit it."""
+        """Return the open keys that do not fit the new configuration, with the reasons."""
         held = {name: served.key for name, served in self.keys.items() if served.key is not None}
         known = [(config, key) for config in keys if (key := opened.get(config.name) or held.get(config.name))]
         found = list[tuple[str, BackendError]]()
@@ -225,8 +228,8 @@ class Keyring:
         return found
 
     def adopt(self, prepared: PreparedKeys) -> None:
-        """Go on with these keys, now. What still waits for a turn on a key that is frozen now meets that too, since a
-        key's new configuration is also passed to the key that it replaces."""
+        """Serve these keys from now on. A freeze also reaches calls that wait for a replaced key: the old key is frozen
+        with the new one."""
         before, served = self.keys, dict[str, ServedKey]()
         for config in prepared.configs:
             old = before.get(config.name)
@@ -245,28 +248,28 @@ class Keyring:
         self._changed()
 
     def _begin(self, served: ServedKey, config: KeyConfig, prepared: PreparedKeys, *, anew: bool) -> None:
-        """Serve a key under another configuration, or go on looking for it."""
+        """Serve a key under its new configuration, or open it in the background."""
         if config.name in prepared.opened:
             served.tried.set()
             served.opened(prepared.opened[config.name])
             _log_opened(served)
         elif anew or not self._refit(served, config):
-            if config.name in prepared.away:
-                served.failed(prepared.away[config.name], heals=True)
+            if config.name in prepared.unavailable:
+                served.failed(prepared.unavailable[config.name], heals=True)
                 _log_opened(served)
-            self._keep(served)
+            self._start_opening(served)
 
-    def _keep(self, served: ServedKey) -> None:
+    def _start_opening(self, served: ServedKey) -> None:
         """Open a key in the background."""
         if served in self._tasks:
             self._tasks[served].cancel()
         self._tasks[served] = asyncio.create_task(self._keep_opening(served), name=f"open key {served.name}")
 
     def _refit(self, served: ServedKey, config: KeyConfig) -> bool:
-        """Give a key its new configuration; whether it is open, or being opened."""
+        """Apply a new configuration to a key; return whether the key is open or being opened."""
         served.config, served.schemes = config, frozenset(config.schemes)
         if served.key is None:
-            # What only a person could mend is tried again: somebody just did something.
+            # A blocked key is retried: an operator just changed something.
             return served.problem is None or may_heal(served.problem)
         try:
             check_enrollment(config, served.key.description)
@@ -277,7 +280,7 @@ class Keyring:
         return True
 
     def _others(self, served: ServedKey) -> list[tuple[KeyConfig, str]]:
-        """The other keys that are open by now, with their fingerprints."""
+        """Return the other open keys, with their fingerprints."""
         others = (other for other in self.keys.values() if other is not served)
         return [(other.config, _fingerprint(other.key)) for other in others if other.key is not None]
 
@@ -296,14 +299,14 @@ def _fingerprint(key: Key) -> str:
     return key.description.public_key.fingerprint
 
 
-def _comes_back(error: BackendError) -> bool:
-    """Whether a person may mend it without starting the service again: what is not there can come, and looking for it
-    costs nothing. A PIN is never tried again."""
+def _may_appear(error: BackendError) -> bool:
+    """Whether what is missing may appear without a restart of the service, so that retrying makes sense. A PIN is never
+    retried."""
     return type(error) is OperatorError and error.part in ("module", "token", "object")
 
 
 def _stops(config: KeyConfig, problem: BackendError) -> bool:
-    """Whether what a key met stops a start, or a change of the configuration."""
+    """Whether an error of a key stops a start or a change of the configuration."""
     return config.required or not may_heal(problem)
 
 

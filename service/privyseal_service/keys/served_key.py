@@ -1,4 +1,4 @@
-"""One served key: its state, its store's key, and when it is tried again."""
+"""One served key: its state, its store's key, and the time of the next attempt to open it."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class KeyState(enum.Enum):
 
 
 def close_key(key: Key | None) -> None:
-    """The key is used no more."""
+    """Stop observing a key that is not used any more."""
     if isinstance(key, Observed):
         key.forget()
 
 
-_BELIEVED_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
-"""How long what a call met is believed of a key that does not follow its store by itself: without calls it would never
-be known to serve again, and a balancer that looks at readiness would send none."""
+_ERROR_HOLDS_S = {KeyState.UNAVAILABLE: 5.0, KeyState.BLOCKED: 30.0}
+"""How long the error of a call decides the state of a key that does not observe its store. Then the key counts as
+serving again: a load balancer that checks readiness would otherwise send no call that could show it."""
 
 
 class ServedKey:
-    """One key of the configuration, open or not. `changed` hears of every change of its state."""
+    """One key of the configuration, open or not. `changed` is called at every change of its state."""
 
     def __init__(self, config: KeyConfig, changed: Callable[[], None] = lambda: None) -> None:
         self.name = config.name
@@ -65,16 +65,16 @@ class ServedKey:
         self._key: Key | None = None
         self._observed = False
         self._closed = False
-        self._doubt: asyncio.TimerHandle | None = None
+        self._recovery: asyncio.TimerHandle | None = None
 
     @property
     def lost(self) -> bool:
-        """Whether its store is lost to this process, so that only a new one can serve it."""
+        """Whether only a new process can reach its store again."""
         return isinstance(self.problem, ProcessRestartRequired)
 
     @property
     def state(self) -> KeyState:
-        """Whether it can be used now; a frozen key cannot, whatever its store reports."""
+        """Its state as callers see it: a frozen key is FROZEN, whatever its store reports."""
         return KeyState.FROZEN if self.frozen else self._state
 
     @property
@@ -84,30 +84,30 @@ class ServedKey:
 
     @property
     def blocked(self) -> bool:
-        """Whether only a person can help its store, frozen or not."""
+        """Whether only an operator can help, frozen or not."""
         return self._state is KeyState.BLOCKED
 
     @property
     def key(self) -> Key | None:
-        """The open key; None while it was not opened since the service started."""
+        """The open key; None until it is opened for the first time."""
         return self._key
 
     def opened(self, key: Key) -> None:
-        """The key is open from now on."""
+        """Serve with this open key."""
         self._key = key
         self._enter(None)
         self._observed = isinstance(key, Observed)
         if isinstance(key, Observed):
-            key.observe(lambda problem: self._heard(key, problem))
+            key.observe(lambda problem: self._on_report(key, problem))
 
     def failed(self, problem: BackendError, *, heals: bool | None = None) -> None:
-        """The key could not be opened; `heals` is whether it is tried again."""
+        """Record that the key could not be opened; `heals`: whether it is retried."""
         self._enter(problem, heals=may_heal(problem) if heals is None else heals)
 
-    def _heard(self, key: Key, problem: BackendError | None) -> None:
-        """The state of a key that follows its store."""
+    def _on_report(self, key: Key, problem: BackendError | None) -> None:
+        """Apply the state that an observed key reports: a problem, or None when it serves."""
         if key is not self._key or self._closed:
-            return  # it was shut, or is an earlier one
+            return  # the key was replaced or closed
         if problem is not None and (self.problem is None or type(problem) is not type(self.problem)):
             level = logging.WARNING if may_heal(problem) else logging.ERROR
             _LOG.log(level, "key %r does not serve: %s", self.name, problem)
@@ -124,14 +124,14 @@ class ServedKey:
         self._changed()
 
     def shut(self, problem: BackendError) -> None:
-        """The open key does not fit what is asked of it now."""
-        self._believe_for(None)
+        """Close the open key, which does not fit its configuration any more."""
+        self._hold_error_for(None)
         close_key(self._key)
         self._key = None
         self.failed(problem)
 
     def usable(self) -> Key:
-        """The key, where it is open. Raises ServiceError: frozen, UNAVAILABLE with a delay, or blocked."""
+        """Return the open key. Raises ServiceError: frozen, UNAVAILABLE with a delay, or blocked."""
         if self.frozen:
             raise errors.frozen(self.name)
         if self._key is None:
@@ -141,33 +141,33 @@ class ServedKey:
         return self._key
 
     def note(self, answer: object) -> None:
-        """Learn the key's state from what its store just answered: a signature, a plaintext or an error."""
+        """Derive the key's state from an answer of its store: a signature, a plaintext or an error."""
         if self._observed or self._closed or self._key is None:
             return  # it reports its state itself, or is not used any more
         match answer:
             case UnavailableError() | OperatorError():
                 self._enter(answer, heals=isinstance(answer, UnavailableError))
-                self._believe_for(_BELIEVED_S[self._state])
+                self._hold_error_for(_ERROR_HOLDS_S[self._state])
             case BackendError():
                 pass  # busy, a deadline, a caller's fault: these do not concern the key
             case _:
                 if not self.serves:
-                    self._believe_for(None)
+                    self._hold_error_for(None)
                     self._enter(None)
 
-    def _believe_for(self, seconds: float | None) -> None:
-        if self._doubt is not None:
-            self._doubt.cancel()
-        self._doubt = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._enter, None)
+    def _hold_error_for(self, seconds: float | None) -> None:
+        if self._recovery is not None:
+            self._recovery.cancel()
+        self._recovery = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._enter, None)
 
     def close(self) -> None:
-        """It is no key of the configuration any more. What has begun with it may still end well."""
+        """Stop serving a key that was removed from the configuration. Calls that have begun are not interrupted."""
         self._changed = lambda: None
         self._closed = True
-        self._believe_for(None)
+        self._hold_error_for(None)
         close_key(self._key)
 
 
 def may_heal(error: BackendError) -> bool:
-    """Whether opening a key again can help without anybody's doing."""
+    """Whether retrying can succeed without an operator."""
     return isinstance(error, (UnavailableError, BusyError))

@@ -16,12 +16,12 @@ from privyseal_backends.interface import (
 )
 from privyseal_backends.registry import backend, uri_scheme
 from privyseal_service.keys.enrollment import check_enrollment
+from privyseal_service.keys.served_key import close_key
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from privyseal_service.config.keys import KeyConfig
-from privyseal_service.keys.served_key import close_key
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class Stores:
         self._open: dict[str, KeyStore] = {}
 
     def store(self, uri: str) -> KeyStore:
-        """The store of a key's URI. Raises BackendError."""
+        """Return the store of a key's URI. Raises BackendError."""
         scheme = uri_scheme(uri)
         if scheme not in self._open:
             self._open[scheme] = self._backends(scheme)(self._settings.get(scheme, {}))
         return self._open[scheme]
 
     async def close(self) -> None:
-        """Close all; one that fails to does not keep the others open."""
+        """Close all stores. A failure is logged, and the others are closed."""
         stores, self._open = list(self._open.values()), {}
         for result in await asyncio.gather(*(store.close() for store in stores), return_exceptions=True):
             if isinstance(result, BaseException):
@@ -57,10 +57,10 @@ async def open_key(config: KeyConfig, stores: Stores) -> Key:
         key = await stores.store(config.uri).open_key(config.uri, config.fingerprint)
     except BackendError:
         raise
-    except Exception:  # noqa: BLE001 - anybody can ship a backend, and one must not take the others down
+    except Exception:  # noqa: BLE001 - a third party's backend must not stop the other keys
         _LOG.exception("key %r: its backend failed in a way that no backend should", config.name)
-        said = OperatorError("backend", "it failed in a way that no backend should", "read the log")
-        raise said from None
+        error = OperatorError("backend", "it failed in a way that no backend should", "read the log")
+        raise error from None
     try:
         check_enrollment(config, key.description)
     except BackendError:

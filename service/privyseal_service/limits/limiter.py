@@ -34,10 +34,10 @@ _LOG = logging.getLogger(__name__)
 
 _ABOUT = "limits"
 _DAY_S = 86_400
-_WELL_AFTER_S = 60.0
-"""How long counting in the file must go well to be well: in a table that is full, some callers are counted still."""
-_AWAY_FOR_S = 1.0
-"""How long a Redis that did not answer is not asked again."""
+_RECOVERED_AFTER_S = 60.0
+"""How long counting in the file must succeed before the issue is cleared: a full table still counts some callers."""
+_PAUSE_S = 1.0
+"""How long no request is sent to a Redis that did not answer."""
 
 
 class LimitsError(Exception):
@@ -45,12 +45,12 @@ class LimitsError(Exception):
 
 
 class UncountedError(Exception):
-    """It cannot be counted now. The text is a sentence."""
+    """Rates and quotas cannot be counted now. The text is a sentence."""
 
 
 @dataclass(frozen=True)
 class Exceeded:
-    """A limit that a call would exceed, in words, and when there is room for it; never, where `ever` is False."""
+    """A limit that a call would exceed, in words, and when there is room for it. `ever`: whether there will be."""
 
     limit: str
     retry_after_s: float
@@ -61,28 +61,29 @@ class Limiter(Protocol):
     """Counts what grants allow."""
 
     async def count(self, grant: Grant, caller: str, cost: int) -> Exceeded | None:
-        """Count so many inputs; what stands against it. Nothing is counted then. Raises UncountedError."""
+        """Count `cost` inputs; return None, or the limit that they would exceed, with nothing counted. Raises
+        UncountedError."""
 
     async def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
 
 
 class NoLimiter:
-    """For a configuration in which nothing is counted."""
+    """The limiter of a configuration in which nothing is counted."""
 
     async def count(self, grant: Grant, caller: str, cost: int) -> Exceeded | None:  # noqa: ARG002 - the protocol's
-        """A grant that counts cannot be here."""
+        """Raise UncountedError: no grant of this configuration has a limit."""
         raise UncountedError("there is no place to count in")
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 class _Item(RateLimitItemPerSecond):
-    """An amount in a window of some seconds. Its name leaves both out, so that counting goes on when they change."""
+    """An amount in a window of seconds. Its name contains neither, so counts continue when they change."""
 
     def key_for(self, *identifiers: bytes | str | int | float) -> str:
-        """The name that it is counted under."""
+        """Return the name of the count."""
         return "\0".join(map(str, identifiers))
 
 
@@ -107,7 +108,7 @@ def _over_rate(grant: Grant, cost: int, window: Window) -> Exceeded:
 
 
 class FileLimiter:
-    """Counts in a file of the state folder, together with the other workers. Raises LimitsError."""
+    """Counts in a file of the state folder that all workers share. Raises LimitsError."""
 
     def __init__(self, folder: Path, issues: ActiveIssues, *, clock: Callable[[], float] = time.time) -> None:
         file = folder / "limits"
@@ -122,7 +123,7 @@ class FileLimiter:
         self._failed_s: float | None = None
 
     async def count(self, grant: Grant, caller: str, cost: int) -> Exceeded | None:
-        """Some microseconds on the loop, as long as nobody else is in the file; else on a thread."""
+        """See `Limiter.count`. Takes microseconds on the event loop; while the file is locked, a thread waits."""
         try:
             try:
                 exceeded = self._quick.count(grant, caller, cost)
@@ -133,13 +134,13 @@ class FileLimiter:
             self._failed_s = time.monotonic()
             self._issues.set(_ABOUT, str(error) or "the file of counts is busy", COUNTING_FAILURES)
             raise UncountedError(str(error)) from error
-        if self._failed_s is not None and time.monotonic() - self._failed_s >= _WELL_AFTER_S:
+        if self._failed_s is not None and time.monotonic() - self._failed_s >= _RECOVERED_AFTER_S:
             self._failed_s = None
             self._issues.clear(_ABOUT)
         return exceeded
 
     async def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._thread.shutdown()
         self._quick.storage.close()
         self._patient.storage.close()
@@ -172,14 +173,14 @@ class _Counting:
 
 
 class RedisLimiter:
-    """Counts in a Redis, together with other replicas. While it is away, calls are refused or, where the configuration
-    says so, allowed and not counted. Raises LimitsError."""
+    """Counts in a Redis that replicas share. While it is unavailable, calls are refused or, where so configured,
+    allowed and not counted. Raises LimitsError."""
 
     def __init__(self, config: LimitsConfig, issues: ActiveIssues, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
         self._issues = issues
         self._clock = clock
-        self._away_until_s = 0.0
+        self._paused_until_s = 0.0
         self._storage = _redis(config)
         from limits.aio import strategies  # noqa: PLC0415 - with what only Redis needs
 
@@ -187,16 +188,16 @@ class RedisLimiter:
         self._fixed = strategies.FixedWindowRateLimiter(self._storage)
 
     async def count(self, grant: Grant, caller: str, cost: int) -> Exceeded | None:
-        """One or three round trips."""
-        if time.monotonic() >= self._away_until_s:
+        """See `Limiter.count`. Takes one to three round trips."""
+        if time.monotonic() >= self._paused_until_s:
             try:
                 exceeded = await asyncio.wait_for(self._count(grant, caller, cost), self._config.timeout_s)
             except (TimeoutError, StorageError, OSError) as error:
-                self._away_until_s = time.monotonic() + _AWAY_FOR_S
+                self._paused_until_s = time.monotonic() + _PAUSE_S
                 then = "are allowed uncounted" if self._allows else "are refused"
-                # The error's own text may have the address of the Redis, and its user's name.
-                said = f"the Redis for rates and quotas does not answer ({type(error).__name__}): calls {then}"
-                self._issues.set(_ABOUT, said, COUNTING_FAILURES)
+                # The error's own text may contain the address of the Redis and its user's name.
+                reason = f"the Redis for rates and quotas does not answer ({type(error).__name__}): calls {then}"
+                self._issues.set(_ABOUT, reason, COUNTING_FAILURES)
             else:
                 self._issues.clear(_ABOUT)
                 return exceeded
@@ -205,7 +206,7 @@ class RedisLimiter:
         raise UncountedError("the Redis for rates and quotas does not answer")
 
     async def answers(self) -> bool:
-        """Whether the Redis is there and takes the password, within `timeout_s`."""
+        """Whether the Redis answers and accepts the password, within `timeout_s`."""
         try:
             return await asyncio.wait_for(self._storage.check(), self._config.timeout_s)
         except (TimeoutError, StorageError, OSError):
@@ -246,7 +247,7 @@ def _redis(config: LimitsConfig) -> RedisStorage:
         "key_prefix": config.prefix,
     }
     if (config.storage or "").startswith("rediss:"):
-        # Until its release 6 the client took any name in the certificate.
+        # Before release 6, the client accepted any name in the certificate.
         options["ssl_check_hostname"] = True
     if config.ca_file is not None:
         options["ssl_ca_certs"] = str(config.ca_file)
@@ -263,7 +264,7 @@ def _redis(config: LimitsConfig) -> RedisStorage:
 
 
 def make_limiter(config: LimitsConfig, state_folder: Path | None, *, counts: bool, issues: ActiveIssues) -> Limiter:
-    """What counts as it is configured. `counts` is whether any grant has something to count. Raises LimitsError."""
+    """Return the configured limiter. `counts`: whether any grant has a rate or a quota. Raises LimitsError."""
     if config.storage is not None:
         return RedisLimiter(config, issues)
     if state_folder is not None and counts:

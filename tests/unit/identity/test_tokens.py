@@ -249,7 +249,7 @@ def test_a_key_that_is_gone_takes_its_tokens_along() -> None:
 
 
 def test_many_tokens_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TokenIdentifier, "_MOST_CACHED", 3)
+    monkeypatch.setattr(TokenIdentifier, "_MAX_CACHED", 3)
     who = identifier()
     for number in range(8):
         caller(who, token(jti=str(number)))

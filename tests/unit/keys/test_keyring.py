@@ -488,7 +488,7 @@ def test_keys_of_a_change_that_is_called_off_are_let_go(
         with pytest.raises(KeyringError, match="key 'c': mechanism"):
             await ring.prepare([key_config("a"), key_config("b"), unfit], 10)
         assert [each.forgotten for each in followers["software:b"]] == [True]
-        (await ring.prepare([key_config("a"), key_config("b")], 10)).let_go()
+        (await ring.prepare([key_config("a"), key_config("b")], 10)).close()
         assert [each.forgotten for each in followers["software:b"]] == [True, True]
         assert (ring.keys, followers["software:a"][0].forgotten) == (before, False)
         await ring.close()
@@ -523,7 +523,7 @@ def test_a_token_that_is_not_there_stops_a_change_unless_it_is_one_that_was_lost
 
 
 def test_what_was_believed_of_a_key_ends_when_it_is_shut(store: SoftwareStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privyseal_service.keys.served_key._BELIEVED_S", {KeyState.UNAVAILABLE: 0.01})
+    monkeypatch.setattr("privyseal_service.keys.served_key._ERROR_HOLDS_S", {KeyState.UNAVAILABLE: 0.01})
 
     async def main() -> None:
         ring = keyring(store, key_config("a"))
