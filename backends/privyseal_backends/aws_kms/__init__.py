@@ -1,6 +1,7 @@
-"""AWS KMS, over boto3: `awskms:///ARN-or-alias`. `AwsKmsStore` tells an operator what it needs.
+"""AWS KMS, over boto3: `awskms:///ARN-or-alias`. `AwsKmsStore` documents the permissions and settings that it needs.
 
-Install it with `pip install 'privyseal[aws]'`. What each module does: `address` reads the URI and the settings,
-`session` makes clients and credentials, `lane` calls within deadline and quota, `errors` says what went wrong,
-`capability` and `custody` say what a key is, `probe` asks for permission, `store` is the `KeyStore`.
+Install it with `pip install 'privyseal[aws]'`. It may import `privyseal_backends.interface` and what all backends
+share, and no other backend. Begin with `store`, the `KeyStore`: `address` parses the URI, `settings` the settings,
+`credentials` makes clients, `executor` calls within deadline and quota, `answers` and `errors` read what came back,
+`capability` and `custody` describe a key, and `probe` checks permissions.
 """

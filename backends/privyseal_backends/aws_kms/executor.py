@@ -119,7 +119,7 @@ class Executor:
         """
         clients = self._clients
         if clients is None:
-            raise AssertionError("the lane was not started")
+            raise AssertionError("the executor was not started")
         return await self._retry(
             lambda remaining_s: run(clients.for_remaining(remaining_s)), key, deadline_s, metered=metered
         )
