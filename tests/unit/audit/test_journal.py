@@ -223,6 +223,16 @@ def test_after_a_failure_nothing_leaves_until_a_record_is_safe_again(tmp_path, v
         assert end["set_aside_sha256"] == sha256(data[size:]).hexdigest()
 
 
+def assert_healed(journal: Journal, listener: Listener, folder: Path) -> None:
+    """The journal writes again by itself, and the records on disk are numbered without a gap."""
+    listener.wait_for(2)
+    kept = journal.append([decision(2)])
+    journal.close()
+    assert_on_record(folder, kept)
+    numbers = [orjson.loads(line)["n"] for line in lines_of(folder)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 @pytest.mark.parametrize("verb", ["create", "write", "sync", "sync_folder"])
 def test_a_new_segment_that_fails_at_any_step_counts_for_nothing(tmp_path, verb):
     files, listener = FaultyFiles(), Listener()
@@ -230,12 +240,7 @@ def test_a_new_segment_that_fails_at_any_step_counts_for_nothing(tmp_path, verb)
     files.fault = fail_on(verb, times=3, code=errno.ENOSPC)
     with pytest.raises(AuditUnavailableError, match="No space left"):
         journal.append([decision(1)])
-    listener.wait_for(2)
-    kept = journal.append([decision(2)])
-    journal.close()
-    assert_on_record(tmp_path, kept)
-    numbers = [orjson.loads(line)["n"] for line in lines_of(tmp_path)]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert_healed(journal, listener, tmp_path)
 
 
 def test_leftovers_that_cannot_be_removed_count_for_nothing(tmp_path):
@@ -254,12 +259,7 @@ def test_leftovers_that_cannot_be_removed_count_for_nothing(tmp_path):
     files.fault = fault
     with pytest.raises(AuditUnavailableError):
         journal.append([decision(1)])
-    listener.wait_for(2)
-    kept = journal.append([decision(2)])
-    journal.close()
-    assert_on_record(tmp_path, kept)
-    numbers = [orjson.loads(line)["n"] for line in lines_of(tmp_path)]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert_healed(journal, listener, tmp_path)
 
 
 def test_a_disk_that_is_full_at_the_start_heals_by_itself(tmp_path):
